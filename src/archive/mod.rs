@@ -1,0 +1,1 @@
+//! The engine: one pass over a tree or stream, into frames.

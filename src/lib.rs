@@ -1,0 +1,47 @@
+//! backup-agent: scheduled backups of one server, verified, watched and told about.
+//!
+//! # Layout
+//!
+//! Files stand on layers; a file imports only from lower layers or its own folder (`tests/layers.rs`
+//! holds the table). From the bottom up:
+//!
+//! | layer | modules | what they know |
+//! | --- | --- | --- |
+//! | 0 | [`model`], [`clock`], [`fsutil`], [`sys`], [`process`] | names, sizes, time, files, system calls, children |
+//! | 1 | [`manifest`], [`event`], [`lock`], [`schedule`] | one backup's description, what a run tells, locks, cron lines |
+//! | 2 | [`archive`], [`config`], [`state`], [`log`] | the engine, the configuration, the database, the log |
+//! | 3 | [`source`], [`target`], [`retention`], [`notify`], [`health`] | where data comes from and goes to, who is told |
+//! | 4 | [`ops`], [`metrics`] | what runs, daemon and verbs share |
+//! | 5 | [`run`], [`web`] | one run, step by step; the pages |
+//! | 6 | [`daemon`] | the loops |
+//! | 7 | [`cli`] | the verbs |
+//!
+//! To understand a backup, read [`run`] first: it is the table of contents.
+
+#![deny(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod archive;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod event;
+pub mod fsutil;
+pub mod health;
+pub mod lock;
+pub mod log;
+pub mod manifest;
+pub mod metrics;
+pub mod model;
+pub mod notify;
+pub mod ops;
+pub mod process;
+pub mod retention;
+pub mod run;
+pub mod schedule;
+pub mod source;
+pub mod state;
+pub mod sys;
+pub mod target;
+pub mod web;
