@@ -10,15 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use backup_agent::archive::{
-    Captured, Codec, FrameReader, IndexReader, Options, Outputs, Prefetch, ReadAt, RestoreOptions, StreamDecoder,
-    TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar, restore_tree, select,
+    Captured, Codec, FrameReader, IndexReader, Options, Outputs, Prefetch, ReadAt, RestoreOptions,
+    StreamDecoder, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar, restore_tree, select,
 };
 use backup_agent::event::Progress;
 use backup_agent::manifest;
 use backup_agent::model::WarningKind;
 
 fn options(codec: Codec, threads: usize) -> Options {
-    Options { codec, threads, nice: 0, idle_io: false, read_limit: None, progress: Arc::new(Progress::default()) }
+    Options {
+        codec,
+        threads,
+        nice: 0,
+        idle_io: false,
+        read_limit: None,
+        progress: Arc::new(Progress::default()),
+    }
 }
 
 fn capture(spec: &TreeSpec, out: &Path, options: &Options) -> Captured {
@@ -74,7 +81,10 @@ fn make_tree(root: &Path) {
     write("exactly-one-slice", &noise(1 << 20, 9));
     write("block.bin", &noise(512, 3));
     for i in 0..800 {
-        write(&format!("many/d{:02}/f{i:04}.php", i / 40), format!("<?php // {i}\n").repeat(i % 90).as_bytes());
+        write(
+            &format!("many/d{:02}/f{i:04}.php", i / 40),
+            format!("<?php // {i}\n").repeat(i % 90).as_bytes(),
+        );
     }
     let long = format!("{}/{}/{}", "l".repeat(120), "o".repeat(200), "n".repeat(250));
     write(&long, b"long name");
@@ -98,7 +108,8 @@ fn make_tree(root: &Path) {
     File::create(root.join("all-hole")).unwrap().set_len(3 << 20).unwrap();
     let old = filetime::FileTime::from_unix_time(-86_400 * 365, 250_000_000);
     filetime::set_file_mtime(root.join("block.bin"), old).unwrap();
-    filetime::set_file_mtime(root.join("a"), filetime::FileTime::from_unix_time(1_600_000_000, 123_456_789)).unwrap();
+    filetime::set_file_mtime(root.join("a"), filetime::FileTime::from_unix_time(1_600_000_000, 123_456_789))
+        .unwrap();
 }
 
 /// Everything that can be compared about a tree, a line an entry.
@@ -175,7 +186,9 @@ fn our_own_restore_brings_back_the_same() {
         fs::create_dir(&back).unwrap();
         let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), stored);
         let totals = decoder.totals();
-        let summary = Prefetch::scope(&mut decoder, |stream| restore_tree(stream, &back, None, &restore_options())).unwrap();
+        let summary =
+            Prefetch::scope(&mut decoder, |stream| restore_tree(stream, &back, None, &restore_options()))
+                .unwrap();
         assert!(summary.problems.is_empty() && summary.notes.is_empty(), "{summary:?}");
         assert_eq!(summary.entries, captured.entries);
         assert_eq!(totals.stored_bytes(), captured.stored_bytes);
@@ -221,10 +234,15 @@ fn one_file_comes_back_through_its_own_frames_only() {
     make_tree(&tree);
     let captured = capture(&spec(&tree), &out, &options(Codec::Zstd(3), 2));
     let index = File::open(out.join("a.index.zst")).unwrap();
-    let index = IndexReader::open(ReadAt::length(&index).unwrap(), move |o, l| Ok(ReadAt::read_exact_at(&index, o, l)?)).unwrap();
+    let index = IndexReader::open(ReadAt::length(&index).unwrap(), move |o, l| {
+        Ok(ReadAt::read_exact_at(&index, o, l)?)
+    })
+    .unwrap();
     let archive = File::open(out.join("a.tar.zst")).unwrap();
     let prefix = strip(&tree);
-    for (name, most_frames) in [("many/d03/f0125.php", 1), ("big-again.bin", 6), ("hard link", 2), ("big.bin", 6)] {
+    for (name, most_frames) in
+        [("many/d03/f0125.php", 1), ("big-again.bin", 6), ("hard link", 2), ("big.bin", 6)]
+    {
         let wanted = prefix.join(name);
         let selection = select(&index, &|path| path == wanted.as_os_str().as_bytes()).unwrap();
         assert!(selection.frames.len() <= most_frames, "{name}: {} frames", selection.frames.len());
@@ -233,7 +251,11 @@ fn one_file_comes_back_through_its_own_frames_only() {
         let mut frames = FrameReader::new(&archive, manifest::Codec::Zstd, selection.frames.clone()).unwrap();
         let summary = restore_tree(&mut frames, back.path(), Some(&selection), &restore_options()).unwrap();
         assert!(summary.problems.is_empty(), "{summary:?}");
-        assert_eq!(fs::read(back.path().join(&wanted)).unwrap(), fs::read(tree.join(name)).unwrap(), "{name}");
+        assert_eq!(
+            fs::read(back.path().join(&wanted)).unwrap(),
+            fs::read(tree.join(name)).unwrap(),
+            "{name}"
+        );
         let files = sh(&format!("find {} ! -type d | wc -l", back.path().display()));
         assert_eq!(files.trim(), "1", "{name}: more than the file came back");
     }
@@ -258,7 +280,11 @@ fn extended_attributes_and_acls_survive_gnu_tar_and_our_restore() {
     };
     let (gnu, ours) = (dir.path().join("gnu"), dir.path().join("ours"));
     [&gnu, &ours].iter().for_each(|d| fs::create_dir(d).unwrap());
-    sh(&format!("tar --acls --xattrs --xattrs-include='*' --zstd -xpf {}/a.tar.zst -C {}", out.display(), gnu.display()));
+    sh(&format!(
+        "tar --acls --xattrs --xattrs-include='*' --zstd -xpf {}/a.tar.zst -C {}",
+        out.display(),
+        gnu.display()
+    ));
     let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), manifest::Codec::Zstd);
     let summary = restore_tree(&mut decoder, &ours, None, &restore_options()).unwrap();
     assert!(summary.notes.is_empty() && summary.problems.is_empty(), "{summary:?}");
@@ -292,8 +318,18 @@ fn excludes_tags_and_skipped_folders_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     for path in [
-        "keep/a", "node_modules/x", "sub/node_modules/y", "storage/framework/cache/data/z", "storage/framework/keep",
-        "cache/CACHEDIR.TAG", "cache/content", "nob/.nobackup", "nob/content", "own/backup", "debug.log", "keep/debug.log",
+        "keep/a",
+        "node_modules/x",
+        "sub/node_modules/y",
+        "storage/framework/cache/data/z",
+        "storage/framework/keep",
+        "cache/CACHEDIR.TAG",
+        "cache/content",
+        "nob/.nobackup",
+        "nob/content",
+        "own/backup",
+        "debug.log",
+        "keep/debug.log",
     ] {
         fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
         fs::write(tree.join(path), b"x").unwrap();
@@ -301,11 +337,17 @@ fn excludes_tags_and_skipped_folders_are_left_out() {
     fs::write(tree.join("cache/CACHEDIR.TAG"), b"Signature: 8a477f597d28d172789f06886806bc55\n").unwrap();
     let spec = TreeSpec {
         roots: vec![tree.clone()],
-        exclude: ["/node_modules/", "storage/framework/cache/**", "*.log", "!/keep/debug.log"].map(String::from).to_vec(),
+        exclude: ["/node_modules/", "storage/framework/cache/**", "*.log", "!/keep/debug.log"]
+            .map(String::from)
+            .to_vec(),
         exclude_caches: true,
         exclude_if_present: vec![".nobackup".into()],
         skip: vec![tree.join("own")],
-        virtual_files: vec![VirtualFile { path: "system-state/uname.txt".into(), bytes: b"Linux\n".to_vec(), mode: 0o644 }],
+        virtual_files: vec![VirtualFile {
+            path: "system-state/uname.txt".into(),
+            bytes: b"Linux\n".to_vec(),
+            mode: 0o644,
+        }],
         ..TreeSpec::default()
     };
     capture(&spec, dir.path(), &options(Codec::Zstd(3), 2));
@@ -315,8 +357,15 @@ fn excludes_tags_and_skipped_folders_are_left_out() {
     files.sort_unstable();
     assert_eq!(
         files,
-        ["cache/CACHEDIR.TAG", "keep/a", "keep/debug.log", "nob/.nobackup", "storage/framework/keep",
-         "sub/node_modules/y", "system-state/uname.txt"]
+        [
+            "cache/CACHEDIR.TAG",
+            "keep/a",
+            "keep/debug.log",
+            "nob/.nobackup",
+            "storage/framework/keep",
+            "sub/node_modules/y",
+            "system-state/uname.txt"
+        ]
     );
 }
 
@@ -374,7 +423,11 @@ fn an_archive_of_a_tree_in_motion_is_valid_and_says_what_moved() {
                 let shrinking = fs::OpenOptions::new().write(true).open(tree.join("shrinks.log")).unwrap();
                 shrinking.set_len((6 << 20) - (round % 600) * 10_000).unwrap();
                 let name = tree.join(format!("f{:03}", round % 300));
-                if round % 2 == 0 { drop(fs::remove_file(name)) } else { fs::write(name, b"new").unwrap() }
+                if round % 2 == 0 {
+                    drop(fs::remove_file(name))
+                } else {
+                    fs::write(name, b"new").unwrap()
+                }
                 round += 1;
             }
         }
@@ -400,10 +453,14 @@ fn a_stream_survives_and_an_empty_one_is_empty() {
         let path = dir.path().join("dump.sql.zst");
         let mut out = File::create(&path).unwrap();
         let captured = capture_stream(&mut &bytes[..], &options(Codec::Zstd(3), 2), &mut out).unwrap();
-        assert_eq!((captured.raw_bytes, captured.frames), (length as u64, length.div_ceil(1 << 20) as u64));
+        assert_eq!(
+            (captured.raw_bytes, captured.frames),
+            (length as u64, length.div_ceil(1 << 20).max(1) as u64)
+        );
         let mut back = Vec::new();
         StreamDecoder::new(File::open(&path).unwrap(), manifest::Codec::Zstd).read_to_end(&mut back).unwrap();
         assert!(back == bytes, "{length} bytes did not survive");
+        assert_eq!(sh(&format!("zstd -dc {} | wc -c", path.display())).trim(), length.to_string());
     }
 }
 

@@ -84,7 +84,16 @@ pub fn capture_tree(spec: &TreeSpec, options: &Options, now: i64, outputs: Outpu
     // The end blocks went through as raw bytes; they are no content.
     let source_bytes = totals.source_bytes - END.len() as u64;
     let index = Some(index);
-    Ok(Captured { source_bytes, entries, files, index, warning_counts, warnings, warnings_file, ..stream(totals) })
+    Ok(Captured {
+        source_bytes,
+        entries,
+        files,
+        index,
+        warning_counts,
+        warnings,
+        warnings_file,
+        ..stream(totals)
+    })
 }
 
 /// Captures a stream of bytes to its end.
@@ -95,6 +104,7 @@ pub fn capture_stream(
 ) -> Result<Captured> {
     let builder = Builder { names: Names::default(), throttle: Throttle::new(options.read_limit) };
     let throttle = &builder.throttle;
+    let mut first = true;
     let produce = |submit: &Submit| loop {
         if options.progress.is_cancelled() {
             return Err(Interrupted.into());
@@ -102,9 +112,10 @@ pub fn capture_stream(
         let mut segment = Vec::with_capacity(SEGMENT);
         (&mut *source).take(SEGMENT as u64).read_to_end(&mut segment)?;
         throttle.take(segment.len() as u64);
-        if segment.is_empty() {
+        if segment.is_empty() && !first {
             return Ok(());
         }
+        first = false;
         submit.send(Work::Raw(segment))?;
     };
     pool::run(options, &builder, archive, produce, &mut |_, _| Ok(())).map(stream)
@@ -147,7 +158,8 @@ impl<'a> WarningList<'a> {
         }
         if self.file.is_none() {
             let sink = Hashing { sink: (self.open)()?, digest: sha2::Digest::new(), length: 0 };
-            let mut encoder = zstd::stream::write::Encoder::new(sink, 3).context("starting the list of warnings")?;
+            let mut encoder =
+                zstd::stream::write::Encoder::new(sink, 3).context("starting the list of warnings")?;
             encoder.include_checksum(true).context("starting the list of warnings")?;
             for earlier in &self.first {
                 write_line(&mut encoder, earlier)?;

@@ -116,7 +116,10 @@ mod tests {
                 assert!(decompressor.decompress(&frame, raw.len() - 1).is_err());
                 assert!(decompressor.decompress(&frame, raw.len() + 1).is_err());
                 frame[20] ^= 0x10;
-                assert!(decompressor.decompress(&frame, raw.len()).is_err(), "{codec:?}: a flipped bit passed");
+                assert!(
+                    decompressor.decompress(&frame, raw.len()).is_err(),
+                    "{codec:?}: a flipped bit passed"
+                );
             }
         }
     }

@@ -219,9 +219,13 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
         if footer[..4] != FOOTER_MAGIC || &footer[8..12] != FOOTER_TAG {
             bail!("the index has no footer: it is cut off, or not an index");
         }
-        let word = |at: usize| u32::from_le_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]);
         if word(12) > FOOTER_VERSION {
-            bail!("the index has version {}, this program reads up to {FOOTER_VERSION}: update the agent", word(12));
+            bail!(
+                "the index has version {}, this program reads up to {FOOTER_VERSION}: update the agent",
+                word(12)
+            );
         }
         let offset = u64::from(word(16)) | u64::from(word(20)) << 32;
         let stored = u64::from(word(24));
@@ -229,7 +233,8 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
             bail!("the index's footer does not fit its length: it is damaged");
         }
         let directory = read_at(offset, stored as usize)?;
-        let directory = zstd::stream::decode_all(&directory[..]).context("the index's directory is damaged")?;
+        let directory =
+            zstd::stream::decode_all(&directory[..]).context("the index's directory is damaged")?;
         let directory = parse_lines(&directory)?;
         Ok(Self { read_at, directory })
     }
@@ -237,7 +242,8 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
     fn chunk(&self, number: usize) -> Result<Vec<Line>> {
         let line = &self.directory[number];
         let stored = (self.read_at)(line.offset, line.stored as usize)?;
-        let raw = zstd::bulk::decompress(&stored, line.raw as usize).context("a frame of the index is damaged")?;
+        let raw =
+            zstd::bulk::decompress(&stored, line.raw as usize).context("a frame of the index is damaged")?;
         parse_lines(&raw)
     }
 
@@ -266,7 +272,8 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
     pub fn find(&self, path: &[u8]) -> Result<Option<Located>> {
         // A chunk that only continues a big file has that file's path as its first, so the entry may stand
         // at the end of the last chunk that begins before it.
-        let mut chunk = self.directory.partition_point(|line| path_order(&line.first.0, path).is_lt()).saturating_sub(1);
+        let mut chunk =
+            self.directory.partition_point(|line| path_order(&line.first.0, path).is_lt()).saturating_sub(1);
         let mut found: Option<Located> = None;
         let mut frame = None;
         while chunk < self.directory.len() {
@@ -279,7 +286,8 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
                     (Line::Frame(next), None) => frame = Some(next),
                     (Line::Entry(_), Some(_)) => return Ok(found),
                     (Line::Entry(entry), None) if entry.path.0 == path => {
-                        let frame = frame.context("the index is damaged: an entry stands before the first frame")?;
+                        let frame =
+                            frame.context("the index is damaged: an entry stands before the first frame")?;
                         found = Some(Located { entry, frames: vec![frame] });
                     }
                     (Line::Entry(entry), None) if path_order(&entry.path.0, path).is_gt() => return Ok(None),
@@ -339,7 +347,7 @@ mod tests {
         out
     }
 
-    fn open(bytes: &[u8]) -> Result<IndexReader<impl Fn(u64, usize) -> Result<Vec<u8>>>> {
+    fn open(bytes: &[u8]) -> Result<IndexReader<impl Fn(u64, usize) -> Result<Vec<u8>> + use<>>> {
         let bytes = bytes.to_vec();
         IndexReader::open(bytes.len() as u64, move |offset, length| {
             bytes.get(offset as usize..offset as usize + length).map(<[u8]>::to_vec).context("out of range")

@@ -92,7 +92,9 @@ pub(super) fn acl_to_text(attribute: &[u8]) -> Option<String> {
 /// The reverse of [`acl_to_text`]; also reads names, which other programs write.
 pub(super) fn acl_from_text(text: &str) -> Option<Vec<u8>> {
     let mut entries = Vec::new();
-    for line in text.split(['\n', ',']).map(|l| l.split('#').next().unwrap_or("").trim()).filter(|l| !l.is_empty()) {
+    for line in
+        text.split(['\n', ',']).map(|l| l.split('#').next().unwrap_or("").trim()).filter(|l| !l.is_empty())
+    {
         let mut parts = line.split(':');
         let (kind, qualifier, perms) = (parts.next()?, parts.next()?, parts.next()?);
         let named = !qualifier.is_empty();

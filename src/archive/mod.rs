@@ -12,6 +12,7 @@
 //! memory at a few segments for each thread, whatever the source holds.
 
 mod capture;
+mod entries;
 mod frames;
 mod header;
 mod index;

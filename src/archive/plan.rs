@@ -149,7 +149,8 @@ mod tests {
             Ok(())
         });
         for (path, size) in paths {
-            let item = Item::Virtual { path: path.clone().into_bytes(), bytes: Vec::new(), mode: 0, mtime: 0 };
+            let item =
+                Item::Virtual { path: path.clone().into_bytes(), bytes: Vec::new(), mode: 0, mtime: 0 };
             planner.add(path.as_bytes(), *size, item).unwrap();
         }
         planner.flush().unwrap();

@@ -25,7 +25,7 @@ use crate::model::Sha256;
 pub(super) enum Work {
     /// A planned segment: open, read, build.
     Plan(Vec<Item>),
-    /// Bytes as they are.
+    /// Bytes as they are; none at all still make a frame, so that an empty stream is a valid file.
     Raw(Vec<u8>),
 }
 
@@ -33,6 +33,8 @@ struct Done {
     frame: Vec<u8>,
     raw: u32,
     report: Report,
+    /// A segment of nothing but warnings makes no frame.
+    keep: bool,
 }
 
 type Answer = Result<Done>;
@@ -143,20 +145,23 @@ fn compress_all(
     let mut compressor = Compressor::new(options.codec).context("starting the compressor")?;
     let mut segment = Vec::new();
     for (work, answer) in work {
-        let (report, raw) = match work {
-            Work::Plan(items) => (builder.build(items, &mut segment), &segment),
+        let (report, keep) = match work {
+            Work::Plan(items) => {
+                let report = builder.build(items, &mut segment);
+                (report, !segment.is_empty())
+            }
             Work::Raw(bytes) => {
                 segment = bytes;
-                (Report { source_bytes: segment.len() as u64, ..Report::default() }, &segment)
+                (Report { source_bytes: segment.len() as u64, ..Report::default() }, true)
             }
         };
         options.progress.add_source(report.source_bytes);
         options.progress.add_entries(report.entries.len() as u64);
         let mut frame = spare.try_recv().unwrap_or_default();
-        let result = compressor.compress(raw, &mut frame).context("compressing");
-        let raw = raw.len() as u32;
+        let result = compressor.compress(&segment, &mut frame).context("compressing");
+        let raw = segment.len() as u32;
         // The writer may have given up; then nobody waits for the answer.
-        let _ = answer.send(result.map(|()| Done { frame, raw, report }));
+        let _ = answer.send(result.map(|()| Done { frame, raw, report, keep }));
     }
     Ok(())
 }
@@ -174,10 +179,10 @@ fn write_all(
         if options.progress.is_cancelled() {
             return Err(Interrupted.into());
         }
-        let Done { frame, raw, report } = place.recv().map_err(|_| anyhow!("a compressing thread ended early"))??;
+        let Done { frame, raw, report, keep } =
+            place.recv().map_err(|_| anyhow!("a compressing thread ended early"))??;
         let source = report.source_bytes;
-        // A segment of nothing but warnings has no bytes: it makes no frame.
-        if raw > 0 {
+        if keep {
             let record = FrameRecord {
                 frame: totals.frames,
                 offset: totals.stored_bytes,
@@ -192,7 +197,8 @@ fn write_all(
             digest.send(frame).map_err(|_| anyhow!("the digesting thread ended early"))?;
             on_frame(&record, report)?;
         } else {
-            let nowhere = FrameRecord { frame: totals.frames, offset: totals.stored_bytes, stored: 0, raw: 0 };
+            let nowhere =
+                FrameRecord { frame: totals.frames, offset: totals.stored_bytes, stored: 0, raw: 0 };
             on_frame(&nowhere, report)?;
         }
         totals.source_bytes += source;

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use crossbeam_channel::{Receiver, bounded};
 use tokio::io::{AsyncRead, BufReader, ReadBuf};
 
+use super::entries::TarReader;
 use super::frames::Decompressor;
 use super::index::FrameRecord;
 use crate::manifest::Codec;
@@ -67,7 +68,11 @@ struct Blocking<R> {
 }
 
 impl<R: Read + Unpin> AsyncRead for Blocking<R> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let space = buf.initialize_unfilled();
         let got = loop {
             match self.source.read(space) {
@@ -235,13 +240,12 @@ pub struct TarCheck {
 /// Walks through a tar stream to its end, which must be there, and counts.
 pub fn check_tar(stream: &mut dyn Read) -> Result<TarCheck> {
     let mut counting = Counting { source: stream, read: 0 };
-    let mut archive = tar::Archive::new(&mut counting);
+    let mut archive = TarReader::new(&mut counting);
     let mut entries = 0;
-    for entry in archive.entries().context("reading the tar archive")? {
-        entry.context("reading a tar entry")?;
+    while archive.next()?.is_some() {
         entries += 1;
     }
-    io::copy(&mut counting, &mut io::sink()).context("reading the tar archive to its end")?;
+    archive.drain()?;
     Ok(TarCheck { entries, raw_bytes: counting.read })
 }
 

@@ -19,6 +19,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use tar::EntryType;
 
+use super::entries::{TarEntry, TarReader};
+use super::header::END;
 use super::meta::acl_from_text;
 use super::select::Selection;
 use crate::event::{Interrupted, Progress};
@@ -73,13 +75,16 @@ pub fn restore_tree(
         groups: HashMap::new(),
         placed: HashMap::new(),
     };
-    let mut archive = tar::Archive::new(stream);
-    for entry in archive.entries().context("reading the archive")? {
+    // Chosen frames are whole entries without the archive's end, so it is put behind them.
+    let end: &[u8] = if selection.is_some() { &END } else { &[] };
+    let mut stream = stream.chain(end);
+    let mut archive = TarReader::new(&mut stream);
+    while let Some(entry) = archive.next().context("reading the archive")? {
         if options.progress.is_cancelled() {
             return Err(Interrupted.into());
         }
-        let mut entry = entry.context("reading the archive: it is damaged from here on")?;
-        let mut attributes = Attributes::read(&mut entry).context("reading the archive: a header is damaged")?;
+        let size = entry.size;
+        let mut attributes = Attributes::read(entry).context("reading the archive: a header is damaged")?;
         if let Some(selection) = selection
             && !selection.paths.contains(&attributes.path)
         {
@@ -91,7 +96,7 @@ pub fn restore_tree(
                 }
             }
         }
-        restorer.restore(&mut entry, attributes)?;
+        restorer.restore(&mut archive, size, attributes)?;
     }
     restorer.close_all();
     rustix::fs::syncfs(&restorer.root)
@@ -116,12 +121,12 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn read<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Self> {
-        let header = entry.header();
+    fn read(entry: TarEntry) -> Result<Self> {
+        let header = &entry.header;
         let mut found = Self {
-            path: entry.path_bytes().into_owned(),
+            path: entry.path,
             kind: header.entry_type(),
-            link: entry.link_name_bytes().map(|l| l.into_owned()).unwrap_or_default(),
+            link: entry.link,
             mode: header.mode()? & 0o7777,
             uid: header.uid()? as u32,
             gid: header.gid()? as u32,
@@ -131,24 +136,21 @@ impl Attributes {
             xattrs: Vec::new(),
             sparse_size: None,
         };
-        let Some(extensions) = entry.pax_extensions()? else { return Ok(found) };
-        for extension in extensions {
-            let extension = extension?;
-            let (key, value) = (extension.key_bytes(), extension.value_bytes());
-            let number = || extension.value().ok().and_then(|v| v.parse::<u64>().ok());
-            match key {
-                b"GNU.sparse.name" => found.path = value.to_vec(),
-                b"GNU.sparse.realsize" => found.sparse_size = number(),
+        for (key, value) in entry.pax {
+            let text = || std::str::from_utf8(&value).ok();
+            let number = || text().and_then(|v| v.parse::<u64>().ok());
+            match &key[..] {
+                b"GNU.sparse.realsize" => found.sparse_size = Some(number().context("a damaged size")?),
                 b"uid" => found.uid = number().context("a damaged uid")? as u32,
                 b"gid" => found.gid = number().context("a damaged gid")? as u32,
-                b"uname" => found.user = value.to_vec(),
-                b"gname" => found.group = value.to_vec(),
-                b"mtime" => found.mtime = pax_time(extension.value()?).context("a damaged mtime")?,
-                b"SCHILY.acl.access" => found.add_acl("system.posix_acl_access", value),
-                b"SCHILY.acl.default" => found.add_acl("system.posix_acl_default", value),
+                b"uname" => found.user = value,
+                b"gname" => found.group = value,
+                b"mtime" => found.mtime = text().and_then(pax_time).context("a damaged mtime")?,
+                b"SCHILY.acl.access" => found.add_acl("system.posix_acl_access", &value),
+                b"SCHILY.acl.default" => found.add_acl("system.posix_acl_default", &value),
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        found.xattrs.push((name.to_vec(), value.to_vec()));
+                        found.xattrs.push((name.to_vec(), value));
                     }
                 }
             }
@@ -198,9 +200,9 @@ struct Restorer<'a> {
 }
 
 impl Restorer<'_> {
-    fn restore<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, attributes: Attributes) -> Result<()> {
+    fn restore(&mut self, content: &mut dyn Read, size: u64, attributes: Attributes) -> Result<()> {
         let path = attributes.path.clone();
-        match self.place(entry, attributes) {
+        match self.place(content, size, attributes) {
             Ok(()) => {
                 self.summary.entries += 1;
                 self.options.progress.add_entries(1);
@@ -215,7 +217,7 @@ impl Restorer<'_> {
         }
     }
 
-    fn place<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, attributes: Attributes) -> Result<()> {
+    fn place(&mut self, content: &mut dyn Read, size: u64, attributes: Attributes) -> Result<()> {
         let parts = safe_parts(&attributes.path)?;
         let Some((name, parents)) = parts.split_last() else { return Ok(()) };
         if attributes.kind == EntryType::Directory {
@@ -228,10 +230,14 @@ impl Restorer<'_> {
         self.enter(parents)?;
         let parent = self.open.last().map_or(self.root.as_fd(), |dir| dir.fd.as_fd()).try_clone_to_owned()?;
         match attributes.kind {
-            EntryType::Regular | EntryType::Continuous => self.file(entry, parent.as_fd(), name, &attributes),
+            EntryType::Regular | EntryType::Continuous => {
+                self.file(content, size, parent.as_fd(), name, &attributes)
+            }
             EntryType::Symlink => self.symlink(parent.as_fd(), name, &attributes),
             EntryType::Link => self.hard_link(parent.as_fd(), name, &attributes),
-            EntryType::Char | EntryType::Block | EntryType::Fifo => bail!("devices and FIFOs are not restored"),
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                bail!("devices and FIFOs are not restored")
+            }
             other => bail!("entries of type {:?} are not known", other.as_byte() as char),
         }
     }
@@ -240,8 +246,8 @@ impl Restorer<'_> {
     fn enter(&mut self, parts: &[&[u8]]) -> Result<()> {
         let path = parts.join(&b'/');
         while let Some(dir) = self.open.last() {
-            let inside = path == dir.path
-                || (path.starts_with(&dir.path) && path.get(dir.path.len()) == Some(&b'/'));
+            let inside =
+                path == dir.path || (path.starts_with(&dir.path) && path.get(dir.path.len()) == Some(&b'/'));
             if inside {
                 break;
             }
@@ -285,9 +291,10 @@ impl Restorer<'_> {
         }
     }
 
-    fn file<R: Read>(
+    fn file(
         &mut self,
-        entry: &mut tar::Entry<'_, R>,
+        content: &mut dyn Read,
+        size: u64,
         parent: BorrowedFd<'_>,
         name: &[u8],
         attributes: &Attributes,
@@ -299,13 +306,13 @@ impl Restorer<'_> {
             .map_err(io::Error::from)
             .context("creating the file")?;
         let mut file = File::from(fd);
-        let size = entry.size();
         let written = match attributes.sparse_size {
-            Some(real_size) => write_sparse(entry, size, &mut file, real_size)?,
+            Some(real_size) => write_sparse(content, size, &mut file, real_size)?,
             None => {
-                let written = io::copy(entry, &mut file).map_err(WriteError)?;
+                let written = io::copy(content, &mut file).map_err(WriteError)?;
                 if written != size {
-                    return Err(WriteError(io::ErrorKind::UnexpectedEof.into())).context("the content ends early");
+                    return Err(WriteError(io::ErrorKind::UnexpectedEof.into()))
+                        .context("the content ends early");
                 }
                 written
             }
@@ -417,7 +424,10 @@ struct WriteError(#[source] io::Error);
 fn is_fatal(error: &anyhow::Error) -> bool {
     error.downcast_ref::<WriteError>().is_some()
         || error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| {
-            matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
+            matches!(
+                e.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+            )
         })
 }
 
@@ -460,7 +470,8 @@ fn write_sparse(content: &mut dyn Read, length: u64, file: &mut File, real_size:
     for _ in 0..count {
         extents.push((number()?, number()?));
     }
-    io::copy(&mut content.by_ref().take(super::header::padding(map_bytes) as u64), &mut io::sink()).map_err(WriteError)?;
+    io::copy(&mut content.by_ref().take(super::header::padding(map_bytes) as u64), &mut io::sink())
+        .map_err(WriteError)?;
     let mut written = 0;
     for (offset, length) in extents {
         if offset.checked_add(length).is_none_or(|end| end > real_size) {

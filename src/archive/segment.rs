@@ -116,7 +116,9 @@ impl Builder {
                 self.entry(raw, report, path, &what, &Meta::of(stat), &[]);
             }
             Err(Errno::NOENT) => warn(report, WarningKind::Vanished, &path, "gone when it was read"),
-            Err(Errno::INVAL) => warn(report, WarningKind::Changed, &path, "replaced by something that is no link"),
+            Err(Errno::INVAL) => {
+                warn(report, WarningKind::Changed, &path, "replaced by something that is no link")
+            }
             Err(e) => warn(report, WarningKind::Unreadable, &path, &format!("reading the link: {e}")),
         }
     }
@@ -132,7 +134,14 @@ impl Builder {
 
     /// A file that fits into memory. `must_exist`: other names refer to this entry, so that it has to be in
     /// the archive even if its content cannot be read.
-    fn small_file(&self, raw: &mut Vec<u8>, report: &mut Report, file: &File, path: Vec<u8>, must_exist: bool) {
+    fn small_file(
+        &self,
+        raw: &mut Vec<u8>,
+        report: &mut Report,
+        file: &File,
+        path: Vec<u8>,
+        must_exist: bool,
+    ) {
         let start = (raw.len(), report.entries.len());
         let mut last_error = None;
         for attempt in 1..=ATTEMPTS {
@@ -145,7 +154,12 @@ impl Builder {
                 }
                 Ok(Read { size, steady: false }) if attempt == ATTEMPTS => {
                     report.source_bytes += size;
-                    return warn(report, WarningKind::Changed, &path, "changed while it was read, three times");
+                    return warn(
+                        report,
+                        WarningKind::Changed,
+                        &path,
+                        "changed while it was read, three times",
+                    );
                 }
                 Ok(_) => {}
                 Err(e) => last_error = Some(e),
@@ -193,7 +207,10 @@ impl Builder {
         let data_length: u64 = extents.as_deref().unwrap_or(&whole).iter().map(|(_, l)| l).sum();
         raw.resize(raw.len() + padding(data_length), 0);
         let after = rustix::fs::fstat(file)?;
-        Ok(Read { size: read, steady: whole_read && size == before.st_size as u64 && unchanged(&before, &after) })
+        Ok(Read {
+            size: read,
+            steady: whole_read && size == before.st_size as u64 && unchanged(&before, &after),
+        })
     }
 
     fn slice(&self, raw: &mut Vec<u8>, report: &mut Report, big: &Arc<BigFile>, offset: u64, length: u64) {
@@ -229,7 +246,13 @@ impl Builder {
         if length > 0 && was_left == length {
             let steady = rustix::fs::fstat(&big.file).is_ok_and(|after| unchanged(&big.stat, &after));
             if !steady {
-                warn_once(report, &big.reported, WarningKind::Changed, &big.path, "changed while it was read");
+                warn_once(
+                    report,
+                    &big.reported,
+                    WarningKind::Changed,
+                    &big.path,
+                    "changed while it was read",
+                );
             }
         }
     }

@@ -43,13 +43,19 @@ pub(super) fn walk<F: FnMut(Vec<Item>) -> Result<()>>(
         starts.push(Start::Virtual(file.path.clone().into_bytes(), file));
     }
     starts.sort_by(|a, b| super::path_order(a.path(), b.path()));
-    let skip = spec.skip.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| (m.dev(), m.ino())).collect();
+    let skip =
+        spec.skip.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| (m.dev(), m.ino())).collect();
     let mut walker = Walker { spec, skip, links: HashMap::new(), progress, planner };
     for start in starts {
         match start {
             Start::Root(root) => walker.root(&root)?,
             Start::Virtual(path, file) => {
-                let item = Item::Virtual { path: path.clone(), bytes: file.bytes.clone(), mode: file.mode, mtime: now };
+                let item = Item::Virtual {
+                    path: path.clone(),
+                    bytes: file.bytes.clone(),
+                    mode: file.mode,
+                    mtime: now,
+                };
                 walker.planner.add(&path, file.bytes.len() as u64, item)?;
             }
         }
@@ -85,7 +91,10 @@ fn roots(spec: &TreeSpec) -> Result<Vec<PathBuf>> {
             Err(e) if e.kind() == io::ErrorKind::NotFound && spec.allow_missing_roots => continue,
             Err(e) => {
                 return Err(e).with_context(|| {
-                    format!("{}: this path to back up cannot be opened; is it mounted, is the name right?", root.display())
+                    format!(
+                        "{}: this path to back up cannot be opened; is it mounted, is the name right?",
+                        root.display()
+                    )
                 });
             }
         };
@@ -135,7 +144,8 @@ struct Rules {
 
 impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
     fn root(&mut self, root: &Path) -> Result<()> {
-        let metadata = std::fs::symlink_metadata(root).with_context(|| format!("looking at {}", root.display()))?;
+        let metadata =
+            std::fs::symlink_metadata(root).with_context(|| format!("looking at {}", root.display()))?;
         let mut builder = GitignoreBuilder::new(root);
         for line in &self.spec.exclude {
             builder.add_line(None, line).with_context(|| format!("the exclude pattern {line:?}"))?;
@@ -149,7 +159,8 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
             (Some(parent), Some(name)) => (parent, name),
             _ => (Path::new("/"), std::ffi::OsStr::new(".")),
         };
-        let open = || rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let open =
+            || rustix::fs::open(parent, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let parent_fd = Arc::new(open().with_context(|| format!("opening folder {}", parent.display()))?);
         let mut prefix = fsutil::path_bytes(parent)[1..].to_vec();
         if !prefix.is_empty() {
@@ -212,13 +223,15 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
                 if stat.st_nlink > 1
                     && let Some(target) = self.links.get(&(stat.st_dev, stat.st_ino))
                 {
-                    let item = Item::Hardlink { path: path.clone(), target: target.clone(), meta: Meta::of(&stat) };
+                    let item =
+                        Item::Hardlink { path: path.clone(), target: target.clone(), meta: Meta::of(&stat) };
                     return self.planner.add(&path, 0, item);
                 }
                 if stat.st_nlink > 1 {
                     self.links.insert((stat.st_dev, stat.st_ino), path.clone());
                 }
-                let item = Item::Named { dir: Arc::clone(dir), name: name.to_vec(), path: path.clone(), stat };
+                let item =
+                    Item::Named { dir: Arc::clone(dir), name: name.to_vec(), path: path.clone(), stat };
                 self.planner.add(&path, 0, item)
             }
             other => self.warn(WarningKind::Skipped, path, special_name(other)),
@@ -262,7 +275,11 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
         let xattrs = match fsutil::xattrs(&dir) {
             Ok(xattrs) => xattrs,
             Err(e) => {
-                self.warn(WarningKind::Unreadable, path.clone(), format!("reading its extended attributes: {e}"))?;
+                self.warn(
+                    WarningKind::Unreadable,
+                    path.clone(),
+                    format!("reading its extended attributes: {e}"),
+                )?;
                 Vec::new()
             }
         };
@@ -286,7 +303,8 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
 
     /// The name of the entry that says this folder's content is not wanted.
     fn exclusion_tag(&self, dir: &OwnedFd, names: &SortedNames) -> Option<Vec<u8>> {
-        let present = self.spec.exclude_if_present.iter().map(String::as_bytes).find(|tag| names.contains(tag));
+        let present =
+            self.spec.exclude_if_present.iter().map(String::as_bytes).find(|tag| names.contains(tag));
         if let Some(tag) = present {
             return Some(tag.to_vec());
         }
@@ -308,7 +326,8 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
             return self.planner.add(&path, 0, item);
         }
         if !linked && stat.st_size as u64 <= SEGMENT as u64 {
-            let item = Item::Named { dir: Arc::clone(dir), name: name.to_vec(), path: path.clone(), stat: *stat };
+            let item =
+                Item::Named { dir: Arc::clone(dir), name: name.to_vec(), path: path.clone(), stat: *stat };
             return self.planner.add(&path, stat.st_size as u64, item);
         }
         // Big files are read by position from one descriptor, and the first name of a linked file must be
@@ -319,7 +338,8 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
             Err(Errno::LOOP) => return self.warn(WarningKind::Changed, path, "replaced by a symbolic link"),
             Err(e) => return self.warn(WarningKind::Unreadable, path, format!("opening it: {e}")),
         };
-        let stat = rustix::fs::fstat(&file).with_context(|| format!("looking at {}", PathText(path.clone()).display()))?;
+        let stat = rustix::fs::fstat(&file)
+            .with_context(|| format!("looking at {}", PathText(path.clone()).display()))?;
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             return self.warn(WarningKind::Changed, path, "replaced by something that is no file");
         }
@@ -338,7 +358,11 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
         let xattrs = match fsutil::xattrs(&file) {
             Ok(xattrs) => xattrs,
             Err(e) => {
-                self.warn(WarningKind::Unreadable, path.clone(), format!("reading its extended attributes: {e}"))?;
+                self.warn(
+                    WarningKind::Unreadable,
+                    path.clone(),
+                    format!("reading its extended attributes: {e}"),
+                )?;
                 Vec::new()
             }
         };
