@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+#[cfg(test)]
+mod tests;
+
 /// How often a lock that is waited for is tried.
 const POLL: Duration = Duration::from_millis(200);
 /// How often a lock file that keeps being replaced is opened again.

@@ -122,7 +122,7 @@ fn instants(tz: Tz, local: NaiveDateTime) -> (DateTime<Utc>, DateTime<Utc>) {
 }
 
 /// The first instant whose local time is beyond `local`, which lies in a gap.
-fn end_of_gap(tz: Tz, local: NaiveDateTime) -> DateTime<Utc> {
+pub(super) fn end_of_gap(tz: Tz, local: NaiveDateTime) -> DateTime<Utc> {
     let is_beyond =
         |seconds: i64| tz.from_utc_datetime(&(local + TimeDelta::seconds(seconds))).naive_local() > local;
     // No zone is further than a day from UTC, so the jump lies between these.

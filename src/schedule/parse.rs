@@ -191,6 +191,10 @@ fn parse_item(kind: &'static FieldKind, item: &str) -> Result<u64, ScheduleError
     Ok((first..=last).step_by(step).fold(0, |bits, n| bits | 1 << n))
 }
 
+fn span(first: u32, last: u32) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
+
 fn step_hint(step: Option<&str>) -> &str {
     step.filter(|s| parse_digits(s).is_some_and(|n| n > 0)).unwrap_or("2")
 }
@@ -221,8 +225,8 @@ impl FieldKind {
         match (self.max, first, last) {
             (7, 7, last) => format!("0-{last}"),
             (7, first, 0) => format!("{first}-7 (Sunday is also 7)"),
-            (7, first, last) => format!("{first}-6,0-{last}"),
-            (max, first, last) => format!("{first}-{max},{}-{last}", self.min),
+            (7, first, last) => format!("{},{}", span(first, 6), span(0, last)),
+            (max, first, last) => format!("{},{}", span(first, max), span(self.min, last)),
         }
     }
 
