@@ -363,3 +363,15 @@ fn gaps_end_at_the_second_the_zone_says() {
     assert!(matches!(tz.from_local_datetime(&gap), chrono::MappedLocalTime::None));
     assert_eq!(next::end_of_gap(tz, gap), at("1972-01-07T00:44:30Z"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(line in "[-*/,0-9a-z@ \\t~#?é]{0,40}", any in ".{0,40}") {
+        for line in [line, any] {
+            if let Ok(schedule) = Schedule::parse(&line) {
+                let after = at("2026-11-24T00:00:00Z");
+                proptest::prop_assert!(schedule.next_after(BERLIN, after).unwrap() > after);
+            }
+        }
+    }
+}
