@@ -58,7 +58,9 @@ fn one_run(state: &State, n: i64) {
     };
     state.begin_run(&new).unwrap();
     let message = mail(MessageKind::Success, run_id.as_str(), "a@x");
-    assert!(state.end_run(&EndedRun::new(run_id, Outcome::Success, at(n)), &[primary(1)], &[message]).unwrap());
+    assert!(
+        state.end_run(&EndedRun::new(run_id, Outcome::Success, at(n)), &[primary(1)], &[message]).unwrap()
+    );
 }
 
 fn output(mut command: Command) -> String {
@@ -81,7 +83,9 @@ fn the_database_is_private_durable_and_marked_as_ours() {
     let mode = |name: &str| fs::metadata(f.path().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(DATABASE_FILE), mode("state.db-wal"), mode("state.db-shm")), (0o600, 0o600, 0o600));
     let writer = f.state.inner.writer.as_ref().unwrap().lock().unwrap();
-    let pragma = |name: &str| writer.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, rusqlite::types::Value>(0));
+    let pragma = |name: &str| {
+        writer.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, rusqlite::types::Value>(0))
+    };
     use rusqlite::types::Value::{Integer, Text};
     assert_eq!(pragma("journal_mode").unwrap(), Text("wal".into()));
     assert_eq!(pragma("synchronous").unwrap(), Integer(2));
@@ -121,7 +125,11 @@ fn a_reader_makes_nothing_and_writes_nothing() {
     assert!(reader.is_read_only());
     assert!(reader.last_run(&job()).unwrap().is_some());
     f.run(10, Outcome::Failure);
-    assert_eq!(reader.last_run(&job()).unwrap().unwrap().outcome, Some(Outcome::Failure), "it follows the writer");
+    assert_eq!(
+        reader.last_run(&job()).unwrap().unwrap().outcome,
+        Some(Outcome::Failure),
+        "it follows the writer"
+    );
     let error = reader.touch_job(&job(), Some("@daily"), at(0)).unwrap_err();
     assert!(matches!(error, StateError::ReadOnly { .. }), "{error}");
 }
@@ -161,7 +169,11 @@ fn a_database_of_another_program_is_left_alone() {
 #[test]
 fn damage_is_called_damage() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(DATABASE_FILE), "no database at all, and long enough to be looked at".repeat(50)).unwrap();
+    fs::write(
+        dir.path().join(DATABASE_FILE),
+        "no database at all, and long enough to be looked at".repeat(50),
+    )
+    .unwrap();
     assert!(matches!(State::open(dir.path(), at(0)), Err(StateError::Corrupt { .. })));
     assert!(matches!(State::open_read_only(dir.path()), Err(StateError::Corrupt { .. })));
 
@@ -287,14 +299,17 @@ fn a_migration_keeps_a_copy_of_what_was_before() {
         .filter(|name| name.contains(".v"))
         .collect();
     let kept = format!("{DATABASE_FILE}.v{VERSION}-20261124");
-    assert_eq!(copies, [kept.clone()]);
+    assert_eq!(copies, std::slice::from_ref(&kept));
     let kept = f.path().join(kept);
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
     let old = Connection::open(kept).unwrap();
     let version: u32 = old.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     let run: String = old.query_row("SELECT run_id FROM runs", [], |row| row.get(0)).unwrap();
     assert_eq!((version, run.as_str()), (VERSION, id.as_str()));
-    assert!(matches!(State::open(f.path(), at(0)), Err(StateError::TooNew { .. })), "the older program refuses it");
+    assert!(
+        matches!(State::open(f.path(), at(0)), Err(StateError::TooNew { .. })),
+        "the older program refuses it"
+    );
 }
 
 #[test]

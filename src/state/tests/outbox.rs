@@ -63,7 +63,8 @@ fn a_refused_message_waits_or_is_given_up() {
 #[test]
 fn an_accepted_failure_mail_says_that_somebody_was_told() {
     let f = Fixture::new();
-    let ids = fail_with(&f, 0, &[mail(MessageKind::Ping, "p", "hc"), mail(MessageKind::Failure, "<1@h>", "a@x")]);
+    let ids =
+        fail_with(&f, 0, &[mail(MessageKind::Ping, "p", "hc"), mail(MessageKind::Failure, "<1@h>", "a@x")]);
     let since = f.job().failing_since.unwrap();
     f.state.message_delivered(ids[0], at(2), "200").unwrap();
     assert!(!f.state.was_failure_told(&job(), since).unwrap(), "nobody reads a ping");
@@ -88,7 +89,11 @@ fn a_late_mail_about_an_earlier_failure_does_not_count_for_the_present_one() {
 #[test]
 fn a_failure_overtaken_by_recovery_becomes_one_message() {
     let f = Fixture::new();
-    fail_with(&f, 0, &[mail(MessageKind::Failure, "<1@h>", "a@x"), mail(MessageKind::Degraded, "<d@h>", "a@x")]);
+    fail_with(
+        &f,
+        0,
+        &[mail(MessageKind::Failure, "<1@h>", "a@x"), mail(MessageKind::Degraded, "<d@h>", "a@x")],
+    );
     let late = f.state.undelivered_failures(&job()).unwrap();
     assert_eq!(late.len(), 1);
     let mut ended = EndedRun::new(f.begin(10), Outcome::Success, at(11));
@@ -103,7 +108,8 @@ fn a_failure_overtaken_by_recovery_becomes_one_message() {
     f.state.message_delivered(late[0].id, at(12), "250 ok").unwrap();
     let all = f.state.messages(10).unwrap();
     assert_eq!(all.iter().find(|m| m.id == late[0].id).unwrap().status, MessageStatus::Delivered);
-    let replaced = f.state.supersede(&[late[0].id], &[mail(MessageKind::Agent, "<3@h>", "a@x")], at(14)).unwrap();
+    let replaced =
+        f.state.supersede(&[late[0].id], &[mail(MessageKind::Agent, "<3@h>", "a@x")], at(14)).unwrap();
     assert_eq!((replaced, f.state.pending_messages().unwrap().len()), (0, 3));
 }
 
@@ -128,7 +134,9 @@ fn the_last_message_of_a_kind_is_found_by_channel_and_job() {
 #[test]
 fn closed_messages_are_kept_for_thirty_days_and_pending_ones_for_ever() {
     let f = Fixture::new();
-    f.state.enqueue(&[mail(MessageKind::Test, "1", "a@x"), mail(MessageKind::Test, "2", "a@x")], at(0)).unwrap();
+    f.state
+        .enqueue(&[mail(MessageKind::Test, "1", "a@x"), mail(MessageKind::Test, "2", "a@x")], at(0))
+        .unwrap();
     let ids: Vec<i64> = f.state.pending_messages().unwrap().iter().map(|m| m.id).collect();
     f.state.message_delivered(ids[0], at(1), "250").unwrap();
     assert_eq!(f.state.expire_messages(at(0) + Duration::days(30)).unwrap(), 0);

@@ -11,7 +11,10 @@ fn a_run_is_followed_from_its_start_to_its_end() {
     f.state.set_progress(&id, 7.5).unwrap();
     f.state.set_location(&id, &local(), "daily/2026/11/24/1900", ".partial-x").unwrap();
     let running = f.state.running(&job()).unwrap().unwrap();
-    assert_eq!((running.step, running.step_since, running.progress), (Some(Step::Capture), Some(at(1)), Some(1.0)));
+    assert_eq!(
+        (running.step, running.step_since, running.progress),
+        (Some(Step::Capture), Some(at(1)), Some(1.0))
+    );
     assert_eq!(running.location.as_deref(), Some("daily/2026/11/24/1900"));
     assert!(running.is_running() && f.state.last_run(&job()).unwrap().is_none());
 
@@ -26,12 +29,17 @@ fn a_run_is_followed_from_its_start_to_its_end() {
             detail: "grew".into(),
         })
         .collect();
-    assert!(f.state.end_run(&ended, &[primary(5), pending()], &[mail(MessageKind::Success, "m", "a@b")]).unwrap());
+    assert!(
+        f.state.end_run(&ended, &[primary(5), pending()], &[mail(MessageKind::Success, "m", "a@b")]).unwrap()
+    );
 
     let run = f.state.run(&id).unwrap().unwrap();
     assert_eq!(run.outcome, Some(Outcome::Warning));
     assert_eq!(run.duration(), Some(std::time::Duration::from_secs(120)));
-    assert_eq!((run.steps, run.degraded, run.warning_counts), (ended.steps, ended.degraded, ended.warning_counts));
+    assert_eq!(
+        (run.steps, run.degraded, run.warning_counts),
+        (ended.steps, ended.degraded, ended.warning_counts)
+    );
     assert_eq!(run.warnings, ended.warnings[..WARNINGS_KEPT]);
     assert!(f.state.all_running().unwrap().is_empty());
     assert_eq!(f.state.last_success(&job()).unwrap().unwrap().run_id, id);
@@ -122,13 +130,14 @@ fn runs_are_found_by_the_beginning_or_the_random_end_of_their_id_and_near_ones_a
     let f = Fixture::new();
     let first = f.run(0, Outcome::Success);
     let second = f.run(60 * 24, Outcome::Success);
-    let found = |text: &str| f.state.find_runs(text).unwrap().into_iter().map(|r| r.run_id).collect::<Vec<_>>();
-    assert_eq!(found("20261124"), [first.clone()]);
+    let found =
+        |text: &str| f.state.find_runs(text).unwrap().into_iter().map(|r| r.run_id).collect::<Vec<_>>();
+    assert_eq!(found("20261124"), std::slice::from_ref(&first));
     assert_eq!(found("2026"), [second.clone(), first.clone()]);
-    assert_eq!(found(&second.as_str()[17..]), [second.clone()]);
+    assert_eq!(found(&second.as_str()[17..]), std::slice::from_ref(&second));
     assert!(found("%").is_empty() && found("nothing").is_empty());
     let typo = first.as_str().replace("1124", "1142");
-    assert_eq!(f.state.nearest_ids(&typo, 1).unwrap(), [first.clone()]);
+    assert_eq!(f.state.nearest_ids(&typo, 1).unwrap(), std::slice::from_ref(&first));
     assert_eq!(f.state.nearest_ids(&first.as_str()[17..22], 1).unwrap(), [first]);
     assert_eq!(f.state.nearest_ids("x", 5).unwrap().len(), 2);
 }

@@ -16,8 +16,11 @@ fn a_snapshot_holds_what_the_watchers_need() {
     state.set_fact(FactKey::SchedulerTick, "", at(31)).unwrap();
     state.record_probe(&nas(), at(30), true, Some(1000), Some(100), None).unwrap();
     state.record_probe(&nas(), at(31), false, None, None, Some("not mounted")).unwrap();
-    let check = |job, status| HealthRow { job, check: "overdue".into(), status, message: "since noon".into() };
-    state.record_health(&[check(Some(job()), HealthStatus::Critical), check(None, HealthStatus::Ok)], at(32)).unwrap();
+    let check =
+        |job, status| HealthRow { job, check: "overdue".into(), status, message: "since noon".into() };
+    state
+        .record_health(&[check(Some(job()), HealthStatus::Critical), check(None, HealthStatus::Ok)], at(32))
+        .unwrap();
     state.record_health(&[check(Some(job()), HealthStatus::Warning)], at(33)).unwrap();
 
     let snapshot = state.snapshot(at(40)).unwrap();
@@ -66,9 +69,9 @@ fn the_status_file_is_the_snapshot_readable_by_all_and_without_secrets() {
     assert_eq!(written.agent.config_refused, Some(at(3)));
     write_status(&f.state, at(6)).unwrap();
     assert_eq!(read_status(f.path()).unwrap().written, at(6));
-    let strays = fs::read_dir(f.path()).unwrap().filter(|e| {
-        e.as_ref().unwrap().file_name().to_string_lossy().starts_with("status.json.")
-    });
+    let strays = fs::read_dir(f.path())
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("status.json."));
     assert_eq!(strays.count(), 0);
 }
 
