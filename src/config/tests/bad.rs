@@ -138,3 +138,29 @@ fn secrets_on_a_shown_line_are_masked() {
         assert_eq!(positions::mask(line), shown);
     }
 }
+
+#[test]
+fn no_damage_to_a_file_makes_the_reader_panic_or_show_a_secret() {
+    let whole = format!("{}\n[notify.x]\npassword = \"hunter2\"\n", texts::whole_example());
+    let lines: Vec<&str> = whole.lines().collect();
+    let without_line = (0..lines.len()).map(|gone| [&lines[..gone], &lines[gone + 1..]].concat().join("\n"));
+    let cut = (0..whole.len())
+        .step_by(31)
+        .filter(|at| whole.is_char_boundary(*at))
+        .map(|at| whole[..at].to_owned());
+    let with = |piece: &'static str| {
+        let whole = &whole;
+        (0..whole.len())
+            .step_by(97)
+            .filter(|at| whole.is_char_boundary(*at))
+            .map(move |at| format!("{}{piece}{}", &whole[..at], &whole[at..]))
+    };
+    for text in
+        without_line.chain(cut).chain(with("\"")).chain(with("ä\0")).chain(with("\n[")).chain(with("{"))
+    {
+        if let Err(errors) = Site::new(&text).load() {
+            let shown = errors.to_string();
+            assert!(!shown.is_empty() && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

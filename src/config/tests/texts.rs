@@ -6,7 +6,7 @@ use super::super::shape::{Field, Shape};
 use super::*;
 
 /// The example with its commented keys made live.
-fn whole_example() -> String {
+pub(super) fn whole_example() -> String {
     let live = |line: &str| match line.strip_prefix('#') {
         Some(rest) if !rest.starts_with(' ') && (rest.starts_with('[') || rest.contains(" = ")) => {
             rest.to_owned()
