@@ -177,10 +177,8 @@ impl Source for MysqlSource {
     fn preflight(&self, context: &Context) -> anyhow::Result<Vec<String>> {
         let cancel = context.cancel();
         let version = self.dump_version(&cancel)?;
-        let mut login = Login::new(&self.name, &self.config, &context.scratch)?;
-        let mut warnings = std::mem::take(&mut login.warnings);
-        warnings.extend(check::check(self, &login, &version, &cancel)?);
-        Ok(warnings)
+        let login = Login::new(&self.name, &self.config, &context.scratch)?;
+        check::check(self, &login, &version, &cancel)
     }
 
     fn open(&self, context: &Context) -> anyhow::Result<Capture> {
