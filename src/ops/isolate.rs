@@ -242,6 +242,35 @@ fn own_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
+/// How long a read-back may make no progress.
+const VERIFY_STALL: Duration = Duration::from_secs(300);
+
+/// Reads one backup back, in a child process where the target may hang, and records what was found.
+pub fn verify_copy(
+    agent: &super::Agent,
+    run: &RunId,
+    at: &At,
+    isolated: bool,
+    depth: Depth,
+    progress: &Progress,
+) -> Result<Report> {
+    let report = if isolated {
+        let request = Request::Verify { at: at.clone(), run: run.clone(), depth };
+        match call(&request, VERIFY_STALL, None, progress, &mut |_| Ok(()))? {
+            Reply::Verified { report } => report,
+            other => bail!("an unexpected answer to a verification: {other:?}"),
+        }
+    } else {
+        verify(at.open().as_ref(), &at.location, run, depth, progress)?
+    };
+    let result = report.result();
+    // Lengths alone do not make a copy verified.
+    if depth > Depth::Lengths || result.is_err() {
+        agent.state.record_verify(run, &at.target, result.as_ref().map(|()| ()).map_err(String::as_str), agent.now())?;
+    }
+    Ok(report)
+}
+
 /// The child's side: reads one request, does it, and answers. Errors become an answer too.
 pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result<()> {
     let mut line = String::new();

@@ -1,8 +1,15 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
 pub mod capture;
+pub mod copies;
+pub mod isolate;
+pub mod preflight;
+pub mod prune;
 pub mod publish;
+pub mod reap;
+pub mod restore;
 pub mod restore_text;
+pub mod tell;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -16,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::{CodecName, Config, EngineConfig, IoNice, JobConfig, TargetConfig, TargetKind};
 use crate::event::Progress;
 use crate::model::{JobName, TargetName};
+use crate::notify::Channel;
 use crate::state::State;
 use crate::target::{DirectoryTarget, Mount, Target};
 
@@ -28,6 +36,11 @@ pub struct Agent {
     pub state: State,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The ways to tell somebody.
+    pub channels: Arc<Vec<Arc<Channel>>>,
+    /// How this program is called on this host, for the commands in messages: `agent`, or
+    /// `agent --config /etc/other.toml`.
+    pub command: String,
 }
 
 impl Agent {
