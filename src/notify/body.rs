@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::facts::{CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
+use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
 use super::hints;
 use super::message::Kind;
 use super::text::{between, line, lines, moment, span, verbatim};
@@ -555,3 +555,23 @@ pub fn test(facts: &TestFacts) -> Body {
     }
 }
 
+
+/// Something about the agent itself.
+pub fn agent(facts: &AgentFacts) -> Body {
+    let mut blocks = vec![para(line(&facts.meaning, 600))];
+    if !facts.details.is_empty() {
+        let details = facts.details.iter().flat_map(|d| lines(d, 10)).take(SHOWN_LOG_LINES).collect();
+        blocks.push(Block::Lines(details));
+    }
+    blocks.push(Block::Facts(vec![("Noticed", moment(facts.at, facts.timezone))]));
+    let mut sections = vec![Section { title: None, blocks }];
+    if let Some(advice) = &facts.advice {
+        sections.push(section("What to do", vec![para(line(advice, 600))]));
+    }
+    Body {
+        tone: Tone::Bad,
+        headline: format!("backup-agent on {}: {}.", line(&facts.host, 64), line(&facts.title, 200)),
+        sections,
+        footer: footer(&facts.host, &facts.command),
+    }
+}

@@ -18,7 +18,7 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 
-use super::{Letter, SendError, text};
+use super::{Failure, Letter, SendError, text};
 use crate::model::Secret;
 
 /// How a mail server is reached.
@@ -136,7 +136,7 @@ impl Mailer {
         match tokio::time::timeout(self.timeout, self.transport.send(message)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.explain(&error, letter.recipient)),
-            Err(_) => Err(SendError::transient(format!(
+            Err(_) => Err(SendError::new(Failure::Unreachable, format!(
                 "the mail server {} did not finish taking the message for {} within {}",
                 self.server,
                 letter.recipient,
@@ -147,7 +147,7 @@ impl Mailer {
 
     fn compose(&self, letter: &Letter<'_>) -> Result<Message, SendError> {
         let no_address = |e: &dyn fmt::Display| {
-            SendError::permanent(format!("{:?} is no mail address: {e}", letter.recipient))
+            SendError::new(Failure::Permanent, format!("{:?} is no mail address: {e}", letter.recipient))
         };
         let to: Mailbox = letter.recipient.parse().map_err(|e| no_address(&e))?;
         let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()]).map_err(|e| no_address(&e))?;
@@ -161,12 +161,12 @@ impl Mailer {
             .subject(text::line(letter.subject, super::message::SUBJECT_LIMIT));
         for (name, value) in letter.headers {
             let name = HeaderName::new_from_ascii(name.clone())
-                .map_err(|_| SendError::permanent(format!("{name:?} is no name of a mail header")))?;
+                .map_err(|_| SendError::new(Failure::Permanent, format!("{name:?} is no name of a mail header")))?;
             message = message.raw_header(HeaderValue::new(name, text::line(value, 500)));
         }
         message
             .multipart(MultiPart::alternative_plain_html(letter.text.to_owned(), letter.html.to_owned()))
-            .map_err(|e| SendError::permanent(format!("the message cannot be composed: {e}")))
+            .map_err(|e| SendError::new(Failure::Permanent, format!("the message cannot be composed: {e}")))
     }
 
     fn explain(&self, error: &lettre::transport::smtp::Error, recipient: &str) -> SendError {
@@ -177,23 +177,23 @@ impl Mailer {
         const LOGIN_CODES: [u16; 5] = [454, 530, 534, 535, 538];
         let code = error.status().map(u16::from);
         match code {
-            Some(code) if LOGIN_CODES.contains(&code) => SendError::transient(format!(
+            Some(code) if LOGIN_CODES.contains(&code) => SendError::new(Failure::Unreachable, format!(
                 "the mail server {server} refused the login ({code} {answer}); check `user` and `password_file`"
             )),
-            Some(code) if error.is_permanent() => SendError::permanent(format!(
+            Some(code) if error.is_permanent() => SendError::new(Failure::Permanent, format!(
                 "the mail server {server} refused the message for {recipient} for good ({code} {answer})"
             )),
-            Some(code) => SendError::transient(format!(
+            Some(code) => SendError::new(Failure::Transient, format!(
                 "the mail server {server} does not take the message for {recipient} now ({code} {answer})"
             )),
-            None if error.is_tls() => SendError::transient(format!(
+            None if error.is_tls() => SendError::new(Failure::Unreachable, format!(
                 "no encrypted connection to the mail server {server}: {answer}; check the certificate, \
                  `ca_file` and this machine's clock"
             )),
-            None if error.is_client() => SendError::transient(format!(
+            None if error.is_client() => SendError::new(Failure::Unreachable, format!(
                 "the mail server {server} does not offer what is asked for: {answer}; check `smtp` and `user`"
             )),
-            None => SendError::transient(format!(
+            None => SendError::new(Failure::Unreachable, format!(
                 "cannot send by the mail server {server} to {recipient}: {answer}"
             )),
         }

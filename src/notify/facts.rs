@@ -193,3 +193,25 @@ pub struct TestFacts {
     /// What the channel tells about, in words: `failure, partial, recovery`.
     pub tells: String,
 }
+
+/// Something about the agent itself that a person should know: a broken configuration, a state that cannot
+/// be written, a clock that jumped.
+#[derive(Debug, Clone)]
+pub struct AgentFacts {
+    /// This host's name.
+    pub host: String,
+    /// The zone times are shown in.
+    pub timezone: Tz,
+    /// When it was noticed.
+    pub at: DateTime<Utc>,
+    /// What is wrong, in a few words: `the configuration is broken`.
+    pub title: String,
+    /// What that means: what still works, and what does not.
+    pub meaning: String,
+    /// The errors, line by line.
+    pub details: Vec<String>,
+    /// What to do, in a sentence.
+    pub advice: Option<String>,
+    /// How the program is called on this host.
+    pub command: String,
+}

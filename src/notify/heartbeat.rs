@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use reqwest::{Method, StatusCode, Url};
 
 use super::message::Kind;
-use super::{SendError, text};
+use super::{Failure, SendError, text};
 use crate::model::Secret;
 
 /// Longest body sent, in bytes.
@@ -82,12 +82,12 @@ impl Pinger {
             }
         };
         let status = tokio::time::timeout(self.timeout, attempt).await.map_err(|_| {
-            SendError::transient(format!("the heartbeat at {} did not answer within {}", self.host, text::span(self.timeout)))
+            SendError::new(Failure::Unreachable, format!("the heartbeat at {} did not answer within {}", self.host, text::span(self.timeout)))
         })??;
         match status {
             s if s.is_success() => Ok(()),
             // Limits pass; so may an address that is wrong today, once somebody corrects it.
-            s => Err(SendError::transient(format!(
+            s => Err(SendError::new(Failure::Unreachable, format!(
                 "the heartbeat at {} answered {s}{}",
                 self.host,
                 match s.as_u16() {
@@ -117,7 +117,7 @@ impl Pinger {
                     reason.push_str(&format!(": {cause}"));
                     source = cause.source();
                 }
-                Err(SendError::transient(format!(
+                Err(SendError::new(Failure::Unreachable, format!(
                     "cannot reach the heartbeat at {}: {}",
                     self.host,
                     text::line(&reason, 300)

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::body;
-use super::facts::{CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
+use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
 use super::{html, text};
 use crate::model::{InvalidValue, Outcome};
 
@@ -48,11 +48,13 @@ pub enum Kind {
     Test,
     /// What `agent check --mail` found.
     Check,
+    /// Something about the agent itself: its configuration, its state, the clock.
+    Agent,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Failure,
         Kind::Partial,
         Kind::Degraded,
@@ -63,6 +65,7 @@ impl Kind {
         Kind::Reminder,
         Kind::Test,
         Kind::Check,
+        Kind::Agent,
     ];
 
     /// The word stored for it.
@@ -78,6 +81,7 @@ impl Kind {
             Kind::Reminder => "reminder",
             Kind::Test => "test",
             Kind::Check => "check",
+            Kind::Agent => "agent",
         }
     }
 
@@ -109,7 +113,7 @@ impl FromStr for Kind {
         Kind::ALL.into_iter().find(|k| k.as_str() == value).ok_or_else(|| InvalidValue {
             value: value.to_owned(),
             expected: "a kind of message (failure, partial, degraded, interrupted, recovery, success, digest, \
-                       reminder, test, check)",
+                       reminder, test, check, agent)",
         })
     }
 }
@@ -152,6 +156,8 @@ pub enum Content<'a> {
     Check(&'a CheckFacts),
     /// A try.
     Test(&'a TestFacts),
+    /// The agent itself.
+    Agent(&'a AgentFacts),
 }
 
 impl Content<'_> {
@@ -162,6 +168,7 @@ impl Content<'_> {
             Content::Digest(_) => Kind::Digest,
             Content::Check(_) => Kind::Check,
             Content::Test(_) => Kind::Test,
+            Content::Agent(_) => Kind::Agent,
         }
     }
 
@@ -171,6 +178,7 @@ impl Content<'_> {
             Content::Digest(facts) => &facts.host,
             Content::Check(facts) => &facts.host,
             Content::Test(facts) => &facts.host,
+            Content::Agent(facts) => &facts.host,
         }
     }
 }
@@ -205,6 +213,7 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
         Content::Digest(facts) => (format!("{host}: {}", body::digest_summary(facts)), body::digest(facts, now)),
         Content::Check(facts) => (format!("{host}: {}", body::check_summary(facts)), body::check(facts)),
         Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), body::test(facts)),
+        Content::Agent(facts) => (format!("{host}: {}", facts.title), body::agent(facts)),
     };
     let mut headers = vec![
         ("X-Backup-Agent-Label".to_owned(), label.clone()),
@@ -230,7 +239,7 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
                 _ => format!("{}.{kind}", facts.run_id),
             }
         }
-        Content::Digest(_) | Content::Check(_) | Content::Test(_) => {
+        Content::Digest(_) | Content::Check(_) | Content::Test(_) | Content::Agent(_) => {
             format!("{stamp}.{kind}.{}", id_text(&host))
         }
     };

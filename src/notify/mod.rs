@@ -26,25 +26,31 @@ use self::message::{Kind, Labels, Rendered};
 use self::transitions::Policy;
 use crate::model::ChannelName;
 
+/// What a failed attempt says about the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The server was not reached, not trusted, or refused the login: other messages would fare no better
+    /// now.
+    Unreachable,
+    /// This message was not taken now.
+    Transient,
+    /// This message or receiver was refused for good: trying again cannot help.
+    Permanent,
+}
+
 /// Why a message was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct SendError {
-    /// True when trying again cannot help: the message or the receiver was refused for good.
-    pub permanent: bool,
+    /// What follows from it.
+    pub failure: Failure,
     /// What was tried, with host and receiver, and what the answer was. Holds no secret.
     pub text: String,
 }
 
 impl SendError {
-    /// A failure that may pass.
-    pub fn transient(text: impl Into<String>) -> Self {
-        Self { permanent: false, text: text.into() }
-    }
-
-    /// A failure that stays.
-    pub fn permanent(text: impl Into<String>) -> Self {
-        Self { permanent: true, text: text.into() }
+    fn new(failure: Failure, text: impl Into<String>) -> Self {
+        Self { failure, text: text.into() }
     }
 }
 
@@ -144,3 +150,6 @@ pub struct Letter<'a> {
     /// Further headers.
     pub headers: &'a [(String, String)],
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Timelike, Utc};
 use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
 
 use super::message::Kind;
 use crate::event::Step;
@@ -52,12 +53,13 @@ pub struct Policy {
 }
 
 /// What a trouble is, so far as it decides whether it was told before.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Trouble {
     /// A run that was no success.
     Bad {
-        /// How it ended.
-        outcome: &'static str,
+        /// The word for how it ended.
+        outcome: String,
         /// Where.
         step: Option<Step>,
         /// With which component.
@@ -86,7 +88,7 @@ impl RunEnd {
     pub fn troubles(&self) -> Vec<Trouble> {
         if Kind::of_bad(self.outcome).is_some() {
             return vec![Trouble::Bad {
-                outcome: self.outcome.as_str(),
+                outcome: self.outcome.to_string(),
                 step: self.step,
                 component: self.component.clone(),
             }];
@@ -111,7 +113,7 @@ pub enum Fate {
 }
 
 /// A message a channel has, or will get, about one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     /// What it is; only those that tell a trouble matter here.
     pub kind: Kind,
@@ -120,24 +122,28 @@ pub struct Told {
     /// What became of it. With several receivers: delivered when one has it, else pending when one may
     /// still get it.
     pub fate: Fate,
+    /// The troubles it told.
+    pub about: Vec<Trouble>,
 }
 
 /// A run of the past with what one channel was told about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastRun {
     /// How it ended.
-    pub end: RunEnd,
+    pub outcome: Outcome,
+    /// Whether something failed beside the outcome.
+    pub degraded: bool,
     /// The messages about it for one channel, reminders included.
     pub told: Vec<Told>,
 }
 
 impl PastRun {
     fn is_bad(&self) -> bool {
-        Kind::of_bad(self.end.outcome).is_some()
+        Kind::of_bad(self.outcome).is_some()
     }
 
     fn is_whole(&self) -> bool {
-        !self.is_bad() && self.end.degraded.is_empty()
+        !self.is_bad() && !self.degraded
     }
 }
 
@@ -210,11 +216,8 @@ pub fn after_run(policy: &Policy, history: &[PastRun], end: &RunEnd, now: DateTi
     };
     match kind {
         Some(kind) if policy.on.contains(&kind) => {
-            let known: BTreeSet<Trouble> = before
-                .iter()
-                .filter(|r| r.told.iter().any(|t| t.kind.is_trouble() && t.fate != Fate::Lost))
-                .flat_map(|r| r.end.troubles())
-                .collect();
+            let known: BTreeSet<&Trouble> =
+                messages(before).filter(|t| t.fate != Fate::Lost).flat_map(|t| &t.about).collect();
             if end.troubles().iter().any(|t| !known.contains(t)) {
                 out.push(due(kind));
             } else if reminder_due(policy, messages(before), now) {
@@ -236,9 +239,9 @@ pub fn after_run(policy: &Policy, history: &[PastRun], end: &RunEnd, now: DateTi
 pub fn reminder(policy: &Policy, history: &[PastRun], now: DateTime<Utc>) -> bool {
     let Some(last) = history.first() else { return false };
     let running = Running::new(history);
-    let (kind, runs) = match Kind::of_bad(last.end.outcome) {
+    let (kind, runs) = match Kind::of_bad(last.outcome) {
         Some(kind) => (kind, &running.bad),
-        None if !last.end.degraded.is_empty() => (Kind::Degraded, &running.degraded),
+        None if last.degraded => (Kind::Degraded, &running.degraded),
         None => return false,
     };
     policy.on.contains(&kind) && reminder_due(policy, messages(runs), now)
