@@ -1,1 +1,129 @@
-//! The state database.
+//! The state database: what the agent knows across restarts, and what everybody else reads.
+//!
+//! SQLite in WAL mode with `synchronous=FULL`. Daemon, cron and a person at a shell write the same file,
+//! so every write is one `BEGIN IMMEDIATE` transaction with a busy timeout and no I/O but its own in it.
+//! Reads go through a connection of their own: a write that waits for another process never holds up
+//! `/metrics`. No clock is read here; each function is given `now`.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `open` | making, opening and migrating the file; whose it is |
+//! | `schema` | the tables, one step a version |
+//! | `jobs` | first seen, pauses, acknowledged baselines, scheduled occurrences |
+//! | `runs` | begin, steps, end, history, baselines, logs |
+//! | `copies` | backups at targets, and the queue of those still to be made |
+//! | `outbox` | messages until somebody accepted them |
+//! | `counters` | persisted counters and lock contention |
+//! | `facts` | probes of targets, health results, single values |
+//! | `snapshot` | everything the watchers need, in one read transaction |
+//! | `status_file` | `status.json`, the same for those who may not open the database |
+
+mod copies;
+mod counters;
+mod error;
+mod facts;
+mod ids;
+mod jobs;
+mod open;
+mod outbox;
+mod runs;
+mod schema;
+mod snapshot;
+mod sql;
+mod status_file;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy};
+pub use counters::{Contention, Counter, names};
+pub use error::StateError;
+pub use facts::{Fact, FactKey, HealthRow, HealthStatus, Probe};
+pub use jobs::JobRow;
+pub use outbox::{Message, MessageKind, MessageStatus, NewMessage, NextTry};
+pub use runs::{
+    Baseline, ComponentSummary, EndedRun, NewRun, OutcomeCounts, Run, RunBrief, RunTrigger, StepTime,
+    WARNINGS_KEPT,
+};
+pub use schema::VERSION;
+pub use snapshot::{
+    AgentState, ChannelState, JobCounters, JobState, JobTargetState, SNAPSHOT_VERSION, Snapshot,
+};
+pub use status_file::{Origin, STATUS_FILE, Unreadable, load_for_reading, read_status, write_status};
+
+/// File name of the database inside the state folder.
+pub const DATABASE_FILE: &str = "state.db";
+
+/// A handle to the state database. Cheap to clone; may be used from any thread, but its functions block
+/// for the length of a commit, so call them off the async executor.
+#[derive(Clone)]
+pub struct State {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    path: PathBuf,
+    instance_id: String,
+    writer: Option<Mutex<Connection>>,
+    reader: Mutex<Connection>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// The state folder.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// The random id of this installation, 32 hexadecimal digits, made with the database.
+    pub fn instance_id(&self) -> &str {
+        &self.inner.instance_id
+    }
+
+    /// True for a handle from [`State::open_read_only`]; every write through it fails with
+    /// [`StateError::ReadOnly`].
+    pub fn is_read_only(&self) -> bool {
+        self.inner.writer.is_none()
+    }
+
+    /// One read transaction: everything `f` reads is of the same moment.
+    fn read<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StateError> {
+        // A panic while the lock was held rolled its transaction back, so the connection is usable.
+        let mut connection = self.inner.reader.lock().unwrap_or_else(|e| e.into_inner());
+        let result = connection.transaction().and_then(|tx| f(&tx));
+        result.map_err(|e| StateError::from_sql(&self.inner.path, doing, e))
+    }
+
+    /// One write transaction: all of what `f` does, or nothing.
+    fn write<T>(
+        &self,
+        doing: &str,
+        f: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StateError> {
+        let writer = self
+            .inner
+            .writer
+            .as_ref()
+            .ok_or_else(|| StateError::ReadOnly { path: self.inner.path.clone(), doing: doing.to_owned() })?;
+        let mut connection = writer.lock().unwrap_or_else(|e| e.into_inner());
+        let result = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
+            let value = f(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        });
+        result.map_err(|e| StateError::from_sql(&self.inner.path, doing, e))
+    }
+}
