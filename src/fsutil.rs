@@ -1,1 +1,227 @@
-//! Files and folders.
+//! Files and folders, written so that a crash leaves either the old state or the new one.
+//!
+//! The order is always the same: write, check the length, fsync, close with its error looked at (the
+//! standard library hides it, and network file systems report a full disk there), rename, fsync the folder.
+
+use std::ffi::{CStr, OsStr};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags, RenameFlags, ResolveFlags};
+
+/// Closes a file and reports the error of `close`, which dropping it would hide.
+pub fn close(file: File) -> io::Result<()> {
+    nix::unistd::close(OwnedFd::from(file)).map_err(io::Error::from)
+}
+
+/// Makes the entries of a folder durable: names made, renamed and removed in it.
+pub fn fsync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .with_context(|| format!("making the entries of folder {} durable (fsync)", dir.display()))
+}
+
+/// Writes a small file so that readers see either the old content or the new one, and a crash neither
+/// loses nor mixes them. The file gets exactly `mode`.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().context("a file name is missing")?;
+    let mut temporary = dir.join(name).into_os_string();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let result = (|| {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        close(file)?;
+        fs::rename(&temporary, path)
+    })();
+    if let Err(error) = result {
+        let _ = fs::remove_file(&temporary); // the error to report is the first one
+        return Err(error).with_context(|| format!("writing {}", path.display()));
+    }
+    fsync_dir(dir)
+}
+
+/// Renames `from` to `to` and fails with `AlreadyExists` when `to` is there, even an empty folder.
+pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
+        // Network file systems may not know the flag. Looking first leaves a gap, but whoever shares the
+        // folder with us holds the same lock.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+            if fs::symlink_metadata(to).is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            fs::rename(from, to)
+        }
+        other => other.map_err(io::Error::from),
+    }
+}
+
+/// Makes `relative` and its parents below `base` (which must exist), and makes each new name durable.
+pub fn create_dirs_below(base: &Path, relative: &Path) -> Result<()> {
+    let mut path = base.to_owned();
+    for part in relative.components() {
+        let Component::Normal(name) = part else {
+            bail!("the folder {} would leave {}", relative.display(), base.display());
+        };
+        let parent = path.clone();
+        path.push(name);
+        match fs::create_dir(&path) {
+            Ok(()) => fsync_dir(&parent)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(e) => return Err(e).with_context(|| format!("making folder {}", path.display())),
+        }
+    }
+    Ok(())
+}
+
+/// True when `path` is the root of a mounted file system: its device differs from its parent's.
+pub fn is_mount_point(path: &Path) -> io::Result<bool> {
+    let here = fs::metadata(path)?;
+    let parent = fs::metadata(path.join(".."))?;
+    Ok(here.dev() != parent.dev() || here.ino() == parent.ino())
+}
+
+/// Total and free bytes of the file system that holds `path`; free is what an ordinary user may use.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+}
+
+/// Free inodes of the file system that holds `path`; `None` where it does not count them.
+pub fn free_inodes(path: &Path) -> io::Result<Option<u64>> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_files > 0).then_some(stat.f_favail))
+}
+
+/// Opens a folder below `root` without leaving it: no `..`, no symbolic link on the way, no mount tricks
+/// through `/proc`. `relative` must be made of normal components only; an empty one opens `root` again.
+pub fn open_dir_beneath(root: BorrowedFd<'_>, relative: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, target, flags, Mode::empty(), resolve) {
+        // Kernels before 5.6, and sandboxes that refuse the call: walk by hand.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => open_dir_stepwise(root, relative),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+fn open_dir_stepwise(root: BorrowedFd<'_>, relative: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir = rustix::fs::openat(root, c".", flags, Mode::empty())?;
+    for part in relative.components() {
+        let Component::Normal(name) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
+        dir = rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?;
+    }
+    Ok(dir)
+}
+
+/// The extended attributes of an open file, sorted by name. Attributes the file system does not keep or
+/// that vanish while they are listed are left out.
+pub fn xattrs(fd: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let fd = fd.as_fd();
+    let mut names = [0u8; 4096];
+    let length = match rustix::fs::flistxattr(fd, &mut names[..]) {
+        Ok(0) => return Ok(Vec::new()),
+        Ok(length) => length,
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(rustix::io::Errno::RANGE) => {
+            let mut long = vec![0u8; 65536]; // XATTR_LIST_MAX
+            let length = rustix::fs::flistxattr(fd, &mut long[..])?;
+            return read_xattrs(fd, &long[..length]);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    read_xattrs(fd, &names[..length])
+}
+
+fn read_xattrs(fd: BorrowedFd<'_>, names: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut found = Vec::new();
+    let mut value = vec![0u8; 65536]; // XATTR_SIZE_MAX
+    for name in names.split_inclusive(|b| *b == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        match rustix::fs::fgetxattr(fd, name, &mut value[..]) {
+            Ok(length) => found.push((name.to_bytes().to_vec(), value[..length].to_vec())),
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A path's last component, or the path itself where it has none.
+pub fn file_name(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or(path.as_os_str())
+}
+
+/// The path's bytes.
+pub fn path_bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_with_the_given_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status.json");
+        write_atomic(&path, b"one", 0o644).unwrap();
+        write_atomic(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn a_taken_name_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        assert_eq!(rename_noreplace(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_dir(&b).unwrap();
+        rename_noreplace(&a, &b).unwrap();
+        assert!(b.is_dir() && !a.exists());
+    }
+
+    #[test]
+    fn folders_are_never_made_outside_the_base() {
+        let dir = tempfile::tempdir().unwrap();
+        create_dirs_below(dir.path(), Path::new("daily/2026/11/24")).unwrap();
+        assert!(dir.path().join("daily/2026/11/24").is_dir());
+        assert!(create_dirs_below(dir.path(), Path::new("../x")).is_err());
+        assert!(create_dirs_below(dir.path(), Path::new("/x")).is_err());
+    }
+
+    #[test]
+    fn a_folder_beneath_is_not_reached_through_a_symbolic_link() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink("/", dir.path().join("a/link")).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        for open in [open_dir_beneath, open_dir_stepwise] {
+            assert!(open(root.as_fd(), Path::new("a/b")).is_ok());
+            assert!(open(root.as_fd(), Path::new("")).is_ok());
+            assert!(open(root.as_fd(), Path::new("a/link/etc")).is_err());
+            assert!(open(root.as_fd(), Path::new("../")).is_err());
+        }
+    }
+}

@@ -88,19 +88,17 @@ where
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let level = level.trim();
+    let refused = |detail: String| LogError::Level { level: level.to_owned(), detail };
+    if level.is_empty() {
+        return Err(refused("it is empty".into()));
+    }
     let directives = match level.parse::<LevelFilter>() {
         Ok(LevelFilter::OFF) => "off".to_owned(),
         Ok(LevelFilter::ERROR) => "error".to_owned(),
         Ok(own) => format!("warn,backup_agent={own},agent={own}"),
         Err(_) => level.to_owned(),
     };
-    EnvFilter::builder()
-        .parse(&directives)
-        .map_err(|e| LogError::Level { level: level.to_owned(), detail: e.to_string() })
-        .and_then(|filter| match directives.is_empty() {
-            true => Err(LogError::Level { level: level.to_owned(), detail: "it is empty".into() }),
-            false => Ok(filter),
-        })
+    EnvFilter::builder().parse(&directives).map_err(|e| refused(e.to_string()))
 }
 
 const TEXT_TIME: &str = "%Y-%m-%d %H:%M:%S%:z";

@@ -141,7 +141,11 @@ impl FromStr for RunId {
                 0..16 => b.is_ascii_digit(),
                 _ => b.is_ascii_lowercase() || b.is_ascii_digit(),
             });
-        if valid { Ok(Self(value.to_owned())) } else { Err(InvalidValue { value: value.to_owned(), expected }) }
+        if valid {
+            Ok(Self(value.to_owned()))
+        } else {
+            Err(InvalidValue { value: value.to_owned(), expected })
+        }
     }
 }
 
@@ -171,8 +175,10 @@ impl FromStr for Sha256 {
     type Err = InvalidValue;
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         let mut bytes = [0; 32];
-        hex::decode_to_slice(value, &mut bytes)
-            .map_err(|_| InvalidValue { value: value.to_owned(), expected: "a SHA-256 digest (64 hexadecimal digits)" })?;
+        hex::decode_to_slice(value, &mut bytes).map_err(|_| InvalidValue {
+            value: value.to_owned(),
+            expected: "a SHA-256 digest (64 hexadecimal digits)",
+        })?;
         Ok(Self(bytes))
     }
 }
@@ -259,7 +265,8 @@ pub enum WarningKind {
 
 impl WarningKind {
     /// The kinds that count as warnings, in the order they are reported.
-    pub const COUNTED: [WarningKind; 3] = [WarningKind::Changed, WarningKind::Vanished, WarningKind::Unreadable];
+    pub const COUNTED: [WarningKind; 3] =
+        [WarningKind::Changed, WarningKind::Vanished, WarningKind::Unreadable];
 
     /// The word stored and shown for it.
     pub fn as_str(self) -> &'static str {
@@ -354,7 +361,8 @@ impl fmt::Display for ByteSize {
 impl FromStr for ByteSize {
     type Err = InvalidValue;
     fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let fail = || InvalidValue { value: value.to_owned(), expected: "a size (like 500MB, 1.5 GiB or 1048576)" };
+        let fail =
+            || InvalidValue { value: value.to_owned(), expected: "a size (like 500MB, 1.5 GiB or 1048576)" };
         let text = value.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
@@ -427,16 +435,27 @@ mod tests {
         let id = RunId::generate(start);
         assert!(id.as_str().starts_with("20261124T180000Z-"));
         assert_eq!(id.as_str().parse::<RunId>().unwrap(), id);
-        for bad in ["", "20261124T180000Z-", "20261124T180000Z-K3F9QA", "../../etc/passwd", "20261124 180000Z-k3f9qa"] {
+        for bad in [
+            "",
+            "20261124T180000Z-",
+            "20261124T180000Z-K3F9QA",
+            "../../etc/passwd",
+            "20261124 180000Z-k3f9qa",
+        ] {
             assert!(bad.parse::<RunId>().is_err(), "{bad:?} was accepted");
         }
     }
 
     #[test]
     fn sizes_are_read_with_binary_and_decimal_units() {
-        for (text, bytes) in
-            [("0", 0), ("512", 512), ("1.5 GiB", 1_610_612_736), ("500MB", 500_000_000), ("1k", 1024), ("2 TiB", 2 << 40)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("1.5 GiB", 1_610_612_736),
+            ("500MB", 500_000_000),
+            ("1k", 1024),
+            ("2 TiB", 2 << 40),
+        ] {
             assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
         }
         for bad in ["", "GiB", "-1", "1.2.3", "12 parsecs", "99999999999999999999"] {

@@ -1,1 +1,50 @@
-//! System calls.
+//! The system calls that no safe crate offers. The only module in which unsafe code may stand.
+//!
+//! Each function here is a call or two with plain numbers as arguments, so that what makes it sound can be
+//! said in a sentence beside it.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Puts the calling thread into the idle I/O class: it gets the disk only when nobody else wants it.
+/// Schedulers without classes (`none`, `mq-deadline` on older kernels) ignore it.
+pub fn set_idle_io_priority() -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_CLASS_IDLE: libc::c_int = 3;
+    const IOPRIO_CLASS_SHIFT: libc::c_int = 13;
+    // SAFETY: ioprio_set(2) takes three integers and touches no memory of ours; 0 means this thread.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_ioprio_set,
+            IOPRIO_WHO_PROCESS,
+            0 as libc::c_int,
+            IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes the kernel kill the child of `command` (SIGKILL) when the **thread** that spawns it ends, and so
+/// when this process dies, however it dies. Spawn from a thread that lives as long as the child.
+///
+/// The children of the child are not covered.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id() as libc::pid_t;
+    // SAFETY: between fork and exec only async-signal-safe calls are made: prctl and getppid, and errors
+    // made from plain numbers, without allocation.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the request was made: then nothing would ever end this child.
+            if libc::getppid() != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            Ok(())
+        });
+    }
+}

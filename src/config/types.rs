@@ -9,32 +9,39 @@ use chrono_tz::Tz;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ByteSize, ChannelName, ComponentName, JobName, TargetName};
+use super::schema::{
+    AbsolutePath, CronLine, DurationText, HttpUrl, MailAddress, NiceLevel, PercentText, SecretFile, SizeText,
+    SmtpUrl, SocketText, TemplateText, ZoneName,
+};
+use crate::model::{ByteSize, ChannelName, ComponentName, JobName, Secret, TargetName};
 
 /// Everything the agent is told.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// IANA time zone of schedules and folder names; the host's zone when absent.
-    #[schemars(with = "String")]
+    #[schemars(with = "ZoneName")]
+    #[serde(with = "super::timezone")]
     pub timezone: Tz,
     /// Name of this host in manifests and mails; the kernel's host name when absent.
     pub host: Option<String>,
     /// Where the agent keeps its database, locks and run logs.
+    #[schemars(with = "AbsolutePath")]
     pub state_dir: PathBuf,
     /// Address of the status page and `/metrics`.
+    #[schemars(with = "SocketText")]
     pub listen: SocketAddr,
     /// Allows `listen` to be an address other machines reach.
     pub allow_remote: bool,
     /// How many jobs the daemon runs at once.
     pub max_parallel_jobs: usize,
     /// How long SIGTERM waits for a run to stop cleanly.
-    #[schemars(with = "String")]
     #[serde(with = "super::duration")]
+    #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
     /// How often the freshness loop looks at every job.
-    #[schemars(with = "String")]
     #[serde(with = "super::duration")]
+    #[schemars(with = "DurationText")]
     pub check_interval: Duration,
     /// Log format and level.
     pub log: LogConfig,
@@ -74,6 +81,7 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// A file for node_exporter's textfile collector, written after each run and check.
+    #[schemars(with = "Option<AbsolutePath>")]
     pub textfile: Option<PathBuf>,
 }
 
@@ -85,9 +93,11 @@ pub struct TargetConfig {
     #[serde(rename = "type")]
     pub kind: TargetKind,
     /// The folder, absolute.
+    #[schemars(with = "AbsolutePath")]
     pub path: PathBuf,
     /// Folder of one backup below `path`: strftime in the job's zone, `{job}` and `{host}`.
     #[serde(default = "super::defaults::template")]
+    #[schemars(with = "TemplateText")]
     pub template: String,
     /// Refuse to write unless `path` stands on a mounted file system of its own.
     #[serde(default)]
@@ -97,7 +107,7 @@ pub struct TargetConfig {
     pub keep: Option<Keep>,
     /// Free space below which the target is reported.
     #[serde(default)]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SizeText>")]
     pub min_free: Option<ByteSize>,
 }
 
@@ -126,8 +136,8 @@ pub struct Keep {
     /// The newest of each of so many years.
     pub yearly: Option<u32>,
     /// Everything younger than this.
-    #[schemars(with = "Option<String>")]
     #[serde(with = "super::duration::option")]
+    #[schemars(with = "Option<DurationText>")]
     pub within: Option<Duration>,
 }
 
@@ -137,38 +147,40 @@ pub struct Keep {
 pub struct JobConfig {
     /// A crontab(5) line of five fields, or `@daily` and the like, in `timezone`.
     #[serde(default)]
+    #[schemars(with = "Option<CronLine>")]
     pub schedule: Option<String>,
     /// Who starts runs: the daemon, or something else (cron) at the same schedule.
     #[serde(default)]
     pub trigger: Trigger,
     /// Zone of this job, when it is not the zone of the whole configuration.
-    #[serde(default)]
-    #[schemars(with = "Option<String>")]
+    #[serde(default, with = "super::timezone::option")]
+    #[schemars(with = "Option<ZoneName>")]
     pub timezone: Option<Tz>,
     /// How late a success may be before the job is overdue.
     #[serde(default = "super::defaults::grace", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub grace: Duration,
     /// Random delay added to each scheduled start, at most this.
     #[serde(default, with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub splay: Duration,
     /// A run longer than this is ended as a failure.
     #[serde(default, with = "super::duration::option")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<DurationText>")]
     pub max_runtime: Option<Duration>,
     /// A further lock file, shared with a script that uses `flock`.
     #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
     pub lock_file: Option<PathBuf>,
     /// Targets: the first is the primary, the others receive copies.
     pub targets: Vec<TargetName>,
     /// How long a run waits for its own copies.
     #[serde(default = "super::defaults::copy_wait", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub copy_wait: Duration,
     /// How long a copy may make no progress before it is given up and tried later.
     #[serde(default = "super::defaults::copy_stall", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub copy_stall: Duration,
     /// Names this job had before, so that older backups still belong to it.
     #[serde(default)]
@@ -178,6 +190,7 @@ pub struct JobConfig {
     pub preset: Option<Preset>,
     /// Folder of the application, for a preset that needs one.
     #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
     pub preset_path: Option<PathBuf>,
     /// What is backed up; databases before files, each kind in the order of names.
     #[serde(default)]
@@ -229,10 +242,11 @@ pub enum SourceConfig {
 }
 
 /// Files and folders.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilesConfig {
     /// Absolute paths.
+    #[schemars(with = "Vec<AbsolutePath>")]
     pub paths: Vec<PathBuf>,
     /// What to leave out, in gitignore syntax, relative to each path.
     #[serde(default)]
@@ -279,13 +293,14 @@ pub struct CommandConfig {
     pub end_marker: Option<String>,
     /// Environment variables whose values are read from files.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, SecretFile>")]
     pub env_file: BTreeMap<String, PathBuf>,
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// How long it may run.
     #[serde(default = "super::defaults::dump_timeout", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
     /// Accept an output of no bytes.
     #[serde(default)]
@@ -297,15 +312,16 @@ pub struct CommandConfig {
 #[serde(deny_unknown_fields)]
 pub struct SqliteConfig {
     /// The database file, absolute.
+    #[schemars(with = "AbsolutePath")]
     pub path: PathBuf,
     /// How long to wait for a writer to let go.
     #[serde(default = "super::defaults::sqlite_timeout", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
 }
 
 /// MySQL or MariaDB databases.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MysqlConfig {
     /// Databases to dump; all when empty.
@@ -313,6 +329,7 @@ pub struct MysqlConfig {
     pub databases: Vec<String>,
     /// A MySQL option file with the credentials; others must not be able to read it.
     #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
     pub defaults_file: Option<PathBuf>,
     /// Host, when it is not in the option file.
     #[serde(default)]
@@ -322,15 +339,22 @@ pub struct MysqlConfig {
     pub port: Option<u16>,
     /// Socket, when it is not in the option file.
     #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
     pub socket: Option<PathBuf>,
     /// User, when it is not in the option file.
     #[serde(default)]
     pub user: Option<String>,
     /// File with the password; others must not be able to read it.
     #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
     pub password_file: Option<PathBuf>,
+    /// The password itself; only from the environment, never from a file.
+    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
+    #[schemars(schema_with = "super::schema::environment_only")]
+    pub password: Option<Secret>,
     /// A Laravel `.env` to read host, port, user, password and database from.
     #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
     pub env_file: Option<PathBuf>,
     /// The dump program; `mariadb-dump` or `mysqldump`, whichever is found, when absent.
     #[serde(default)]
@@ -340,7 +364,7 @@ pub struct MysqlConfig {
     pub extra_args: Vec<String>,
     /// How long the dump may take.
     #[serde(default = "super::defaults::dump_timeout", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
 }
 
@@ -349,8 +373,10 @@ pub struct MysqlConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct SystemConfig {
     /// Paths instead of the preset's; missing ones are passed over.
+    #[schemars(with = "Option<Vec<AbsolutePath>>")]
     pub paths: Option<Vec<PathBuf>>,
     /// Paths beside the preset's.
+    #[schemars(with = "Vec<AbsolutePath>")]
     pub extra_paths: Vec<PathBuf>,
     /// What to leave out, in gitignore syntax.
     pub exclude: Vec<String>,
@@ -369,11 +395,12 @@ pub struct EngineConfig {
     /// Compressing threads; half the cores when absent.
     pub threads: Option<usize>,
     /// Added to the niceness of the engine's threads, 0 to 19.
+    #[schemars(with = "NiceLevel")]
     pub nice: i32,
     /// I/O class of the engine's threads.
     pub ionice: IoNice,
     /// Bytes read from sources a second, at most.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<SizeText>")]
     pub read_limit: Option<ByteSize>,
 }
 
@@ -404,8 +431,8 @@ pub enum IoNice {
 #[serde(deny_unknown_fields, default)]
 pub struct HealthConfig {
     /// How far a component may shrink against the median of good runs, in source bytes and entries.
-    #[schemars(with = "String")]
     #[serde(with = "super::percent")]
+    #[schemars(with = "PercentText")]
     pub max_shrink: f64,
     /// Whether a shrunken component fails the run before publication or is only reported.
     pub on_shrink: OnShrink,
@@ -439,16 +466,24 @@ pub enum NotifyConfig {
 #[serde(deny_unknown_fields)]
 pub struct EmailConfig {
     /// `smtps://host:465`, `smtp://host:587?tls=required`, or `smtp://127.0.0.1:25` without TLS on loopback.
+    #[schemars(with = "SmtpUrl")]
     pub smtp: String,
     /// Login name.
     #[serde(default)]
     pub user: Option<String>,
     /// File with the password; others must not be able to read it.
     #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
     pub password_file: Option<PathBuf>,
+    /// The password itself; only from the environment, never from a file.
+    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
+    #[schemars(schema_with = "super::schema::environment_only")]
+    pub password: Option<Secret>,
     /// Sender.
+    #[schemars(with = "MailAddress")]
     pub from: String,
     /// Receivers.
+    #[schemars(with = "Vec<MailAddress>")]
     pub to: Vec<String>,
     /// Which ends of a run are told.
     #[serde(default = "super::defaults::notify_on")]
@@ -458,17 +493,18 @@ pub struct EmailConfig {
     pub success: SuccessMail,
     /// How often a failure that lasts is told again.
     #[serde(default = "super::defaults::remind", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub remind: Duration,
     /// Labels put into the subject, by event (`failure = "backup-failure"`).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// How long one attempt may take.
     #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
     /// A PEM file with a further certificate authority.
     #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -478,13 +514,15 @@ pub struct EmailConfig {
 pub struct HeartbeatConfig {
     /// File with the address; it is a secret, so others must not be able to read it.
     #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
     pub url_file: Option<PathBuf>,
     /// The address, where it is no secret.
     #[serde(default)]
+    #[schemars(with = "Option<HttpUrl>")]
     pub url: Option<String>,
     /// How long one attempt may take.
     #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "String")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
 }
 

@@ -127,3 +127,6 @@ impl State {
         result.map_err(|e| StateError::from_sql(&self.inner.path, doing, e))
     }
 }
+
+#[cfg(test)]
+mod tests;

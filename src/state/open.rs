@@ -172,7 +172,7 @@ fn version(connection: &Connection, path: &Path, known: u32) -> Result<u32, Stat
 }
 
 /// Brings the database to version `steps.len()`. Safe against another process that does the same.
-fn migrate(
+pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
     steps: &[&str],

@@ -36,7 +36,7 @@ pub enum Origin {
 #[error("cannot read the state: {database}; nor {}: {status}", path.display())]
 pub struct Unreadable {
     /// Why not the database.
-    pub database: StateError,
+    pub database: Box<StateError>,
     /// The status file.
     pub path: PathBuf,
     /// Why not the status file.
@@ -80,7 +80,7 @@ pub fn load_for_reading(dir: &Path, now: DateTime<Utc>) -> Result<(Snapshot, Ori
         Ok(snapshot) => Ok((snapshot, Origin::Database)),
         Err(database) => match read_status(dir) {
             Ok(snapshot) => Ok((snapshot, Origin::StatusFile(database.to_string()))),
-            Err(status) => Err(Unreadable { database, path: dir.join(STATUS_FILE), status }),
+            Err(status) => Err(Unreadable { database: database.into(), path: dir.join(STATUS_FILE), status }),
         },
     }
 }

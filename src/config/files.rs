@@ -1,0 +1,90 @@
+//! The files a configuration names: are they there, and are those with secrets closed to others?
+
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::problem::Problem;
+use super::types::*;
+
+/// Who may read a file with a secret, beside its owner.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    /// Nobody but root's group.
+    Owner,
+    /// Its group as well: the application's own `.env`, which PHP reads as another user.
+    Group,
+}
+
+/// Looks at every file the configuration names beside sources and targets. A secret that others can read
+/// is no secret, so such a file is refused, with the command that closes it.
+pub fn check_files(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut check = |key: &[&str], file: Option<&Path>, readers| {
+        if let Some(Err(message)) = file.map(|file| secret_file(file, readers)) {
+            problems.push(Problem::of(key, message));
+        }
+    };
+    for (name, job) in &config.job {
+        for (component, source) in &job.source {
+            let key = |last: &'static str| ["job", name.as_str(), "source", component.as_str(), last];
+            match source {
+                SourceConfig::Mysql(mysql) => {
+                    check(&key("defaults_file"), mysql.defaults_file.as_deref(), Readers::Owner);
+                    check(&key("password_file"), mysql.password_file.as_deref(), Readers::Owner);
+                    check(&key("env_file"), mysql.env_file.as_deref(), Readers::Group);
+                }
+                SourceConfig::Command(command) => {
+                    for (variable, file) in &command.env_file {
+                        let key = ["job", name.as_str(), "source", component.as_str(), "env_file", variable];
+                        check(&key, Some(file), Readers::Owner);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    for (name, channel) in &config.notify {
+        let key = |last: &'static str| ["notify", name.as_str(), last];
+        match channel {
+            NotifyConfig::Email(email) => {
+                check(&key("password_file"), email.password_file.as_deref(), Readers::Owner);
+            }
+            NotifyConfig::Heartbeat(heartbeat) => {
+                check(&key("url_file"), heartbeat.url_file.as_deref(), Readers::Owner);
+            }
+        }
+    }
+    for (name, channel) in &config.notify {
+        if let NotifyConfig::Email(EmailConfig { ca_file: Some(file), .. }) = channel
+            && let Err(error) = std::fs::File::open(file)
+        {
+            let message = format!("{} cannot be read: {error}", file.display());
+            problems.push(Problem::of(&["notify", name.as_str(), "ca_file"], message));
+        }
+    }
+    problems
+}
+
+fn secret_file(file: &Path, readers: Readers) -> Result<(), String> {
+    let shown = file.display();
+    let meta = std::fs::metadata(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("{shown} does not exist; write the secret there, then `chmod 600 {shown}`")
+        }
+        _ => format!("{shown} cannot be looked at: {error}"),
+    })?;
+    if !meta.is_file() {
+        return Err(format!("{shown} is not a file"));
+    }
+    let mode = meta.permissions().mode() & 0o777;
+    let group = readers == Readers::Owner && meta.gid() != 0 && mode & 0o060 != 0;
+    if mode & 0o007 == 0 && !group {
+        return Ok(());
+    }
+    let (who, closed) = match readers {
+        Readers::Owner => ("other users", "600"),
+        Readers::Group => ("every user", "640"),
+    };
+    Err(format!("{shown} has mode {mode:04o}, so {who} can read its secret; `chmod {closed} {shown}`"))
+}

@@ -1,0 +1,36 @@
+//! The configuration as text: the commented example, and the effective values.
+
+use super::positions::{mask_login, sounds_secret};
+use super::types::*;
+
+/// The commented example `agent config init` writes. Every key stands in it.
+pub fn example() -> &'static str {
+    include_str!("example.toml")
+}
+
+/// What stands for a secret.
+const REDACTED: &str = "[redacted]";
+
+/// The effective values as TOML, every default filled in, without secrets.
+pub fn show(config: &Config) -> String {
+    let mut config = config.clone();
+    for channel in config.notify.values_mut() {
+        match channel {
+            NotifyConfig::Email(email) => email.smtp = mask_login(&email.smtp),
+            NotifyConfig::Heartbeat(heartbeat) => {
+                // The address is the credential.
+                if let Some(url) = &mut heartbeat.url {
+                    *url = REDACTED.to_owned();
+                }
+            }
+        }
+    }
+    for source in config.job.values_mut().flat_map(|job| job.source.values_mut()) {
+        if let SourceConfig::Command(command) = source {
+            for (name, value) in &mut command.env {
+                *value = if sounds_secret(name) { REDACTED.to_owned() } else { mask_login(value) };
+            }
+        }
+    }
+    toml::to_string(&config).unwrap_or_else(|error| format!("# cannot be shown as TOML: {error}\n"))
+}

@@ -1,0 +1,443 @@
+//! Rules between keys, which no single value can break. All are checked; each broken one names its key.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ignore::gitignore::GitignoreBuilder;
+
+use super::kinds::nearest;
+use super::problem::Problem;
+use super::types::*;
+use super::walk::Findings;
+use crate::model::TargetName;
+
+/// Names whose files stand in a backup beside the components'.
+const RESERVED: &[&str] = &["manifest", "restore", "sha256sums", "index", "warnings"];
+
+/// Extensions the agent gives to files of its own beside a component.
+const RESERVED_EXTENSIONS: &[&str] = &["index", "warnings", "tar", "zst", "gz"];
+
+/// Events a mail's label can be chosen for.
+const LABELLED: &[&str] = &[
+    "failure",
+    "partial",
+    "degraded",
+    "interrupted",
+    "recovery",
+    "success",
+    "digest",
+    "reminder",
+    "test",
+    "check",
+];
+
+/// Collects what is wrong with the whole.
+struct Rules<'a> {
+    config: &'a Config,
+    findings: &'a Findings,
+    problems: Vec<Problem>,
+}
+
+/// Checks every rule on the merged configuration. `findings` holds what the first pass took out, so that
+/// a reference to it is not called dangling.
+pub(super) fn rules(config: &Config, findings: &Findings) -> Vec<Problem> {
+    let mut rules = Rules { config, findings, problems: Vec::new() };
+    rules.host();
+    rules.targets();
+    for (name, job) in &config.job {
+        rules.job(name.as_str(), job);
+    }
+    for (name, channel) in &config.notify {
+        rules.channel(name.as_str(), channel);
+    }
+    rules.problems
+}
+
+/// What is allowed but probably not meant.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.job.is_empty() {
+        warnings.push("there is no [job.…]: nothing is backed up".to_owned());
+    } else if config.notify.is_empty() {
+        warnings.push("there is no [notify.…]: nobody is told when a backup fails".to_owned());
+    }
+    for (name, job) in &config.job {
+        if job.schedule.is_none() {
+            warnings
+                .push(format!("job {name} has no schedule: it never starts by itself and is never overdue"));
+        }
+        if job.notify.as_ref().is_some_and(Vec::is_empty) {
+            warnings.push(format!("job {name} has an empty `notify`: nobody is told when it fails"));
+        }
+    }
+    for name in config.target.keys() {
+        if !config.job.values().any(|job| job.targets.contains(name)) {
+            warnings.push(format!("no job uses the target {name}"));
+        }
+    }
+    warnings
+}
+
+impl Rules<'_> {
+    fn say(&mut self, key: &[&str], message: impl Into<String>) {
+        self.problems.push(Problem::of(key, message));
+    }
+
+    /// Whether the first pass saw this table, though it could not read it.
+    fn was_broken(&self, key: &[&str]) -> bool {
+        let key: Vec<String> = key.iter().map(|part| (*part).to_owned()).collect();
+        self.findings.broken.contains(&key)
+    }
+
+    fn host(&mut self) {
+        let config = self.config;
+        if !config.listen.ip().is_loopback() && !config.allow_remote {
+            let message = format!(
+                "{} can be reached by other machines; say `allow_remote = true` if that is meant, or listen on 127.0.0.1",
+                config.listen
+            );
+            self.say(&["listen"], message);
+        }
+        if let Some(host) = &config.host
+            && (host.is_empty()
+                || host.len() > 253
+                || host.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()))
+        {
+            self.say(&["host"], "a host name has no spaces and no slashes");
+        }
+        for (key, value) in
+            [("check_interval", config.check_interval), ("shutdown_timeout", config.shutdown_timeout)]
+        {
+            self.not_zero(&[key], value);
+        }
+        if let Some(level) = &config.log.level
+            && let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level)
+        {
+            self.say(
+                &["log", "level"],
+                format!("expected a level such as \"info\" or \"backup_agent=debug\": {error}"),
+            );
+        }
+    }
+
+    fn not_zero(&mut self, key: &[&str], value: std::time::Duration) {
+        if value.is_zero() {
+            let name = key.last().copied().unwrap_or_default();
+            self.say(key, format!("`{name}` must be longer than 0s"));
+        }
+    }
+
+    fn targets(&mut self) {
+        let config = self.config;
+        let mut by_path: BTreeMap<&Path, &TargetName> = BTreeMap::new();
+        for (name, target) in &config.target {
+            let key = ["target", name.as_str(), "path"];
+            // Not `canonicalize`: a check must not touch a NAS that hangs.
+            if let Some(other) = by_path.insert(&target.path, name) {
+                self.say(
+                    &key,
+                    format!("[target.{other}] has the same path; one folder can be one target only"),
+                );
+            }
+            if target.path.parent().is_none() {
+                self.say(&key, "a target cannot be the root folder; name a folder of its own");
+            }
+            if let Some(keep) = &target.keep
+                && keeps_nothing(keep)
+            {
+                self.say(
+                    &["target", name.as_str(), "keep"],
+                    "this keeps no backup at all; give at least one number above 0, such as { last = 3, daily = 7 }, or leave `keep` out to keep everything",
+                );
+            }
+            let jobs: Vec<&str> = config
+                .job
+                .iter()
+                .filter(|(_, job)| job.targets.contains(name))
+                .map(|(job, _)| job.as_str())
+                .collect();
+            if jobs.len() > 1 && !target.template.contains("{job}") {
+                let message = format!(
+                    "the jobs {} share this target, so `template` must contain {{job}}, such as \"{{job}}/{}\"",
+                    jobs.join(", "),
+                    target.template
+                );
+                self.say(&["target", name.as_str(), "template"], message);
+            }
+        }
+    }
+
+    fn job(&mut self, name: &str, job: &JobConfig) {
+        let config = self.config;
+        if job.targets.is_empty() {
+            self.say(&["job", name, "targets"], format!("[job.{name}] needs at least one target"));
+        }
+        for (index, target) in job.targets.iter().enumerate() {
+            let position = index.to_string();
+            let key = ["job", name, "targets", position.as_str()];
+            if !config.target.contains_key(target) && !self.was_broken(&["target", target.as_str()]) {
+                let known: Vec<&str> = config.target.keys().map(TargetName::as_str).collect();
+                self.say(&key, dangling("target", target.as_str(), &known));
+            }
+            if job.targets[..index].contains(target) {
+                self.say(&key, format!("the target {target} is named twice"));
+            }
+        }
+        for (index, channel) in job.notify.iter().flatten().enumerate() {
+            if !config.notify.contains_key(channel) && !self.was_broken(&["notify", channel.as_str()]) {
+                let known: Vec<&str> = config.notify.keys().map(|name| name.as_str()).collect();
+                let position = index.to_string();
+                self.say(
+                    &["job", name, "notify", position.as_str()],
+                    dangling("notify", channel.as_str(), &known),
+                );
+            }
+        }
+        for (index, alias) in job.aliases.iter().enumerate() {
+            if config.job.contains_key(alias) {
+                let position = index.to_string();
+                self.say(
+                    &["job", name, "aliases", position.as_str()],
+                    format!("{alias} is the name of a job there is"),
+                );
+            }
+        }
+        if let Some(limit) = job.max_runtime {
+            self.not_zero(&["job", name, "max_runtime"], limit);
+        }
+        self.not_zero(&["job", name, "copy_stall"], job.copy_stall);
+        self.engine(name, &job.engine);
+        if job.source.is_empty() && job.preset.is_none() {
+            let message = format!("[job.{name}] has no source; add a [job.{name}.source.…] or a preset");
+            self.say(&["job", name, "source"], message);
+        }
+        for (component, source) in &job.source {
+            if RESERVED.contains(&component.as_str()) {
+                let message = format!(
+                    "`{component}` is the name of a file every backup has; call the source something else"
+                );
+                self.say(&["job", name, "source", component.as_str()], message);
+            }
+            self.source(&["job", name, "source", component.as_str()], source, job);
+        }
+    }
+
+    fn engine(&mut self, job: &str, engine: &EngineConfig) {
+        let (name, levels) = match engine.codec {
+            CodecName::Zstd => ("zstd", 1..=22),
+            CodecName::Gzip => ("gzip", 1..=9),
+        };
+        if let Some(level) = engine.level.filter(|level| !levels.contains(level)) {
+            let message = format!("{name} has levels {} to {}, not {level}", levels.start(), levels.end());
+            self.say(&["job", job, "engine", "level"], message);
+        }
+        if engine.read_limit.is_some_and(|limit| limit.0 == 0) {
+            self.say(
+                &["job", job, "engine", "read_limit"],
+                "a limit of 0 would read nothing; leave it out for no limit",
+            );
+        }
+    }
+
+    fn source(&mut self, key: &[&str], source: &SourceConfig, job: &JobConfig) {
+        let at = |last: &'static str| [key, &[last]].concat();
+        match source {
+            SourceConfig::Files(files) => {
+                if files.paths.is_empty() {
+                    self.say(&at("paths"), "there must be at least one path");
+                }
+                self.paths(&at("paths"), &files.paths, job);
+                self.patterns(&at("exclude"), &files.exclude);
+                for name in &files.exclude_if_present {
+                    if name.is_empty() || name.contains('/') {
+                        self.say(&at("exclude_if_present"), format!("{name:?} is not the name of a file"));
+                    }
+                }
+            }
+            SourceConfig::System(system) => {
+                self.paths(&at("paths"), system.paths.as_deref().unwrap_or_default(), job);
+                self.paths(&at("extra_paths"), &system.extra_paths, job);
+                self.patterns(&at("exclude"), &system.exclude);
+            }
+            SourceConfig::Sqlite(sqlite) => {
+                self.outside_targets(&at("path"), &sqlite.path, job);
+                self.not_zero(&at("timeout"), sqlite.timeout);
+            }
+            SourceConfig::Command(command) => self.command(key, command),
+            SourceConfig::Mysql(mysql) => self.mysql(key, mysql),
+        }
+    }
+
+    fn paths(&mut self, key: &[&str], paths: &[std::path::PathBuf], job: &JobConfig) {
+        for (index, path) in paths.iter().enumerate() {
+            let position = index.to_string();
+            self.outside_targets(&[key, &[position.as_str()]].concat(), path, job);
+        }
+    }
+
+    /// A source in its own target would back up its own backups. The other way round is fine: a target
+    /// below a source is left out of it.
+    fn outside_targets(&mut self, key: &[&str], path: &Path, job: &JobConfig) {
+        for target in &job.targets {
+            if let Some(found) = self.config.target.get(target).filter(|found| path.starts_with(&found.path))
+            {
+                let (path, folder) = (path.display(), found.path.display());
+                self.say(key, format!("{path} lies in the job's own target {target} ({folder})"));
+            }
+        }
+    }
+
+    fn patterns(&mut self, key: &[&str], patterns: &[String]) {
+        for (index, pattern) in patterns.iter().enumerate() {
+            if let Err(error) = GitignoreBuilder::new("/").add_line(None, pattern) {
+                let position = index.to_string();
+                self.say(
+                    &[key, &[position.as_str()]].concat(),
+                    format!("this is no gitignore pattern: {error}"),
+                );
+            }
+        }
+    }
+
+    fn command(&mut self, key: &[&str], command: &CommandConfig) {
+        let at = |last: &'static str| [key, &[last]].concat();
+        if command.command.first().is_none_or(|program| program.is_empty()) {
+            self.say(&at("command"), "the program is missing: `command` is a list of program and arguments");
+        }
+        let extension = command.extension.as_str();
+        let valid = !extension.is_empty()
+            && extension.len() <= 32
+            && extension.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if !valid {
+            self.say(
+                &at("extension"),
+                "an extension has letters and digits only, such as \"sql\", and no dot",
+            );
+        } else if RESERVED_EXTENSIONS.contains(&extension) {
+            self.say(
+                &at("extension"),
+                format!("`{extension}` is used by the agent's own files; choose another"),
+            );
+        }
+        for name in command.env.keys().chain(command.env_file.keys()) {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                self.say(&at("env"), format!("{name:?} is no name of an environment variable"));
+            }
+        }
+        if let Some(name) = command.env.keys().find(|name| command.env_file.contains_key(*name)) {
+            self.say(&at("env_file"), format!("the variable {name} stands in `env` as well"));
+        }
+        self.not_zero(&at("timeout"), command.timeout);
+    }
+
+    fn mysql(&mut self, key: &[&str], mysql: &MysqlConfig) {
+        let at = |last: &'static str| [key, &[last]].concat();
+        if mysql.password.is_some() && mysql.password_file.is_some() {
+            self.say(&at("password_file"), "the environment gives a password as well; use one of the two");
+        }
+        for (index, argument) in mysql.extra_args.iter().enumerate() {
+            // Arguments stand in the process list, where everybody can read them.
+            let password =
+                argument.starts_with("--password") || (argument.starts_with("-p") && argument.len() > 2);
+            if password {
+                let position = index.to_string();
+                let key = [key, &["extra_args", position.as_str()]].concat();
+                self.say(
+                    &key,
+                    "a password does not belong in an argument; use password_file or defaults_file",
+                );
+            }
+        }
+        if mysql.databases.iter().any(|name| name.is_empty() || name.starts_with('-')) {
+            self.say(&at("databases"), "a database name is empty or begins with a dash");
+        }
+        self.not_zero(&at("timeout"), mysql.timeout);
+    }
+
+    fn channel(&mut self, name: &str, channel: &NotifyConfig) {
+        match channel {
+            NotifyConfig::Email(email) => self.email(name, email),
+            NotifyConfig::Heartbeat(heartbeat) => {
+                match (&heartbeat.url, &heartbeat.url_file) {
+                    (None, None) => {
+                        self.say(
+                            &["notify", name],
+                            "the address is missing: set url_file, or url where it is no secret",
+                        );
+                    }
+                    (Some(_), Some(_)) => {
+                        self.say(&["notify", name, "url"], "url and url_file are both set; use one")
+                    }
+                    _ => {}
+                }
+                self.not_zero(&["notify", name, "timeout"], heartbeat.timeout);
+            }
+        }
+    }
+
+    fn email(&mut self, name: &str, email: &EmailConfig) {
+        if email.to.is_empty() {
+            self.say(&["notify", name, "to"], "there must be at least one receiver");
+        }
+        let password = email.password.is_some() || email.password_file.is_some();
+        match (&email.user, password) {
+            (Some(_), false) => {
+                let variable =
+                    super::environment::variable(&["notify".into(), name.into(), "password".into()]);
+                self.say(
+                    &["notify", name, "user"],
+                    format!(
+                        "`user` needs a password: set password_file, or the environment variable {variable}"
+                    ),
+                );
+            }
+            (None, true) => {
+                self.say(&["notify", name, "password_file"], "a password needs `user`, the login name")
+            }
+            _ => {}
+        }
+        if email.password.is_some() && email.password_file.is_some() {
+            self.say(
+                &["notify", name, "password_file"],
+                "the environment gives a password as well; use one of the two",
+            );
+        }
+        for (event, label) in &email.labels {
+            let key = ["notify", name, "labels", event.as_str()];
+            if !LABELLED.contains(&event.as_str()) {
+                let meant = nearest(event, LABELLED.iter().copied());
+                let hint = meant.map_or_else(
+                    || format!("known: {}", LABELLED.join(", ")),
+                    |m| format!("did you mean `{m}`?"),
+                );
+                self.say(&key, format!("there is no event `{event}`; {hint}"));
+            }
+            // It becomes part of a subject line and a header.
+            if label.is_empty()
+                || label.len() > 64
+                || label.contains(|c: char| c.is_control() || "[]".contains(c))
+            {
+                self.say(
+                    &key,
+                    "a label is a short text without brackets and line ends, such as \"backup-failure\"",
+                );
+            }
+        }
+        self.not_zero(&["notify", name, "remind"], email.remind);
+        self.not_zero(&["notify", name, "timeout"], email.timeout);
+    }
+}
+
+fn keeps_nothing(keep: &Keep) -> bool {
+    let numbers = [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
+    numbers.iter().all(|number| number.unwrap_or(0) == 0) && keep.within.is_none_or(|within| within.is_zero())
+}
+
+fn dangling(section: &str, name: &str, known: &[&str]) -> String {
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(meant) => format!("did you mean \"{meant}\"?"),
+        None if known.is_empty() => format!("there is no [{section}.…] at all"),
+        None => format!("there is {}", known.join(", ")),
+    };
+    format!("there is no [{section}.{name}]; {hint}")
+}

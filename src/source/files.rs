@@ -1,0 +1,118 @@
+//! Files and folders.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::{Capture, Context, RANK_FILES, Source};
+use crate::archive::TreeSpec;
+use crate::config::{FilesConfig, Unreadable};
+use crate::manifest::Kind;
+use crate::model::ComponentName;
+
+/// Files and folders, walked by the engine.
+#[derive(Debug)]
+pub struct FilesSource {
+    name: ComponentName,
+    config: FilesConfig,
+}
+
+impl FilesSource {
+    /// Makes the source; nothing is looked at yet.
+    pub fn new(name: ComponentName, config: FilesConfig) -> Self {
+        Self { name, config }
+    }
+}
+
+/// Refuses a root that cannot be walked. A symbolic link is refused because only the link would be kept,
+/// and the backup would look fine.
+fn check_root(path: &Path) -> anyhow::Result<()> {
+    ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
+    let meta = fs::symlink_metadata(path).with_context(|| format!("{} cannot be backed up", path.display()))?;
+    if meta.is_symlink() {
+        let to = fs::read_link(path).unwrap_or_default();
+        bail!(
+            "{} is a symbolic link to {}, and only the link would be kept: name the folder it leads to, or one above both",
+            path.display(),
+            to.display()
+        );
+    }
+    if meta.is_dir() {
+        // The first entry is asked for too: a dead network mount opens, and fails here.
+        fs::read_dir(path).and_then(|mut entries| entries.next().transpose().map(drop))
+    } else if meta.is_file() {
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).map(drop)
+    } else {
+        bail!("{} is neither a file nor a folder", path.display());
+    }
+    .with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// Refuses a path that lies inside another one: it would stand in the archive twice.
+fn check_overlap(paths: &[PathBuf]) -> anyhow::Result<()> {
+    for (i, a) in paths.iter().enumerate() {
+        for b in &paths[i + 1..] {
+            ensure!(a != b, "paths names {} twice", a.display());
+            for (outer, inner) in [(a, b), (b, a)] {
+                ensure!(
+                    !inner.starts_with(outer),
+                    "paths names {}, which lies inside {}: name the outer one only",
+                    inner.display(),
+                    outer.display()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Source for FilesSource {
+    fn name(&self) -> &ComponentName {
+        &self.name
+    }
+
+    fn type_name(&self) -> &'static str {
+        "files"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Tar
+    }
+
+    fn extension(&self) -> &str {
+        "tar"
+    }
+
+    fn preflight(&self, _: &Context) -> anyhow::Result<Vec<String>> {
+        ensure!(!self.config.paths.is_empty(), "paths names nothing to back up");
+        check_overlap(&self.config.paths)?;
+        self.config.paths.iter().try_for_each(|path| check_root(path))?;
+        Ok(Vec::new())
+    }
+
+    fn open(&self, _: &Context) -> anyhow::Result<Capture> {
+        let config = self.config.clone();
+        Ok(Capture::Tree(TreeSpec {
+            roots: config.paths,
+            exclude: config.exclude,
+            exclude_caches: config.exclude_caches,
+            exclude_if_present: config.exclude_if_present,
+            one_file_system: config.one_file_system,
+            ..TreeSpec::default()
+        }))
+    }
+
+    fn unreadable(&self) -> Unreadable {
+        self.config.unreadable
+    }
+
+    fn allow_empty(&self) -> bool {
+        self.config.allow_empty
+    }
+
+    fn rank(&self) -> u8 {
+        RANK_FILES
+    }
+}

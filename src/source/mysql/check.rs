@@ -1,0 +1,185 @@
+//! What the preflight asks a server.
+
+use std::io;
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+
+use super::login::Login;
+use super::version::{self, Version};
+use super::{CHECK_TIMEOUT, MysqlSource};
+use crate::process::{self, Cancel, Command, ProcessError};
+
+/// Client programs, the preferred one first.
+const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
+/// How many tables a warning names.
+const SHOWN_TABLES: usize = 5;
+/// Schemas that hold no data of their own, or, like `mysql`, are not transactional by design.
+const SYSTEM_SCHEMAS: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
+
+/// What a server said about itself.
+#[derive(Debug, Default)]
+struct Answers {
+    version: String,
+    /// Database names are compared without regard to case.
+    folds_case: bool,
+    databases: Vec<String>,
+    /// Tables that a transaction does not protect, with their engine: `shop.log (MyISAM)`.
+    plain_tables: Vec<String>,
+}
+
+/// Logs in and checks that everything named is there. Returns warnings.
+pub(super) fn check(
+    source: &MysqlSource,
+    login: &Login,
+    dump: &Version,
+    cancel: &Cancel,
+) -> anyhow::Result<Vec<String>> {
+    let Some(client) = CLIENTS.into_iter().find(|name| process::find_program(name).is_some()) else {
+        try_dump(source, login, cancel)?;
+        return Ok(vec![format!(
+            "the program {} is not installed, so neither the version of the server nor the types of its tables were checked",
+            CLIENTS.join(" or ")
+        )]);
+    };
+    let answers = ask(client, login, cancel)?;
+    let mut warnings = Vec::new();
+    if let Some(server) = Version::of_server(&answers.version) {
+        warnings.extend(version::compare(dump, &server).map_err(|sentence| anyhow!(sentence))?);
+    } else {
+        warnings.push(format!("the server at {} has a version that is not understood: {:?}", login.place, answers.version));
+    }
+    for wanted in &login.databases {
+        let same = |name: &String| name == wanted || (answers.folds_case && name.eq_ignore_ascii_case(wanted));
+        if !answers.databases.iter().any(same) {
+            bail!(
+                "there is no database {wanted} at {}, or {} may not see it; there are: {}",
+                login.place,
+                login.user,
+                visible(&answers.databases)
+            );
+        }
+    }
+    if !answers.plain_tables.is_empty() {
+        warnings.push(format!(
+            "{} of the tables know no transactions, so a dump cannot promise one moment's state of them: {}{}",
+            answers.plain_tables.len(),
+            answers.plain_tables[..answers.plain_tables.len().min(SHOWN_TABLES)].join(", "),
+            if answers.plain_tables.len() > SHOWN_TABLES { ", …" } else { "" },
+        ));
+    }
+    Ok(warnings)
+}
+
+fn visible(databases: &[String]) -> String {
+    let names: Vec<_> =
+        databases.iter().filter(|name| !SYSTEM_SCHEMAS.contains(&name.as_str())).take(20).cloned().collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn ask(client: &str, login: &Login, cancel: &Cancel) -> anyhow::Result<Answers> {
+    let command = base(client, login).args([
+        "--batch",
+        "--skip-column-names",
+        "--connect-timeout=10",
+        "--default-character-set=utf8mb4",
+        &format!("--execute={}", questions(&login.databases)),
+    ]);
+    let output = process::output(command, cancel).map_err(|error| explain(error, login))?;
+    let answers = understand(&output.text());
+    ensure!(!answers.version.is_empty(), "the server at {} did not answer as a MySQL server does", login.place);
+    Ok(answers)
+}
+
+/// Logs in by dumping structures only; for machines that have a dump program and no client.
+fn try_dump(source: &MysqlSource, login: &Login, cancel: &Cancel) -> anyhow::Result<()> {
+    let command = source.dump_command(login, None)?.arg("--no-data").timeout(CHECK_TIMEOUT);
+    let mut child = process::stream(command, cancel.clone())?;
+    // What went wrong is told by `finish`, better than by the read.
+    let _ = io::copy(&mut child, &mut io::sink());
+    child.finish().map_err(|error| explain(error, login)).map(drop)
+}
+
+/// A client program that logs in, with nothing else to do yet.
+pub(super) fn base(program: &str, login: &Login) -> Command {
+    let mut command = Command::new(program).args(login.args.iter().cloned()).timeout(CHECK_TIMEOUT);
+    if let Some(password) = &login.password {
+        command = command.hide(password.clone());
+    }
+    command
+}
+
+fn questions(databases: &[String]) -> String {
+    let (list, not) = if databases.is_empty() {
+        (SYSTEM_SCHEMAS.map(literal).join(","), "NOT ")
+    } else {
+        (databases.iter().map(literal).collect::<Vec<_>>().join(","), "")
+    };
+    format!(
+        "SELECT 'version', VERSION();
+         SELECT 'case', @@lower_case_table_names;
+         SELECT 'database', SCHEMA_NAME FROM information_schema.SCHEMATA;
+         SELECT 'table', TABLE_SCHEMA, TABLE_NAME, ENGINE FROM information_schema.TABLES
+          WHERE TABLE_TYPE = 'BASE TABLE' AND TABLE_SCHEMA {not}IN ({list})
+            AND ENGINE NOT IN (SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES')
+          ORDER BY TABLE_SCHEMA, TABLE_NAME LIMIT 1000"
+    )
+}
+
+fn literal(text: impl AsRef<str>) -> String {
+    format!("'{}'", text.as_ref().replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn understand(text: &str) -> Answers {
+    let mut answers = Answers::default();
+    for line in text.lines() {
+        match line.split('\t').collect::<Vec<_>>().as_slice() {
+            ["version", version] => answers.version = (*version).to_owned(),
+            ["case", value] => answers.folds_case = *value != "0",
+            ["database", name] => answers.databases.push((*name).to_owned()),
+            ["table", schema, table, engine] => answers.plain_tables.push(format!("{schema}.{table} ({engine})")),
+            _ => {}
+        }
+    }
+    answers
+}
+
+/// Puts a sentence before what a client program said, where the reason is a known one.
+pub(super) fn explain(error: ProcessError, login: &Login) -> anyhow::Error {
+    let said = |texts: &[&str]| error.stderr().is_some_and(|tail| texts.iter().any(|text| tail.contains(text)));
+    let (place, user, origin) = (&login.place, &login.user, &login.origin);
+    let sentence = if said(&["1045"]) {
+        format!("the database server at {place} refused the login of {user}: check user and password in {origin}")
+    } else if said(&["(2002)", "(2003)", "(2005)", "error: 2002", "error: 2003", "error: 2005"]) {
+        format!("no database server answers at {place}: is it running, and is that its address?")
+    } else if said(&["1049"]) {
+        format!("a database that is to be dumped does not exist at {place}")
+    } else if said(&["1044", "1142", "1227", "insufficient privileges"]) {
+        format!("{user} lacks a privilege at {place} that a dump needs")
+    } else {
+        format!("talking to the database server at {place} as {user}")
+    };
+    Err::<(), _>(error).context(sentence).unwrap_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart_by_their_first_column() {
+        let answers = understand(
+            "version\t10.11.19-MariaDB\ncase\t0\ndatabase\tshop\ndatabase\tmysql\ntable\tshop\tlog\tMyISAM\nnoise\n",
+        );
+        assert_eq!(answers.version, "10.11.19-MariaDB");
+        assert!(!answers.folds_case);
+        assert_eq!(answers.databases, ["shop", "mysql"]);
+        assert_eq!(answers.plain_tables, ["shop.log (MyISAM)"]);
+    }
+
+    #[test]
+    fn database_names_are_quoted_in_the_questions() {
+        assert_eq!(literal("a'b\\c"), "'a''b\\\\c'");
+        assert!(questions(&["shop".to_owned()]).contains("TABLE_SCHEMA IN ('shop')"));
+        assert!(questions(&[]).contains("TABLE_SCHEMA NOT IN ('information_schema',"));
+    }
+}

@@ -1,0 +1,154 @@
+//! Files that hold secrets: read only when others cannot read them, written so that others cannot.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::model::Secret;
+
+/// More than any password or key.
+const MAX_BYTES: u64 = 64 << 10;
+/// Permission bits of everybody who is neither owner nor in the group.
+const OTHERS: u32 = 0o007;
+
+/// Checks that `path` is a file that this process can read and others cannot. What it holds is not looked
+/// at.
+pub(super) fn check(path: &Path) -> anyhow::Result<()> {
+    open(path).map(drop)
+}
+
+/// Reads a secret: the whole file without the line ends that close it.
+pub(super) fn read(path: &Path) -> anyhow::Result<Secret> {
+    let mut text = String::new();
+    open(path)?
+        .take(MAX_BYTES + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("reading the secret in {}", path.display()))?;
+    if text.len() as u64 > MAX_BYTES {
+        bail!("{} is too long for a secret: more than {MAX_BYTES} bytes", path.display());
+    }
+    let secret = text.trim_end_matches(['\n', '\r']);
+    if secret.is_empty() {
+        bail!("{} holds no secret: it is empty", path.display());
+    }
+    if secret.contains('\0') {
+        bail!("{} holds a NUL byte, which no password may contain", path.display());
+    }
+    Ok(Secret::new(secret))
+}
+
+/// True when users who are neither owner nor in the group may read or write `path`.
+pub(super) fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.mode() & OTHERS != 0)
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    // O_NONBLOCK: a FIFO in the place of a file must not hold up the run.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .with_context(|| format!("opening {}, which should hold a secret", path.display()))?;
+    let meta = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
+    if !meta.is_file() {
+        bail!("{} should hold a secret, but is not a file", path.display());
+    }
+    if meta.mode() & OTHERS != 0 {
+        bail!(
+            "{path} holds a secret, and every user of this machine can get at it (mode {mode:04o}): chmod 600 {path}",
+            path = path.display(),
+            mode = meta.mode() & 0o7777,
+        );
+    }
+    Ok(file)
+}
+
+/// A file with a secret that lives as long as this value.
+#[derive(Debug)]
+pub(super) struct TemporarySecret(PathBuf);
+
+impl TemporarySecret {
+    /// Writes `content` to a new file of this user alone.
+    pub(super) fn write(path: PathBuf, content: &str) -> anyhow::Result<Self> {
+        let _ = fs::remove_file(&path);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("creating {}", path.display()))?;
+        let this = Self(path);
+        let mode = file.metadata().with_context(|| format!("looking at {}", this.0.display()))?.mode();
+        if mode & 0o077 != 0 {
+            bail!(
+                "{} cannot hold a password: its file system gives it the mode {:04o} instead of 0600",
+                this.0.display(),
+                mode & 0o7777
+            );
+        }
+        file.write_all(content.as_bytes()).with_context(|| format!("writing {}", this.0.display()))?;
+        Ok(this)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TemporarySecret {
+    fn drop(&mut self) {
+        // The run removes the whole folder anyway.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn file(dir: &tempfile::TempDir, content: &[u8], mode: u32) -> PathBuf {
+        let path = dir.path().join("secret");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_secret_is_the_file_without_its_last_line_end() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(&file(&dir, b" a # b \r\n", 0o600)).unwrap().expose(), " a # b ");
+        assert_eq!(read(&file(&dir, b"x", 0o640)).unwrap().expose(), "x");
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = read(&file(&dir, b"hunter2", 0o644)).unwrap_err().to_string();
+        assert!(error.contains("chmod 600") && error.contains("0644") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn empty_missing_and_strange_files_are_no_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        for content in [&b""[..], b"\n", b"a\0b", b"\xff", &vec![b'x'; 70_000]] {
+            assert!(read(&file(&dir, content, 0o600)).is_err());
+        }
+        assert!(read(&dir.path().join("none")).is_err());
+        assert!(read(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_temporary_secret_is_private_and_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = TemporarySecret::write(dir.path().join("x.cnf"), "text").unwrap();
+        let path = secret.path().to_path_buf();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        drop(secret);
+        assert!(!path.exists());
+    }
+}
