@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
+use super::facts::{AgentFacts, CheckFacts, DigestFacts, LastGood, RunFacts, Streak, TestFacts};
 use super::hints;
 use super::message::Kind;
 use super::text::{between, line, lines, moment, span, verbatim};
@@ -66,7 +66,7 @@ pub enum Block {
     /// Lines as they are.
     Lines(Vec<String>),
     /// Purposes, and the commands for them.
-    Commands(Vec<(&'static str, String)>),
+    Commands(Vec<(String, String)>),
 }
 
 fn section(title: &'static str, blocks: Vec<Block>) -> Section {
@@ -100,8 +100,14 @@ fn error_lines(error: Option<&str>) -> Vec<String> {
     lines(error.unwrap_or_default(), SHOWN_ERROR_LINES)
 }
 
+/// An error chain of several lines as one line.
+fn one_line(error: &str) -> Option<String> {
+    let causes: Vec<&str> = error.lines().map(|l| l.trim().trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
+    Some(line(&causes.join(": "), 300)).filter(|e| !e.is_empty())
+}
+
 fn first_error(facts: &RunFacts) -> Option<String> {
-    facts.error.as_deref().map(|e| line(e, 300)).filter(|e| !e.is_empty())
+    one_line(facts.error.as_deref()?)
 }
 
 /// The subject's part that says what happened.
@@ -127,8 +133,8 @@ pub fn run_summary(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: D
         },
         Kind::Recovery => match streak {
             Some(streak) => format!(
-                "good again, after {} (failing since {})",
-                plural(streak.runs, "bad run", "bad runs"),
+                "good again, after {} (since {})",
+                bad_runs(streak),
                 moment(streak.since, facts.timezone)
             ),
             None => "good again".to_owned(),
@@ -165,6 +171,11 @@ pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<
     let (tone, headline) = headline(kind, facts, streak, now);
     let mut sections = vec![Section { title: None, blocks: what_happened(kind, facts, streak) }];
     let trouble = kind.is_trouble();
+    // What could not be read is what is wrong with an incomplete backup, elsewhere it is an aside.
+    let incomplete = trouble && facts.outcome == Outcome::Partial;
+    if incomplete {
+        sections.extend(warnings(facts));
+    }
     if kind == Kind::Recovery {
         sections.extend(what_it_was(facts, streak));
     }
@@ -175,10 +186,12 @@ pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<
         sections.push(next(facts, now));
         sections.push(to_do(kind, facts));
     }
-    sections.extend(warnings(facts));
+    if !incomplete {
+        sections.extend(warnings(facts));
+    }
     if !trouble {
         sections.extend(sizes(facts));
-        let look = ("Look closer:", format!("{} show {}", line(&facts.command, 200), facts.run_id));
+        let look = ("Look closer:".to_owned(), format!("{} show {}", line(&facts.command, 200), facts.run_id));
         sections.push(section("More", vec![Block::Commands(vec![look])]));
     }
     if trouble && !facts.log_tail.is_empty() {
@@ -215,24 +228,33 @@ fn headline(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime
             Tone::Bad,
             match streak {
                 Some(streak) => format!(
-                    "The backup of {job} on {host} still fails, since {}. {} ended badly.",
+                    "The backup of {job} on {host} has been failing for {}: {} in a row.",
                     span(between(streak.since, now)),
-                    plural(streak.runs, "run", "runs")
+                    plural(streak.runs, "bad run", "bad runs")
                 ),
                 None => format!("The backup of {job} on {host} still fails."),
             },
         ),
-        Kind::Recovery => (Tone::Good, recovery_headline(facts, streak)),
+        Kind::Recovery => (Tone::Good, recovery_headline(facts, streak, now)),
         _ => (Tone::Good, format!("The backup of {job} on {host} is good.")),
     }
 }
 
-fn recovery_headline(facts: &RunFacts, streak: Option<&Streak>) -> String {
+fn bad_runs(streak: &Streak) -> String {
+    match streak.outcome.is_good() {
+        true => plural(streak.runs, "degraded run", "degraded runs"),
+        false => plural(streak.runs, "bad run", "bad runs"),
+    }
+}
+
+fn recovery_headline(facts: &RunFacts, streak: Option<&Streak>, now: DateTime<Utc>) -> String {
     let (job, host) = (&facts.job, line(&facts.host, 64));
-    let good = moment(facts.ended, facts.timezone);
+    // A degradation may end after the run, when a late copy arrives.
+    let degraded = streak.is_some_and(|s| s.outcome.is_good());
+    let good = moment(if degraded { now } else { facts.ended }, facts.timezone);
     match streak {
         Some(streak) => format!(
-            "The backup of {job} on {host} {} at {}, and is good again since {good}, after {}.",
+            "The backup of {job} on {host} {} on {}, and is good again since {good}, after {}.",
             match streak.outcome {
                 Outcome::Failure => "failed",
                 Outcome::Partial => "was incomplete",
@@ -240,7 +262,7 @@ fn recovery_headline(facts: &RunFacts, streak: Option<&Streak>) -> String {
                 Outcome::Success | Outcome::Warning => "was degraded",
             },
             moment(streak.since, facts.timezone),
-            plural(streak.runs, "bad run", "bad runs")
+            bad_runs(streak)
         ),
         None => format!("The backup of {job} on {host} is good again since {good}."),
     }
@@ -305,7 +327,7 @@ fn what_it_was(facts: &RunFacts, streak: Option<&Streak>) -> Option<Section> {
         (None, None) => None,
     };
     rows.extend(place.map(|p| ("What failed", p)));
-    rows.extend(streak.error.as_deref().map(|e| ("Error", line(e, 400))).filter(|(_, e)| !e.is_empty()));
+    rows.extend(streak.error.as_deref().and_then(one_line).map(|e| ("Error", e)));
     let mut blocks = vec![Block::Facts(rows)];
     if !streak.told {
         blocks.push(para(
@@ -319,7 +341,7 @@ fn what_it_was(facts: &RunFacts, streak: Option<&Streak>) -> Option<Section> {
 fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
     let mut blocks = Vec::new();
     match &facts.newest_verified {
-        Some(backup) => {
+        LastGood::Backup(backup) => {
             let age = span(between(backup.taken, now));
             blocks.push(para(format!(
                 "The newest verified backup is {age} old: {} of {}, at {}{}.",
@@ -328,11 +350,22 @@ fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
                 backup.target,
                 backup.location.as_deref().map(|l| format!(" ({})", line(l, 200))).unwrap_or_default()
             )));
-            if kind != Kind::Recovery && !facts.outcome.is_good() {
-                blocks.push(para("It was not touched by this failure. What changed since then exists only on the server."));
+            match facts.outcome {
+                _ if kind == Kind::Recovery => {}
+                Outcome::Partial => blocks.push(para(
+                    "The incomplete backup is kept as well: what could be read can be restored from it.",
+                )),
+                Outcome::Failure | Outcome::Interrupted => blocks.push(para(
+                    "This failure did not touch it. What changed since then exists only on the server.",
+                )),
+                Outcome::Success | Outcome::Warning => {}
             }
         }
-        None => blocks.push(para(
+        LastGood::Unknown => blocks.push(para(
+            "Unknown: the agent could not read its own state. Look at the targets themselves: every folder \
+             with a manifest.json in it is a finished backup, and its RESTORE.txt tells how to check it.",
+        )),
+        LastGood::Nothing => blocks.push(para(
             "NOTHING: there is no verified backup of this job. What is on the server now exists nowhere else.",
         )),
     }
@@ -349,7 +382,7 @@ fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
                 .collect(),
         ));
     }
-    section("What is still good", blocks)
+    section(if kind == Kind::Recovery { "What you have now" } else { "What is still good" }, blocks)
 }
 
 fn next(facts: &RunFacts, now: DateTime<Utc>) -> Section {
@@ -370,16 +403,22 @@ fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     let mut blocks = Vec::new();
     let mut evidence: Vec<&str> = facts.error.iter().map(String::as_str).collect();
     evidence.extend(facts.degraded.iter().map(String::as_str));
+    if facts.outcome == Outcome::Partial {
+        evidence.extend(
+            facts.first_warnings.iter().filter(|w| w.kind == WarningKind::Unreadable).map(|w| w.detail.as_str()),
+        );
+    }
     for hint in hints::find(&evidence) {
         blocks.push(para(hint));
     }
-    let mut rows = vec![("Look closer:", format!("{command} show {}", facts.run_id))];
+    let look = format!("Look closer (on {}):", line(&facts.host, 64));
+    let mut rows = vec![(look, format!("{command} show {}", facts.run_id))];
     if kind == Kind::Degraded || (kind == Kind::Reminder && facts.outcome.is_good()) {
-        rows.push(("Try again what is pending:", format!("{command} tend")));
+        rows.push(("Try again what is pending:".to_owned(), format!("{command} tend")));
     } else {
-        rows.push(("Once the cause is gone, do not wait for the schedule:", format!("{command} backup {}", facts.job)));
+        rows.push(("Once the cause is gone, do not wait for the schedule:".to_owned(), format!("{command} backup {}", facts.job)));
     }
-    rows.push(("See everything that can be restored:", format!("{command} list")));
+    rows.push(("See everything that can be restored:".to_owned(), format!("{command} list")));
     blocks.push(Block::Commands(rows));
     section("What to do", blocks)
 }
@@ -466,8 +505,9 @@ pub fn digest(facts: &DigestFacts, now: DateTime<Utc>) -> Body {
         rows.push((
             "Verified",
             match &job.newest_verified {
-                Some(b) => format!("{}, {} old, at {}", b.run_id, span(between(b.taken, now)), b.target),
-                None => "NOTHING: no verified backup exists".to_owned(),
+                LastGood::Backup(b) => format!("{}, {} old, at {}", b.run_id, span(between(b.taken, now)), b.target),
+                LastGood::Nothing => "NOTHING: no verified backup exists".to_owned(),
+                LastGood::Unknown => "unknown: the state could not be read".to_owned(),
             },
         ));
         if job.warnings > 0 {
@@ -480,7 +520,7 @@ pub fn digest(facts: &DigestFacts, now: DateTime<Utc>) -> Body {
         sections.push(Section { title: None, blocks });
     }
     let command = line(&facts.command, 200);
-    sections.push(section("More", vec![Block::Commands(vec![("All runs:", format!("{command} history"))])]));
+    sections.push(section("More", vec![Block::Commands(vec![("All runs:".to_owned(), format!("{command} history"))])]));
     Body {
         tone: if bad == 0 { Tone::Good } else { Tone::Middling },
         headline: format!("Backups on {}: {}.", line(&facts.host, 64), digest_summary(facts)),
@@ -513,7 +553,7 @@ pub fn check(facts: &CheckFacts) -> Body {
     let items: Vec<String> =
         facts.findings.iter().take(50).map(|f| format!("{}: {}", line(&f.status, 20), finding(f))).collect();
     let command = line(&facts.command, 200);
-    let look = vec![("The same again:", format!("{command} check")), ("All jobs:", format!("{command} status"))];
+    let look = vec![("The same again:".to_owned(), format!("{command} check")), ("All jobs:".to_owned(), format!("{command} status"))];
     Body {
         tone: match facts.status.as_str() {
             "OK" => Tone::Good,

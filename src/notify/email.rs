@@ -125,6 +125,11 @@ impl Mailer {
         self.to.iter().map(|to| to.to_string()).collect()
     }
 
+    /// How long one attempt may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The sender's bare address.
     pub fn sender(&self) -> String {
         self.from.email.to_string()

@@ -45,8 +45,8 @@ pub struct RunFacts {
     /// The last lines of the run's log, oldest first; a message shows at most
     /// [`super::body::SHOWN_LOG_LINES`].
     pub log_tail: Vec<String>,
-    /// The newest backup of the job that was read back and found good; none exists when absent.
-    pub newest_verified: Option<GoodBackup>,
+    /// The newest backup of the job that was read back and found good.
+    pub newest_verified: LastGood,
     /// When the job runs next; absent without a schedule.
     pub next_run: Option<DateTime<Utc>>,
     /// Where this run's backup stands.
@@ -68,6 +68,17 @@ pub struct ComponentFacts {
     pub entries: u64,
     /// Warnings met.
     pub warning_counts: WarningCounts,
+}
+
+/// The newest verified backup of a job, or why there is none to name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastGood {
+    /// There is one.
+    Backup(GoodBackup),
+    /// None exists.
+    Nothing,
+    /// The state could not be read.
+    Unknown,
 }
 
 /// A backup one can rely on.
@@ -146,7 +157,7 @@ pub struct DigestJob {
     /// Warnings of all these runs.
     pub warnings: u64,
     /// The newest verified backup.
-    pub newest_verified: Option<GoodBackup>,
+    pub newest_verified: LastGood,
     /// What a person should know although the runs were good: `shrank by 40 %`, `3 copies pending at nas`.
     pub notes: Vec<String>,
 }
@@ -175,6 +186,8 @@ pub struct FindingFacts {
     pub status: String,
     /// The job it is about, if it is about one.
     pub job: Option<JobName>,
+    /// The check that found it: `overdue`.
+    pub check: String,
     /// What is wrong, in a sentence.
     pub text: String,
 }

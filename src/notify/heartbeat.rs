@@ -65,6 +65,11 @@ impl Pinger {
         Ok(Self { client, good, bad, host, timeout: settings.timeout })
     }
 
+    /// How long one attempt may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Pings, with `body` (outcome and run id) for people who look at the switch. A test pings the good
     /// address.
     pub async fn send(&self, kind: Kind, body: &str) -> Result<(), SendError> {

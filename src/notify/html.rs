@@ -25,6 +25,26 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// Sentences, escaped, with what stands in backquotes set as code.
+fn prose(text: &str) -> String {
+    let escaped = escape(text);
+    let parts: Vec<&str> = escaped.split('`').collect();
+    if parts.len() % 2 == 0 {
+        return escaped;
+    }
+    let code = format!("<code style=\"{MONO}\">");
+    let mut out = String::new();
+    for (i, part) in parts.iter().enumerate() {
+        match i {
+            0 => {}
+            i if i % 2 == 1 => out.push_str(&code),
+            _ => out.push_str("</code>"),
+        }
+        out.push_str(part);
+    }
+    out
+}
+
 /// A notice for [`NOTICE_SLOT`].
 pub fn notice(text: &str) -> String {
     format!("<p style=\"margin:0 0 16px;padding:8px 12px;border:1px solid #888\">{}</p>", escape(text))
@@ -54,7 +74,7 @@ pub fn render(body: &Body) -> String {
     for section in &body.sections {
         if let Some(title) = &section.title {
             out.push_str(&format!(
-                "<h2 style=\"margin:20px 0 6px;font-size:15px;color:{accent}\">{}</h2>\n",
+                "<h2 style=\"margin:20px 0 6px;font-size:15px\">{}</h2>\n",
                 escape(title)
             ));
         }
@@ -64,16 +84,16 @@ pub fn render(body: &Body) -> String {
     }
     out.push_str(&format!(
         "<p style=\"margin:24px 0 0;font-size:12px;opacity:.75\">{}</p>\n</div></body></html>\n",
-        escape(&body.footer)
+        prose(&body.footer)
     ));
     out
 }
 
 fn block_html(out: &mut String, block: &Block) {
     match block {
-        Block::Para(text) => out.push_str(&format!("<p style=\"margin:0 0 8px\">{}</p>\n", escape(text))),
+        Block::Para(text) => out.push_str(&format!("<p style=\"margin:0 0 8px\">{}</p>\n", prose(text))),
         Block::Facts(rows) => {
-            out.push_str("<table role=\"presentation\" style=\"border-collapse:collapse\">\n");
+            out.push_str("<table role=\"presentation\" style=\"border-collapse:collapse;margin:0 0 8px\">\n");
             for (key, value) in rows {
                 out.push_str(&format!(
                     "<tr><td style=\"padding:2px 16px 2px 0;vertical-align:top;white-space:nowrap;opacity:.75\">\

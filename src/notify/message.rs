@@ -3,7 +3,7 @@
 //! A [`Rendered`] message is what the outbox keeps; nothing is rendered at the time of sending but the
 //! notice that it comes late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body;
 use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
+use super::transitions::RunEnd;
 use super::{html, text};
 use crate::model::{InvalidValue, Outcome};
 
@@ -236,12 +237,25 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
             match kind {
                 // A reminder is told again and again about the same run.
                 Kind::Reminder => format!("{}.{kind}.{stamp}", facts.run_id),
+                // A run can end a failure at its end, and a degradation of its own later.
+                Kind::Recovery if streak.is_some_and(|s| s.outcome.is_good()) => format!("{}.mended", facts.run_id),
+                // Copies can fail one after the other; each new degradation is told.
+                Kind::Degraded => {
+                    let end = RunEnd { outcome: facts.outcome, step: None, component: None, degraded: facts.degraded.clone(), open: false };
+                    format!("{}.{kind}.{}", facts.run_id, short_hash(&format!("{:?}", BTreeSet::from_iter(end.troubles()))))
+                }
                 _ => format!("{}.{kind}", facts.run_id),
             }
         }
-        Content::Digest(_) | Content::Check(_) | Content::Test(_) | Content::Agent(_) => {
-            format!("{stamp}.{kind}.{}", id_text(&host))
+        // What lasts is told once a day, however often it is found.
+        Content::Check(facts) => {
+            let found: BTreeSet<_> = facts.findings.iter().map(|f| (&f.status, &f.job, &f.check)).collect();
+            format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&format!("{found:?}")), id_text(&host))
         }
+        Content::Agent(facts) => {
+            format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&facts.title), id_text(&host))
+        }
+        Content::Digest(_) | Content::Test(_) => format!("{stamp}.{kind}.{}", id_text(&host)),
     };
     Rendered {
         kind,
@@ -256,10 +270,13 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
 /// The Message-ID of a message to one receiver: always the same for the same message, channel and
 /// receiver, so that a receiver who gets it twice can tell. `sender` gives the domain.
 pub fn message_id(rendered: &Rendered, channel: &str, recipient: &str, sender: &str) -> String {
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(format!("{channel}\n{recipient}"));
     let domain = sender.trim_end_matches('>').rsplit('@').next().unwrap_or("localhost");
-    format!("<{}.{}@{}>", id_text(&rendered.key), hex::encode(&digest[..6]), id_text(domain))
+    format!("<{}.{}@{}>", id_text(&rendered.key), short_hash(&format!("{channel}\n{recipient}")), id_text(domain))
+}
+
+fn short_hash(text: &str) -> String {
+    use sha2::Digest as _;
+    hex::encode(&sha2::Sha256::digest(text)[..6])
 }
 
 /// What may stand in a Message-ID: everything else becomes `-`.

@@ -7,10 +7,13 @@
 pub mod body;
 pub mod email;
 pub mod facts;
+pub mod gather;
 pub mod heartbeat;
 pub mod hints;
 pub mod html;
 pub mod message;
+pub mod outbox;
+pub mod plan;
 pub mod spool;
 
 pub mod text;
@@ -101,6 +104,14 @@ impl Channel {
     /// True for a channel that is told of every run and keeps no record of troubles.
     pub fn is_heartbeat(&self) -> bool {
         matches!(self.sender, Sender::Heartbeat(_))
+    }
+
+    /// How long one attempt may take.
+    pub fn timeout(&self) -> std::time::Duration {
+        match &self.sender {
+            Sender::Email(mailer) => mailer.timeout(),
+            Sender::Heartbeat(pinger) => pinger.timeout(),
+        }
     }
 
     /// The receivers: one row of the outbox each. A heartbeat has one, named like the channel, since its

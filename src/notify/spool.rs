@@ -1,8 +1,9 @@
 //! Messages kept as files while the state cannot be written.
 //!
-//! `<state_dir>/spool/*.json`, one a message, mode 0600, each written whole or not at all. The next
-//! delivery sends them like those of the outbox and removes each once it is accepted; one that is
-//! refused for good is renamed to `*.refused`, so that it stays visible.
+//! `<state_dir>/spool/*.json`, one a message, mode 0600, each written whole or not at all. They are sent
+//! from here; as soon as the state can be written again they move into the outbox, those that were
+//! accepted meanwhile too, so that the agent knows what was told. One that is refused for good while
+//! there is no state is renamed to `*.refused`, so that it stays visible.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,8 +14,7 @@ use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::message::Rendered;
-use crate::model::ChannelName;
+use crate::state::NewMessage;
 
 /// The folder below the state folder.
 pub const FOLDER: &str = "spool";
@@ -22,12 +22,6 @@ pub const FOLDER: &str = "spool";
 /// A message to one receiver, in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spooled {
-    /// The channel that sends it.
-    pub channel: ChannelName,
-    /// The receiver's address; the channel's name for channels that have none.
-    pub recipient: String,
-    /// Its Message-ID.
-    pub message_id: String,
     /// When it was made.
     pub created: DateTime<Utc>,
     /// Failed attempts so far.
@@ -39,8 +33,11 @@ pub struct Spooled {
     /// The answer to the last attempt.
     #[serde(default)]
     pub last_error: Option<String>,
+    /// When a server accepted it.
+    #[serde(default)]
+    pub delivered: Option<DateTime<Utc>>,
     /// The message.
-    pub message: Rendered,
+    pub message: NewMessage,
 }
 
 /// A spooled message and its file.
@@ -61,7 +58,8 @@ pub fn write(state_dir: &Path, message: &Spooled) -> Result<PathBuf> {
         .mode(0o700)
         .create(&folder)
         .with_context(|| format!("cannot make the spool folder {}", folder.display()))?;
-    let name = hex::encode(&sha2::Sha256::digest(&message.message_id)[..8]);
+    let m = &message.message;
+    let name = hex::encode(&sha2::Sha256::digest(format!("{}\n{}", m.message_id, m.recipient))[..8]);
     let path = folder.join(format!("{}-{name}.json", message.created.format("%Y%m%dT%H%M%SZ")));
     let part = folder.join(format!(".{name}-{}.part", std::process::id()));
     let text = serde_json::to_vec_pretty(message).context("cannot write a message as JSON")?;
@@ -110,7 +108,7 @@ pub fn read(state_dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     Ok((entries, broken))
 }
 
-/// Forgets a message that was accepted.
+/// Forgets a message that the outbox has taken over.
 pub fn remove(entry: &Entry) -> Result<()> {
     match fs::remove_file(&entry.path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

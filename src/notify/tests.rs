@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Europe::Berlin;
 
-use super::facts::{ComponentFacts, CopyFacts, GoodBackup, RunFacts, Streak, TestFacts};
+use super::facts::{ComponentFacts, CopyFacts, GoodBackup, LastGood, RunFacts, Streak, TestFacts};
 use super::message::{self, Content, Kind, Labels, Rendered, render};
 use super::{hints, html, text};
 use crate::event::Step;
@@ -45,7 +45,7 @@ pub(super) fn failed_run() -> RunFacts {
             "19:00:01 INFO  database: mariadb-dump --single-transaction askproai_db".to_owned(),
             "19:00:12 ERROR database: mariadb-dump ended with status 2".to_owned(),
         ],
-        newest_verified: Some(GoodBackup {
+        newest_verified: LastGood::Backup(GoodBackup {
             run_id: "20261124T100000Z-abcdef".parse().unwrap(),
             taken: at("2026-11-24T10:00:00Z"),
             target: TargetName::new("local").unwrap(),
@@ -94,10 +94,10 @@ fn a_failure_says_what_failed_what_is_left_and_what_to_do() {
     let message = rendered(Kind::Failure, &failed_run());
     assert_eq!(
         message.subject,
-        "[backup-failure] askproai on web1: database failed in capture: mariadb-dump ended with status 2 Access \
-         denied for user 'backup'@'localhost' (using…"
+        "[backup-failure] askproai on web1: database failed in capture: mariadb-dump ended with status 2: \
+         Access denied for user 'backup'@'localhost' (using p…"
     );
-    insta::assert_snapshot!(message.text, @"");
+    insta::assert_snapshot!("failure_mail", message.text);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_message_stays_small_whatever_it_is_about() {
 #[test]
 fn a_failure_without_any_good_backup_says_so_first_thing() {
     let mut facts = failed_run();
-    facts.newest_verified = None;
+    facts.newest_verified = LastGood::Nothing;
     let text = rendered(Kind::Failure, &facts).text;
     assert!(text.contains("NOTHING: there is no verified backup of this job."), "{text}");
 }
@@ -215,12 +215,12 @@ fn a_recovery_tells_both_ends_and_whether_the_failure_was_told() {
     let message = render(Content::Run(Kind::Recovery, &good_run(), Some(&streak)), &Labels::default(), now());
     assert_eq!(
         message.subject,
-        "[backup-recovery] askproai on web1: good again, after 3 bad runs (failing since Mon 23 Nov 2026, 19:00 CET)"
+        "[backup-recovery] askproai on web1: good again, after 3 bad runs (since Mon 23 Nov 2026, 19:00 CET)"
     );
     let flat = message.text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         flat.contains(
-            "The backup of askproai on web1 failed at Mon 23 Nov 2026, 19:00 CET, and is good again since Tue 24 \
+            "The backup of askproai on web1 failed on Mon 23 Nov 2026, 19:00 CET, and is good again since Tue 24 \
              Nov 2026, 19:00 CET, after 3 bad runs."
         ),
         "{flat}"
@@ -270,8 +270,9 @@ fn spans_and_lines_are_for_people() {
     let span = |s| text::span(Duration::from_secs(s));
     assert_eq!(span(12), "12 s");
     assert_eq!(span(300), "5 min");
-    assert_eq!(span(8 * 3600 + 300), "8 h 5 min");
+    assert_eq!(span(3 * 3600 + 300), "3 h 5 min");
     assert_eq!(span(3 * 3600), "3 h");
+    assert_eq!(span(8 * 3600 - 12), "8 h");
     assert_eq!(span(47 * 3600 + 300), "47 h");
     assert_eq!(span(3 * 86_400), "3 days");
     assert_eq!(text::line("  a \n\t b  ", 10), "a b");

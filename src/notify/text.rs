@@ -91,17 +91,16 @@ pub fn moment(at: DateTime<Utc>, zone: Tz) -> String {
     at.with_timezone(&zone).format("%a %e %b %Y, %H:%M %Z").to_string().replace("  ", " ")
 }
 
-/// A length of time for people: `12 s`, `5 min`, `8 h 5 min`, `3 days`.
+/// A length of time for people: `12 s`, `5 min`, `3 h 5 min`, `8 h`, `3 days`; the longer, the coarser.
 pub fn span(length: Duration) -> String {
     let seconds = length.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match () {
-        () if seconds < 120 => format!("{seconds} s"),
-        () if minutes < 60 => format!("{minutes} min"),
-        () if hours < 48 && minutes % 60 == 0 => format!("{hours} h"),
-        () if hours < 10 => format!("{hours} h {} min", minutes % 60),
-        () if hours < 48 => format!("{hours} h"),
-        () => format!("{days} days"),
+    let minutes = (seconds + 30) / 60;
+    match (seconds, minutes) {
+        (..120, _) => format!("{seconds} s"),
+        (_, ..120) => format!("{minutes} min"),
+        (_, ..360) if minutes % 60 != 0 => format!("{} h {} min", minutes / 60, minutes % 60),
+        (_, ..2880) => format!("{} h", (minutes + 30) / 60),
+        _ => format!("{} days", (minutes + 720) / 1440),
     }
 }
 
@@ -120,7 +119,12 @@ pub fn render(body: &Body) -> String {
             out.push_str(&title.to_uppercase());
             out.push('\n');
         }
-        for block in &section.blocks {
+        for (i, block) in section.blocks.iter().enumerate() {
+            // A sentence that introduces a list stands close to it.
+            let listed = matches!(block, Block::List(_) | Block::Lines(_) | Block::Facts(_));
+            if i > 0 && !(listed && matches!(section.blocks[i - 1], Block::Para(_))) {
+                out.push('\n');
+            }
             block_text(&mut out, block);
         }
     }

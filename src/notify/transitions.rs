@@ -10,6 +10,7 @@
 //! | told or queued | good | one recovery; what is still queued is superseded by it |
 //! | not told | good | nothing, or a success message where each good run is told |
 //! | good | degraded | once; reminders; once more when something else fails as well |
+//! | degradation told | good, copies still to be made | nothing yet |
 //! | failure told | degraded | a recovery (there is a backup again), and the degradation |
 //!
 //! A message that is queued counts as told: it will come, and say that it is late. One that was given up
@@ -80,6 +81,8 @@ pub struct RunEnd {
     pub component: Option<ComponentName>,
     /// What failed beside the outcome; see [`super::facts::RunFacts::degraded`].
     pub degraded: Vec<String>,
+    /// Copies of this run are still to be made, so that it is not known yet whether a degradation is over.
+    pub open: bool,
 }
 
 impl RunEnd {
@@ -197,7 +200,7 @@ pub fn after_run(policy: &Policy, history: &[PastRun], end: &RunEnd, now: DateTi
     let mut over: Vec<&Told> = Vec::new();
     if bad.is_none() {
         over.extend(messages(&running.bad));
-        if !degraded {
+        if !degraded && !end.open {
             over.extend(messages(&running.degraded));
         }
     }
