@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,48 +155,29 @@ DELIMITER ;
 CREATE DATABASE other; CREATE TABLE other.t (id INT) ENGINE=InnoDB; INSERT INTO other.t VALUES (1);
 "#;
 
-/// One server with data, shared by the tests that only read it.
-fn shop() -> &'static Server {
-    static SERVER: OnceLock<ForProcess> = OnceLock::new();
-    &SERVER
-        .get_or_init(|| {
-            let server = Server::start();
-            server.load(SHOP.as_bytes());
-            let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
-            server.load(
-                format!(
-                    "CREATE USER backup@localhost IDENTIFIED BY '{password}';
-                     CREATE USER backup@127.0.0.1 IDENTIFIED BY '{password}';
-                     GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, RELOAD ON *.* TO backup@localhost, backup@127.0.0.1;
-                     CREATE USER narrow@localhost IDENTIFIED BY 'x'; GRANT SELECT ON other.* TO narrow@localhost;"
-                )
-                .as_bytes(),
-            );
-            ForProcess::guard(&server);
-            ForProcess(server)
-        })
-        .0
-}
-
-/// A static is never dropped, so the server's end is left to a guard process: a shell that waits for this
-/// process to end and then ends the server and removes its folder.
-struct ForProcess(Server);
-
-impl ForProcess {
-    fn guard(server: &Server) {
-        Command::new("sh")
-            .arg("-c")
-            .arg("while kill -0 \"$1\" 2>/dev/null; do sleep 0.2; done; kill \"$2\" 2>/dev/null; sleep 2; rm -rf \"$3\"")
-            .arg("guard")
-            .arg(std::process::id().to_string())
-            .arg(server.child.id().to_string())
-            .arg(server.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+/// One server with data, shared by the tests that only read it and are running; the last one ends it.
+fn shop() -> Arc<Server> {
+    static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    // A test that failed to start it leaves nothing half made.
+    let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = shared.upgrade() {
+        return server;
     }
+    let server = Server::start();
+    server.load(SHOP.as_bytes());
+    let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
+    server.load(
+        format!(
+            "CREATE USER backup@localhost IDENTIFIED BY '{password}';
+             CREATE USER backup@127.0.0.1 IDENTIFIED BY '{password}';
+             GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, RELOAD ON *.* TO backup@localhost, backup@127.0.0.1;
+             CREATE USER narrow@localhost IDENTIFIED BY 'x'; GRANT SELECT ON other.* TO narrow@localhost;"
+        )
+        .as_bytes(),
+    );
+    let server = Arc::new(server);
+    *shared = Arc::downgrade(&server);
+    server
 }
 
 /// A folder for one test.
@@ -260,7 +241,7 @@ fn failure(result: anyhow::Result<impl std::fmt::Debug>) -> String {
 #[test]
 fn a_dump_restores_into_another_server_with_tables_routines_triggers_events_and_views() {
     let (server, stage) = (shop(), Stage::new());
-    let source = over_socket(server, "backup", &stage.password(PASSWORD), "['shop']");
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
     let warnings = source.preflight(&stage.context).unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("shop.notes (MyISAM)"), "{warnings:?}");
@@ -275,7 +256,7 @@ fn a_dump_restores_into_another_server_with_tables_routines_triggers_events_and_
     assert_eq!(fresh.query("SELECT body, shop.gross(100) FROM shop.notes WHERE id = 2"), "x (new)\t119.00\n");
 
     // And all databases, users included, into yet another one.
-    let source = over_socket(server, "backup", &stage.password(PASSWORD), "[]");
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "[]");
     source.preflight(&stage.context).unwrap();
     let fresh = Server::start();
     fresh.load(&stage.capture(&*source).unwrap());
@@ -326,7 +307,7 @@ fn every_way_to_give_the_login_works_with_a_password_full_of_special_characters(
 #[test]
 fn the_password_is_in_no_process_list_while_the_dump_runs() {
     let (server, stage) = (shop(), Stage::new());
-    let source = over_socket(server, "backup", &stage.password(PASSWORD), "['shop']");
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
     let Capture::Stream(mut stream) = source.open(&stage.context).unwrap() else { panic!() };
     let mut first = [0; 100];
     stream.reader().read_exact(&mut first).unwrap();
@@ -349,7 +330,7 @@ fn the_password_is_in_no_process_list_while_the_dump_runs() {
 fn a_wrong_password_names_user_and_place_and_not_the_password() {
     let (server, stage) = (shop(), Stage::new());
     let password = stage.password("wrong-passw0rd");
-    let source = over_socket(server, "backup", &password, "['shop']");
+    let source = over_socket(&server, "backup", &password, "['shop']");
     for text in [failure(source.preflight(&stage.context)), failure(stage.capture(&*source))] {
         assert!(text.contains("refused the login of user backup"), "{text}");
         assert!(
@@ -362,7 +343,7 @@ fn a_wrong_password_names_user_and_place_and_not_the_password() {
 #[test]
 fn a_missing_database_is_named_together_with_those_there_are() {
     let (server, stage) = (shop(), Stage::new());
-    let source = over_socket(server, "backup", &stage.password(PASSWORD), "['shop', 'shpo']");
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop', 'shpo']");
     let text = failure(source.preflight(&stage.context));
     assert!(text.contains("no database shpo") && text.contains("other, shop"), "{text}");
     let text = failure(stage.capture(&*source));
@@ -386,7 +367,7 @@ fn a_server_that_is_not_there_is_told_as_such() {
 #[test]
 fn a_user_without_the_needed_privileges_fails_the_dump() {
     let (server, stage) = (shop(), Stage::new());
-    let source = over_socket(server, "narrow", &stage.password("x"), "['other']");
+    let source = over_socket(&server, "narrow", &stage.password("x"), "['other']");
     let text = failure(stage.capture(&*source));
     assert!(text.contains("user narrow lacks a privilege"), "{text}");
 }
