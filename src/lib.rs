@@ -7,14 +7,15 @@
 //!
 //! | layer | modules | what they know |
 //! | --- | --- | --- |
-//! | 0 | [`model`], [`clock`], [`fsutil`], [`sys`], [`process`] | names, sizes, time, files, system calls, children |
-//! | 1 | [`manifest`], [`event`], [`lock`], [`schedule`] | one backup's description, what a run tells, locks, cron lines |
-//! | 2 | [`archive`], [`config`], [`state`], [`log`] | the engine, the configuration, the database, the log |
-//! | 3 | [`source`], [`target`], [`retention`], [`notify`], [`health`] | where data comes from and goes to, who is told |
-//! | 4 | [`ops`], [`metrics`] | what runs, daemon and verbs share |
-//! | 5 | [`run`], [`web`] | one run, step by step; the pages |
-//! | 6 | [`daemon`] | the loops |
-//! | 7 | [`cli`] | the verbs |
+//! | 0 | [`model`], [`clock`], [`sys`] | names, sizes, time, bare system calls |
+//! | 1 | [`fsutil`], [`process`] | files, children |
+//! | 2 | [`manifest`], [`event`], [`lock`], [`schedule`] | one backup's description, what a run tells, locks, cron lines |
+//! | 3 | [`archive`], [`config`], [`state`], [`log`] | the engine, the configuration, the database, the log |
+//! | 4 | [`source`], [`target`], [`retention`], [`notify`], [`health`] | where data comes from and goes to, who is told |
+//! | 5 | [`ops`], [`metrics`] | what runs, daemon and verbs share |
+//! | 6 | [`run`], [`web`] | one run, step by step; the pages |
+//! | 7 | [`daemon`] | the loops |
+//! | 8 | [`cli`] | the verbs |
 //!
 //! To understand a backup, read [`run`] first: it is the table of contents.
 

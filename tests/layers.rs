@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one layer do not import one another.
 const LAYERS: &[&[&str]] = &[
-    &["model", "clock", "fsutil", "sys", "process"],
+    &["model", "clock", "sys"],
+    &["fsutil", "process"],
     &["manifest", "event", "lock", "schedule"],
     &["archive", "config", "state", "log"],
     &["source", "target", "retention", "notify", "health"],

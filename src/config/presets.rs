@@ -67,7 +67,9 @@ fn laravel(job: &mut JobConfig, root: &Path) -> Result<(), String> {
     // A file that is missing or closed is told by the check of files; until then the usual case.
     let text = std::fs::read_to_string(&env_file).unwrap_or_default();
     let source = match value_of(&text, "DB_CONNECTION").as_deref() {
-        None | Some("mysql" | "mariadb") => SourceConfig::Mysql(MysqlConfig { env_file: Some(env_file), ..MysqlConfig::default() }),
+        None | Some("mysql" | "mariadb") => {
+            SourceConfig::Mysql(MysqlConfig { env_file: Some(env_file), ..MysqlConfig::default() })
+        }
         Some("sqlite") => SourceConfig::Sqlite(SqliteConfig {
             path: sqlite_path(root, value_of(&text, "DB_DATABASE")),
             timeout: super::defaults::sqlite_timeout(),

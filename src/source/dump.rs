@@ -103,7 +103,7 @@ pub(super) struct ProgramStream {
 pub(super) type Explain = Box<dyn Fn(ProcessError) -> anyhow::Error + Send>;
 
 impl StreamSource for ProgramStream {
-    fn reader(&mut self) -> &mut dyn Read {
+    fn reader(&mut self) -> &mut (dyn Read + Send) {
         &mut self.output
     }
 

@@ -56,7 +56,7 @@ impl std::fmt::Debug for Capture {
 /// produces it.
 pub trait StreamSource: Send {
     /// The bytes. A read error means that the stream is not whole.
-    fn reader(&mut self) -> &mut dyn Read;
+    fn reader(&mut self) -> &mut (dyn Read + Send);
 
     /// Called after the last byte was read: says whether what was read is whole (exit status, end marker).
     /// Its error is the better one where reading failed too: it knows how the program ended.

@@ -251,7 +251,7 @@ struct CopyStream {
 }
 
 impl StreamSource for CopyStream {
-    fn reader(&mut self) -> &mut dyn Read {
+    fn reader(&mut self) -> &mut (dyn Read + Send) {
         &mut self.file
     }
 

@@ -399,6 +399,10 @@ impl State {
         now: DateTime<Utc>,
     ) -> Result<(), StateError> {
         self.change_copy("record the verification", run_id, target, |tx, copy| {
+            // Removed while it was being read: what was found says nothing.
+            if copy.status == CopyStatus::Expired {
+                return Ok(());
+            }
             let status = if result.is_ok() { CopyStatus::Verified } else { CopyStatus::Corrupt };
             tx.execute(
                 "UPDATE copies SET status = ?3, verified_at = ?4, verify_ok = ?5, last_error = ?6

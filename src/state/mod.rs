@@ -68,6 +68,8 @@ struct Inner {
     dir: PathBuf,
     path: PathBuf,
     instance_id: String,
+    /// Device and inode of the open file.
+    identity: (u64, u64),
     writer: Option<Mutex<Connection>>,
     reader: Mutex<Connection>,
 }
@@ -95,12 +97,21 @@ impl State {
         self.inner.writer.is_none()
     }
 
+    /// SQLite would go on with the file it has open, wherever that is now.
+    fn check_identity(&self, doing: &str) -> Result<(), StateError> {
+        if open::identity(&self.inner.path).is_ok_and(|found| found == self.inner.identity) {
+            return Ok(());
+        }
+        Err(StateError::Replaced { path: self.inner.path.clone(), doing: doing.to_owned() })
+    }
+
     /// One read transaction: everything `f` reads is of the same moment.
     fn read<T>(
         &self,
         doing: &str,
         f: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StateError> {
+        self.check_identity(doing)?;
         // A panic while the lock was held rolled its transaction back, so the connection is usable.
         let mut connection = self.inner.reader.lock().unwrap_or_else(|e| e.into_inner());
         let result = connection.transaction().and_then(|tx| f(&tx));
@@ -118,6 +129,7 @@ impl State {
             .writer
             .as_ref()
             .ok_or_else(|| StateError::ReadOnly { path: self.inner.path.clone(), doing: doing.to_owned() })?;
+        self.check_identity(doing)?;
         let mut connection = writer.lock().unwrap_or_else(|e| e.into_inner());
         let result = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
             let value = f(&tx)?;
@@ -127,3 +139,6 @@ impl State {
         result.map_err(|e| StateError::from_sql(&self.inner.path, doing, e))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,9 @@ impl State {
                 path.display()
             );
         }
+        adopt_files(&path)
+            .map_err(|e| StateError::from_io(&path, "give it to the owner of its folder", e))?;
+        let file = identity(&path).map_err(|e| StateError::from_io(&path, "look at it", e))?;
         let mut writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         migrate(&mut writer, &path, STEPS, now)?;
         use_wal(&writer, &path)?;
@@ -49,6 +52,7 @@ impl State {
             dir: dir.into(),
             path,
             instance_id,
+            identity: file,
             writer: Some(Mutex::new(writer)),
             reader: Mutex::new(reader),
         };
@@ -59,14 +63,14 @@ impl State {
     /// (SQLite may make its `-wal` and `-shm` files, which belong to the owner of the database).
     pub fn open_read_only(dir: &Path) -> Result<State, StateError> {
         let path = dir.join(DATABASE_FILE);
-        match path.metadata() {
+        let file = match path.metadata() {
             // Made by a first `open` that has not come to the tables yet, or never did.
             Ok(meta) if meta.len() == 0 && !with_suffix(&path, "-wal").exists() => {
                 return Err(StateError::NotFound { path });
             }
-            Ok(_) => {}
+            Ok(meta) => (meta.dev(), meta.ino()),
             Err(e) => return Err(StateError::from_io(&path, "look at it", e)),
-        }
+        };
         let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let known = STEPS.len() as u32;
         match version(&reader, &path, known)? {
@@ -77,7 +81,14 @@ impl State {
         let instance_id = reader
             .query_row("SELECT value FROM meta WHERE key = 'instance_id'", [], |row| row.get(0))
             .map_err(|e| StateError::from_sql(&path, "read the instance id", e))?;
-        let inner = Inner { dir: dir.into(), path, instance_id, writer: None, reader: Mutex::new(reader) };
+        let inner = Inner {
+            dir: dir.into(),
+            path,
+            instance_id,
+            identity: file,
+            writer: None,
+            reader: Mutex::new(reader),
+        };
         Ok(State { inner: Arc::new(inner) })
     }
 
@@ -91,6 +102,30 @@ impl State {
         }
         Err(StateError::Corrupt { path: self.inner.path.clone(), doing: doing.into(), detail: answer })
     }
+}
+
+/// Which file stands at `path`.
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    path.metadata().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Run by root: gives files that root left before the folder got its owner to that owner. By path, since
+/// opening them here would drop locks; SQLite itself makes `-wal` and `-shm` like the database.
+fn adopt_files(path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new(".")).metadata()?;
+    for file in [path.to_path_buf(), with_suffix(path, "-wal"), with_suffix(path, "-shm")] {
+        match file.symlink_metadata() {
+            Ok(meta) if (meta.uid(), meta.gid()) != (folder.uid(), folder.gid()) => {
+                std::os::unix::fs::lchown(&file, Some(folder.uid()), Some(folder.gid()))?;
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -172,7 +207,7 @@ fn version(connection: &Connection, path: &Path, known: u32) -> Result<u32, Stat
 }
 
 /// Brings the database to version `steps.len()`. Safe against another process that does the same.
-fn migrate(
+pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
     steps: &[&str],

@@ -51,7 +51,8 @@ CREATE TABLE runs (
     stored_bytes   INTEGER NOT NULL DEFAULT 0,
     components     TEXT NOT NULL DEFAULT '[]',
     warning_counts TEXT NOT NULL DEFAULT '{}',
-    warnings       TEXT NOT NULL DEFAULT '[]'
+    warnings       TEXT NOT NULL DEFAULT '[]',
+    warnings_total INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX runs_by_job ON runs (job, seq);
 CREATE INDEX runs_good ON runs (job, seq) WHERE outcome IN ('success', 'warning');

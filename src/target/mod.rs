@@ -1,1 +1,149 @@
-//! Targets.
+//! Where backups are stored.
+//!
+//! A target holds finished backups, each in a folder of its own, and unfinished ones where nobody takes them
+//! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
+
+mod directory;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+pub use directory::{DirectoryTarget, Mount};
+
+use crate::archive::ReadAt;
+use crate::model::{RunId, TargetName};
+
+/// A place where backups are stored. All calls block; one that may hang is made in a child process.
+pub trait Target: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &TargetName;
+
+    /// Looks whether it is there, is what it should be, and can be written; says how much room it has.
+    fn probe(&self) -> Result<Space>;
+
+    /// Looks whether it can be read, so that a target that is away is told apart from a backup that is gone.
+    fn probe_readable(&self, location: &str) -> Result<()>;
+
+    /// Begins a backup, invisible until it is published.
+    fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>>;
+
+    /// Opens one file of a finished backup. `Cold` reads what is stored, not what a cache remembers.
+    fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>>;
+
+    /// True when a folder of this run stands at `location`, whole or not.
+    fn holds(&self, location: &str, run: &RunId) -> Result<bool>;
+
+    /// Removes a finished backup. Whatever happens midway, a half-removed backup is never taken for a whole
+    /// one, and calling again goes on. Refuses when the folder is another run's.
+    fn remove(&self, location: &str, run: &RunId) -> Result<()>;
+
+    /// Removes what a dead run left unfinished; true when there was something.
+    fn clean(&self, run: &RunId) -> Result<bool>;
+}
+
+/// A backup being written.
+pub trait Stage: Send {
+    /// Begins a file; `file` is a plain name. A name given twice is an error.
+    fn create(&mut self, file: &str) -> Result<Box<dyn StagedFile>>;
+
+    /// A private folder beside the files for what sources need on the way; gone when published.
+    fn scratch(&mut self) -> Result<PathBuf>;
+
+    /// The staging place relative to the target, for the record.
+    fn place(&self) -> String;
+
+    /// Makes the backup visible at `location`, durably. With [`Published::Taken`] nothing happened, and
+    /// another location may be tried.
+    fn publish(&mut self, location: &str) -> Result<Published>;
+
+    /// Removes everything written so far.
+    fn abandon(&mut self) -> Result<()>;
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is visible and durable.
+    Done,
+    /// Something of that name is there.
+    Taken,
+}
+
+/// A file of a backup being written.
+pub trait StagedFile: Write + Send {
+    /// Checks that exactly `length` bytes arrived, makes them durable, and closes, each error reported.
+    fn finish(self: Box<Self>, length: u64) -> Result<()>;
+}
+
+/// A file of a finished backup.
+pub trait StoredFile: Read + Send {
+    /// The same file, read by position.
+    fn read_at(&self) -> &dyn ReadAt;
+}
+
+/// Whether a read may be answered from memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// It may.
+    Warm,
+    /// It must come from the storage itself, as far as that can be asked for.
+    Cold,
+}
+
+/// The room a target has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes free.
+    pub free: u64,
+}
+
+/// The folder of a backup relative to its target, and the names to try when it is taken: with seconds, then
+/// with the run's id appended.
+pub fn candidate_locations(
+    template: &str,
+    job: &str,
+    host: &str,
+    started: chrono::DateTime<chrono_tz::Tz>,
+    run: &RunId,
+) -> Vec<String> {
+    let filled = template.replace("{job}", job).replace("{host}", host);
+    let first = started.format(&filled).to_string();
+    vec![first.clone(), format!("{first}{}", started.format("%S")), format!("{first}-{run}")]
+}
+
+/// True when `location` is a relative path of normal parts, none beginning with a dot.
+pub(crate) fn is_safe_location(location: &str) -> bool {
+    !location.is_empty()
+        && Path::new(location).components().all(|part| match part {
+            std::path::Component::Normal(name) => !name.to_string_lossy().starts_with('.'),
+            _ => false,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_folder_name_gets_seconds_and_then_the_run_id() {
+        let run: RunId = "20261124T180005Z-k3f9qa".parse().unwrap();
+        let started = chrono::DateTime::parse_from_rfc3339("2026-11-24T18:00:05Z").unwrap();
+        let started = started.with_timezone(&chrono_tz::Europe::Berlin);
+        let found = candidate_locations("{host}/{job}/daily/%Y/%m/%d/%H%M", "shop", "web1", started, &run);
+        assert_eq!(found[0], "web1/shop/daily/2026/11/24/1900");
+        assert_eq!(found[1], "web1/shop/daily/2026/11/24/190005");
+        assert_eq!(found[2], "web1/shop/daily/2026/11/24/1900-20261124T180005Z-k3f9qa");
+        assert!(found.iter().all(|l| is_safe_location(l)));
+    }
+
+    #[test]
+    fn locations_that_leave_or_hide_are_refused() {
+        for bad in ["", "/etc", "../x", "a/../b", ".partial-x", "a/.hidden"] {
+            assert!(!is_safe_location(bad), "{bad:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! A folder as a target: on a local disk, or on a mounted share.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Cache, Published, Space, Stage, StagedFile, StoredFile, Target, is_safe_location};
+use crate::archive::ReadAt;
+use crate::fsutil;
+use crate::manifest::{self, Manifest};
+use crate::model::{ByteSize, RunId, TargetName};
+
+/// Less free space than this counts as full: not even the manifest and the logs of others would fit.
+const FULL: u64 = 1 << 20;
+
+/// Whether the folder must stand on a mounted file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mount {
+    /// The root file system will do.
+    Any,
+    /// It must be mounted, so that an absent share is not mistaken for an empty folder.
+    Required,
+}
+
+/// A folder that holds backups.
+#[derive(Debug, Clone)]
+pub struct DirectoryTarget {
+    name: TargetName,
+    path: PathBuf,
+    mount: Mount,
+}
+
+impl DirectoryTarget {
+    /// The target `name` at the absolute folder `path`.
+    pub fn new(name: TargetName, path: PathBuf, mount: Mount) -> Self {
+        Self { name, path, mount }
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of a backup; refuses locations that would leave the target.
+    fn folder(&self, location: &str) -> Result<PathBuf> {
+        if !is_safe_location(location) {
+            bail!("target {}: {location:?} is no folder of a backup", self.name);
+        }
+        Ok(self.path.join(location))
+    }
+
+    fn expired(&self, run: &RunId) -> PathBuf {
+        self.path.join(format!(".expired-{run}"))
+    }
+
+    /// Looks that the folder is there and on the file system it should be on; gives the device.
+    fn check(&self) -> Result<u64> {
+        let metadata = fs::metadata(&self.path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => anyhow::anyhow!(
+                "target {}: the folder {} does not exist; mount it, or make it with: mkdir -p {}",
+                self.name,
+                self.path.display(),
+                self.path.display()
+            ),
+            _ => anyhow::anyhow!("target {}: looking at {}: {e}", self.name, self.path.display()),
+        })?;
+        if !metadata.is_dir() {
+            bail!("target {}: {} is no folder", self.name, self.path.display());
+        }
+        if self.mount == Mount::Required && !is_below_mount(&self.path)? {
+            bail!(
+                "target {}: {} is not mounted (require_mount): nothing was written there; mount it and try again",
+                self.name,
+                self.path.display()
+            );
+        }
+        Ok(metadata.dev())
+    }
+}
+
+/// True when the nearest mount point above `path` is not the root of the machine.
+fn is_below_mount(path: &Path) -> Result<bool> {
+    let real = fs::canonicalize(path).with_context(|| format!("looking at {}", path.display()))?;
+    for folder in real.ancestors() {
+        if folder.parent().is_none() {
+            return Ok(false);
+        }
+        if fsutil::is_mount_point(folder).with_context(|| format!("looking at {}", folder.display()))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl Target for DirectoryTarget {
+    fn name(&self) -> &TargetName {
+        &self.name
+    }
+
+    fn probe(&self) -> Result<Space> {
+        self.check()?;
+        let describe = |what: &str| format!("target {}: {what} {}", self.name, self.path.display());
+        rustix::fs::access(&self.path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+            .map_err(io::Error::from)
+            .with_context(|| describe("it is not allowed to write to"))?;
+        let (total, free) =
+            fsutil::space(&self.path).with_context(|| describe("asking for the free space of"))?;
+        if free < FULL {
+            bail!("{}; only {} are free", describe("there is no room left on"), ByteSize(free));
+        }
+        if fsutil::free_inodes(&self.path).with_context(|| describe("asking for the free inodes of"))?
+            == Some(0)
+        {
+            bail!("{}: all inodes are in use", describe("there is no room for another file on"));
+        }
+        Ok(Space { total, free })
+    }
+
+    fn probe_readable(&self, location: &str) -> Result<()> {
+        self.check()?;
+        let folder = self.folder(location)?;
+        rustix::fs::access(&folder, rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK).or_else(|e| match e {
+            // That it is gone is for the reader to find out: it is damage.
+            rustix::io::Errno::NOENT => Ok(()),
+            e => Err(io::Error::from(e)).with_context(|| format!("target {}: opening {}", self.name, folder.display())),
+        })
+    }
+
+    fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
+        let device = self.check()?;
+        let folder = self.path.join(format!(".partial-{run}"));
+        fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| {
+            format!("target {}: making the staging folder {}", self.name, folder.display())
+        })?;
+        Ok(Box::new(DirectoryStage { target: self.clone(), folder, device, scratch: false }))
+    }
+
+    fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>> {
+        if !is_safe_location(file) || file.contains('/') {
+            bail!("{file:?} is no name of a file in a backup");
+        }
+        let path = self.folder(location)?.join(file);
+        let opened = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .with_context(|| format!("target {}: opening {}", self.name, path.display()))?;
+        let metadata = opened.metadata().with_context(|| format!("looking at {}", path.display()))?;
+        if !metadata.is_file() {
+            bail!("target {}: {} is no file", self.name, path.display());
+        }
+        // Clean pages are dropped, so that the read goes to the storage. A file system that keeps everything
+        // in memory (tmpfs) has nothing else to read from; the answer does not matter.
+        let advice =
+            if cache == Cache::Cold { rustix::fs::Advice::DontNeed } else { rustix::fs::Advice::Sequential };
+        let _ = rustix::fs::fadvise(&opened, 0, None, advice);
+        Ok(Box::new(DirectoryFile { file: opened, cold: cache == Cache::Cold }))
+    }
+
+    fn holds(&self, location: &str, run: &RunId) -> Result<bool> {
+        self.check()?;
+        let folder = self.folder(location)?;
+        match fs::read(folder.join(manifest::FILE)) {
+            Ok(bytes) => Ok(Manifest::parse(&bytes).is_ok_and(|m| m.run_id == *run)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e).with_context(|| {
+                format!("target {}: reading the manifest in {}", self.name, folder.display())
+            }),
+        }
+    }
+
+    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+        self.check()?;
+        let (folder, expired) = (self.folder(location)?, self.expired(run));
+        if folder.exists() {
+            // A manifest that cannot be read may be a corrupt backup's; one that names another run is not ours.
+            let bytes = fs::read(folder.join(manifest::FILE)).unwrap_or_default();
+            if let Ok(found) = Manifest::parse(&bytes)
+                && found.run_id != *run
+            {
+                bail!(
+                    "target {}: {} holds run {}, not {run}; it is left alone",
+                    self.name,
+                    folder.display(),
+                    found.run_id
+                );
+            }
+            fsutil::rename_noreplace(&folder, &expired).with_context(|| {
+                format!("target {}: taking {} out of the backups", self.name, folder.display())
+            })?;
+            fsutil::fsync_dir(folder.parent().unwrap_or(&self.path))?;
+            fsutil::fsync_dir(&self.path)?;
+        }
+        match fs::remove_dir_all(&expired) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("target {}: removing {}", self.name, expired.display()));
+            }
+        }
+        self.remove_empty_parents(&folder);
+        Ok(())
+    }
+
+    fn clean(&self, run: &RunId) -> Result<bool> {
+        self.check()?;
+        let mut found = false;
+        for folder in [self.path.join(format!(".partial-{run}")), self.expired(run)] {
+            match fs::remove_dir_all(&folder) {
+                Ok(()) => found = true,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    return Err(e)
+                        .with_context(|| format!("target {}: removing {}", self.name, folder.display()));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl DirectoryTarget {
+    /// Folders of days that hold no backup any more. One that is not empty stays, which is all the check
+    /// there is to make.
+    fn remove_empty_parents(&self, folder: &Path) {
+        for parent in folder.ancestors().skip(1).take_while(|p| *p != self.path && p.starts_with(&self.path))
+        {
+            if fs::remove_dir(parent).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+struct DirectoryStage {
+    target: DirectoryTarget,
+    folder: PathBuf,
+    device: u64,
+    scratch: bool,
+}
+
+impl DirectoryStage {
+    fn scratch_path(&self) -> PathBuf {
+        self.folder.join(".scratch")
+    }
+}
+
+impl Stage for DirectoryStage {
+    fn create(&mut self, file: &str) -> Result<Box<dyn StagedFile>> {
+        let path = self.folder.join(file);
+        let opened = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("target {}: creating {}", self.target.name, path.display()))?;
+        Ok(Box::new(DirectoryStagedFile { file: opened, path }))
+    }
+
+    fn scratch(&mut self) -> Result<PathBuf> {
+        let path = self.scratch_path();
+        if !self.scratch {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .with_context(|| format!("target {}: making {}", self.target.name, path.display()))?;
+            self.scratch = true;
+        }
+        Ok(path)
+    }
+
+    fn place(&self) -> String {
+        self.folder.strip_prefix(&self.target.path).unwrap_or(&self.folder).to_string_lossy().into_owned()
+    }
+
+    fn publish(&mut self, location: &str) -> Result<Published> {
+        let target = &self.target;
+        let folder = target.folder(location)?;
+        if self.scratch {
+            let scratch = self.scratch_path();
+            fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
+            self.scratch = false;
+        }
+        // A share that was unmounted during the run leaves the bare folder below it.
+        if target.check()? != self.device {
+            bail!(
+                "target {}: another file system stands at {} than when the run began",
+                target.name,
+                target.path.display()
+            );
+        }
+        fsutil::fsync_dir(&self.folder)?;
+        let parent = Path::new(location).parent().unwrap_or(Path::new(""));
+        fsutil::create_dirs_below(&target.path, parent)?;
+        match fsutil::rename_noreplace(&self.folder, &folder) {
+            Ok(()) => {}
+            // Some file systems say that a folder is not empty instead.
+            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
+                return Ok(Published::Taken);
+            }
+            Err(e) => {
+                return Err(e)
+                    .with_context(|| format!("target {}: publishing {}", target.name, folder.display()));
+            }
+        }
+        fsutil::fsync_dir(&target.path.join(parent))?;
+        fsutil::fsync_dir(&target.path)?;
+        Ok(Published::Done)
+    }
+
+    fn abandon(&mut self) -> Result<()> {
+        match fs::remove_dir_all(&self.folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e)
+                .with_context(|| format!("target {}: removing {}", self.target.name, self.folder.display())),
+            _ => Ok(()),
+        }
+    }
+}
+
+struct DirectoryStagedFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl Write for DirectoryStagedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file
+            .write(bytes)
+            .map_err(|e| io::Error::new(e.kind(), format!("writing {}: {e}", self.path.display())))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl StagedFile for DirectoryStagedFile {
+    fn finish(self: Box<Self>, length: u64) -> Result<()> {
+        let describe = |what: &str| format!("{what} {}", self.path.display());
+        let found = self.file.metadata().with_context(|| describe("looking at"))?.len();
+        if found != length {
+            bail!("{}: {found} bytes are there, {length} were written", describe("the file is incomplete:"));
+        }
+        // A failed fsync is final: the kernel may have dropped the pages, and a second call would succeed.
+        self.file.sync_all().with_context(|| describe("making durable (fsync)"))?;
+        let path = self.path.clone();
+        fsutil::close(self.file).with_context(|| format!("closing {}", path.display()))
+    }
+}
+
+struct DirectoryFile {
+    file: File,
+    cold: bool,
+}
+
+impl Read for DirectoryFile {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.file.read(out)
+    }
+}
+
+impl Drop for DirectoryFile {
+    fn drop(&mut self) {
+        // A read-back must not push the web server's files out of memory.
+        if self.cold {
+            let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+    }
+}
+
+impl StoredFile for DirectoryFile {
+    fn read_at(&self) -> &dyn ReadAt {
+        &self.file
+    }
+}
