@@ -96,10 +96,6 @@ impl Source for FilesSource {
             exclude_caches: config.exclude_caches,
             exclude_if_present: config.exclude_if_present,
             one_file_system: config.one_file_system,
-<<<<<<< .merge_file_MrkIP2
-=======
-            allow_missing_roots: false,
->>>>>>> .merge_file_OFsK85
             ..TreeSpec::default()
         }))
     }
