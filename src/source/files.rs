@@ -30,7 +30,9 @@ impl FilesSource {
 fn check_root(path: &Path) -> anyhow::Result<()> {
     ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
     let meta = fs::metadata(path).with_context(|| match fs::read_link(path) {
-        Ok(to) => format!("{} is a symbolic link to {}, which cannot be backed up", path.display(), to.display()),
+        Ok(to) => {
+            format!("{} is a symbolic link to {}, which cannot be backed up", path.display(), to.display())
+        }
         Err(_) => format!("{} cannot be backed up", path.display()),
     })?;
     if meta.is_dir() {

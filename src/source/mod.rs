@@ -149,7 +149,8 @@ fn boxed<S: Source + 'static>(source: anyhow::Result<S>) -> anyhow::Result<Box<d
 
 /// Makes all sources of a job, in the order in which they are captured.
 pub fn build_all(sources: &BTreeMap<ComponentName, SourceConfig>) -> anyhow::Result<Vec<Box<dyn Source>>> {
-    let mut built = sources.iter().map(|(name, config)| build(name, config)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut built =
+        sources.iter().map(|(name, config)| build(name, config)).collect::<anyhow::Result<Vec<_>>>()?;
     order(&mut built);
     Ok(built)
 }

@@ -125,7 +125,10 @@ mod tests {
     fn a_secret_that_others_can_read_is_refused_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let error = read(&file(&dir, b"hunter2", 0o644)).unwrap_err().to_string();
-        assert!(error.contains("chmod 600") && error.contains("0644") && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.contains("chmod 600") && error.contains("0644") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -39,7 +39,10 @@ fn settings_that_cannot_work_are_refused_by_name() {
     ] {
         let error = build_all(&sources(&format!("db = {{ {toml} }}"))).err().expect(toml);
         let text = format!("{error:#}");
-        assert!(text.contains("source db") && text.contains(part) && !text.contains("hunter2"), "{toml}: {text}");
+        assert!(
+            text.contains("source db") && text.contains(part) && !text.contains("hunter2"),
+            "{toml}: {text}"
+        );
     }
 }
 

@@ -71,11 +71,16 @@ impl Login {
             if databases.is_empty() {
                 let database = env.setting("DB_DATABASE");
                 databases.extend(database.map(str::to_owned));
-                ensure!(database.is_some(), "{} sets no DB_DATABASE, and the source names no databases", path.display());
+                ensure!(
+                    database.is_some(),
+                    "{} sets no DB_DATABASE, and the source names no databases",
+                    path.display()
+                );
             }
         }
 
-        let file = [&config.password_file, &config.env_file, &config.defaults_file].into_iter().flatten().next();
+        let file =
+            [&config.password_file, &config.env_file, &config.defaults_file].into_iter().flatten().next();
         let origin = match (&config.password, file) {
             (Some(_), _) => "the environment".to_owned(),
             (None, Some(path)) => path.display().to_string(),
@@ -287,7 +292,13 @@ mod tests {
     #[test]
     fn a_socket_in_dotenv_wins_over_its_host_and_the_configuration_over_both() {
         let dir = Fixture::new();
-        let env = || Some(dir.file(".env", "DB_SOCKET=/run/s.sock\nDB_DATABASE=a\nDB_USERNAME=app\nDB_PASSWORD=null\n", 0o640));
+        let env = || {
+            Some(dir.file(
+                ".env",
+                "DB_SOCKET=/run/s.sock\nDB_DATABASE=a\nDB_USERNAME=app\nDB_PASSWORD=null\n",
+                0o640,
+            ))
+        };
         let login = dir.login(MysqlConfig { env_file: env(), ..config() }).unwrap();
         assert_eq!(login.args, ["--host=localhost", "--socket=/run/s.sock", "--user=app"]);
         let login = dir
