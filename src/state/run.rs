@@ -97,7 +97,7 @@ pub struct EndedRun {
     pub warnings: Vec<FileWarning>,
     /// End of the run.
     pub ended: DateTime<Utc>,
-    /// Messages not delivered yet that this end makes pointless (see [`State::undelivered_failures`]);
+    /// Messages not delivered yet that this end makes pointless (see [`super::State::undelivered_failures`]);
     /// closed in the same transaction that adds the message which replaces them.
     pub supersedes: Vec<i64>,
 }
