@@ -10,7 +10,8 @@
 //! | `open` | making, opening and migrating the file; whose it is |
 //! | `schema` | the tables, one step a version |
 //! | `jobs` | first seen, pauses, acknowledged baselines, scheduled occurrences |
-//! | `runs` | begin, steps, end, history, baselines, logs |
+//! | `run`, `runs` | what a run is; begin, steps, end, logs |
+//! | `history` | runs found, listed, counted; baselines |
 //! | `copies` | backups at targets, and the queue of those still to be made |
 //! | `outbox` | messages until somebody accepted them |
 //! | `counters` | persisted counters and lock contention |
@@ -22,10 +23,12 @@ mod copies;
 mod counters;
 mod error;
 mod facts;
+mod history;
 mod ids;
 mod jobs;
 mod open;
 mod outbox;
+mod run;
 mod runs;
 mod schema;
 mod snapshot;
@@ -42,12 +45,10 @@ pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy};
 pub use counters::{Contention, Counter, names};
 pub use error::StateError;
 pub use facts::{Fact, FactKey, HealthRow, HealthStatus, Probe};
+pub use history::{Baseline, OutcomeCounts, RunBrief};
 pub use jobs::JobRow;
 pub use outbox::{Message, MessageKind, MessageStatus, NewMessage, NextTry};
-pub use runs::{
-    Baseline, ComponentSummary, EndedRun, NewRun, OutcomeCounts, Run, RunBrief, RunTrigger, StepTime,
-    WARNINGS_KEPT,
-};
+pub use run::{ComponentSummary, EndedRun, NewRun, Run, RunTrigger, StepTime, WARNINGS_KEPT};
 pub use schema::VERSION;
 pub use snapshot::{
     AgentState, ChannelState, JobCounters, JobState, JobTargetState, SNAPSHOT_VERSION, Snapshot,

@@ -256,6 +256,25 @@ fn many_handles_write_at_once_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_database_being_made_is_never_taken_for_another_programs() {
+    for _ in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    // A reader may come before there is anything to read, but must not call it foreign.
+                    match State::open_read_only(dir.path()) {
+                        Ok(_) | Err(StateError::NotFound { .. }) => {}
+                        Err(e) => panic!("{e:?}"),
+                    }
+                    State::open(dir.path(), at(0)).unwrap()
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn a_process_killed_while_it_writes_leaves_whole_transactions() {
     let dir = tempfile::tempdir().unwrap();
     let mut ended = 0;

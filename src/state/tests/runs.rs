@@ -118,7 +118,7 @@ fn the_baseline_is_the_median_of_seven_good_runs_after_the_acknowledgement() {
 
 #[test]
 fn the_median_of_huge_numbers_does_not_overflow() {
-    use crate::state::runs::median;
+    use crate::state::history::median;
     assert_eq!(median(vec![]), 0);
     assert_eq!(median(vec![3, 1]), 2);
     assert_eq!(median(vec![u64::MAX, u64::MAX]), u64::MAX);
