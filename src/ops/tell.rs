@@ -45,7 +45,7 @@ fn channel_of(name: &ChannelName, config: &NotifyConfig) -> Result<Channel> {
                 timeout: email.timeout,
                 ca_file: email.ca_file.clone(),
             };
-            Channel::email(name.clone(), policy(email), Labels::new(&email.labels)?, &settings)
+            Channel::email(name.clone(), policy(email), Labels::new(email.labels.iter().map(|(kind, label)| (kind.as_str(), label.as_str())))?, &settings)
         }
         NotifyConfig::Heartbeat(heartbeat) => {
             let url = match (&heartbeat.url, &heartbeat.url_file) {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sql::{get_json, get_word, opt_time, opt_word, time, uint, words};
 use crate::event::Step;
+use crate::lock::ProcessIdentity;
 use crate::manifest::FileWarning;
 use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName, WarningCounts};
 
@@ -38,9 +39,7 @@ pub struct NewRun {
     /// The scheduled moment it answers.
     pub scheduled_for: Option<DateTime<Utc>>,
     /// Process that executes it.
-    pub pid: u32,
-    /// Boot the pid belongs to (`/proc/sys/kernel/random/boot_id`).
-    pub boot_id: String,
+    pub process: ProcessIdentity,
     /// Its start.
     pub started: DateTime<Utc>,
 }
@@ -135,9 +134,8 @@ pub struct Run {
     /// The scheduled moment it answers.
     pub scheduled_for: Option<DateTime<Utc>>,
     /// Process that executes or executed it.
-    pub pid: Option<u32>,
-    /// Boot the pid belongs to.
-    pub boot_id: Option<String>,
+    #[serde(default)]
+    pub process: Option<ProcessIdentity>,
     /// Its start.
     pub started: DateTime<Utc>,
     /// The step it is in, or was in when it ended.
@@ -181,6 +179,12 @@ pub struct Run {
     pub warnings: Vec<FileWarning>,
 }
 
+fn process(row: &Row<'_>) -> rusqlite::Result<Option<ProcessIdentity>> {
+    let (Some(pid), Some(boot_id)) = (row.get("pid")?, row.get("boot_id")?) else { return Ok(None) };
+    let start_ticks = row.get::<_, Option<i64>>("start_ticks")?.and_then(|ticks| u64::try_from(ticks).ok());
+    Ok(Some(ProcessIdentity { boot_id, pid, start_ticks }))
+}
+
 impl Run {
     /// True while it runs, or died without anybody having noticed.
     pub fn is_running(&self) -> bool {
@@ -203,8 +207,7 @@ impl Run {
             job: get_word(row, "job")?,
             trigger: get_word(row, "started_by")?,
             scheduled_for: opt_time(row, "scheduled_for")?,
-            pid: row.get("pid")?,
-            boot_id: row.get("boot_id")?,
+            process: process(row)?,
             started: time(row, "started")?,
             step: opt_word(row, "step")?,
             step_since: opt_time(row, "step_since")?,

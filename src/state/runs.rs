@@ -22,16 +22,17 @@ impl State {
         self.write(&format!("record the start of run {}", run.run_id), |tx| {
             ensure_job(tx, &run.job, run.started)?;
             tx.execute(
-                "INSERT INTO runs (run_id, job, started_by, scheduled_for, pid, boot_id, started)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO runs (run_id, job, started_by, scheduled_for, pid, boot_id, started, start_ticks)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     run.run_id.as_str(),
                     run.job.as_str(),
                     run.trigger.as_str(),
                     opt_ms(run.scheduled_for),
-                    run.pid,
-                    run.boot_id,
-                    ms(run.started)
+                    run.process.pid,
+                    run.process.boot_id,
+                    ms(run.started),
+                    run.process.start_ticks.map(int),
                 ],
             )?;
             run.scheduled_for.map_or(Ok(()), |occurrence| set_occurrence(tx, &run.job, occurrence))

@@ -36,6 +36,7 @@ CREATE TABLE runs (
     scheduled_for  INTEGER,
     pid            INTEGER,
     boot_id        TEXT,
+    start_ticks    INTEGER,
     started        INTEGER NOT NULL,
     step           TEXT,
     step_since     INTEGER,

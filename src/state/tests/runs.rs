@@ -150,8 +150,7 @@ fn a_scheduled_start_is_remembered_and_never_goes_back() {
         job: job(),
         trigger: RunTrigger::Schedule,
         scheduled_for: Some(at(m)),
-        pid: 1,
-        boot_id: String::new(),
+        process: crate::lock::ProcessIdentity { boot_id: String::new(), pid: 1, start_ticks: None },
         started: at(m),
     };
     assert_eq!(f.state.last_occurrence(&job()).unwrap(), None);
