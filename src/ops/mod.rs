@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod copies;
 pub mod isolate;
+pub mod locks;
 pub mod preflight;
 pub mod prune;
 pub mod publish;

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::isolate::{self, At, Request};
-use super::{Agent, open_target};
+use super::Agent;
 use crate::config::Keep;
 use crate::event::Progress;
-use crate::model::{JobName, RunId, TargetName};
+use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::retention::{Counts, Decision, Policy, Status, StoredCopy, decide};
 use crate::state::{Copy, CopyStatus, FactKey};
+use crate::target::Target;
 
 /// How far the clock may stand behind the newest thing the state knows.
 const BEHIND: TimeDelta = TimeDelta::hours(1);
@@ -49,8 +50,11 @@ fn judge_clock(now: DateTime<Utc>, newest: Option<DateTime<Utc>>) -> Option<Stri
     None
 }
 
+/// A backup that was just made and read back, and is not in the state yet.
+pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome)>;
+
 /// What retention would do for a job at a target.
-pub fn plan(agent: &Agent, job: &JobName, target: &TargetName) -> Result<Plan> {
+pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>) -> Result<Plan> {
     let config = agent.target(target)?;
     let zone = agent.config.job.get(job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
     let copies: Vec<Copy> = agent
@@ -59,8 +63,15 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName) -> Result<Plan> {
         .into_iter()
         .filter(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt)
         .collect();
-    let stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
-    // The run that asks is the newest there is, so the question is about the one before it.
+    let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
+    stored.extend(fresh.map(|(run_id, started, outcome)| StoredCopy {
+        run_id: run_id.clone(),
+        started,
+        outcome,
+        status: Status::Verified,
+        pinned: false,
+        bytes: 0,
+    }));
     let trusted = clock_problem(agent)?.is_none() && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
     let decisions = decide(&stored, &policy(config.keep.as_ref()), Counts::Verified, zone, agent.now(), trusted);
     Ok(Plan { decisions, copies })
@@ -105,10 +116,25 @@ pub fn at_target(
     agent: &Agent,
     job: &JobName,
     target: &TargetName,
-    primary: Option<&dyn crate::target::Target>,
+    primary: Option<&dyn Target>,
     progress: &Progress,
 ) -> Result<Vec<RunId>> {
-    let result = carry_out(agent, job, target, primary, progress);
+    recorded(agent, job, target, carry_out(agent, job, target, primary, None, progress))
+}
+
+/// As [`at_target`] at the primary target, counting a backup that is about to be recorded.
+pub fn with_fresh(
+    agent: &Agent,
+    job: &JobName,
+    name: &TargetName,
+    target: &dyn Target,
+    fresh: Fresh<'_>,
+    progress: &Progress,
+) -> Result<Vec<RunId>> {
+    recorded(agent, job, name, carry_out(agent, job, name, Some(target), fresh, progress))
+}
+
+fn recorded(agent: &Agent, job: &JobName, target: &TargetName, result: Result<Vec<RunId>>) -> Result<Vec<RunId>> {
     let error = result.as_ref().err().map(|e| format!("{e:#}"));
     agent.state.record_retention(job, target, error.as_deref(), agent.now())?;
     result
@@ -118,10 +144,11 @@ fn carry_out(
     agent: &Agent,
     job: &JobName,
     target: &TargetName,
-    primary: Option<&dyn crate::target::Target>,
+    primary: Option<&dyn Target>,
+    fresh: Fresh<'_>,
     progress: &Progress,
 ) -> Result<Vec<RunId>> {
-    let plan = plan(agent, job, target)?;
+    let plan = plan(agent, job, target, fresh)?;
     let config = agent.target(target)?;
     let mut removed = Vec::new();
     let mut problems = Vec::new();
@@ -145,14 +172,6 @@ fn carry_out(
         }
     }
     if problems.is_empty() { Ok(removed) } else { bail!("{}", problems.join("; ")) }
-}
-
-/// Removes the backup of one copy after all: what `agent prune` and a full target use. In this process when
-/// the target is the job's primary one.
-pub fn at_primary(agent: &Agent, job: &JobName, progress: &Progress) -> Result<Vec<RunId>> {
-    let config = agent.job(job)?;
-    let (name, target) = agent.config.primary_target(config).context("the job has no target")?;
-    at_target(agent, job, name, Some(open_target(name, target).as_ref()), progress)
 }
 
 #[cfg(test)]

@@ -186,6 +186,35 @@ fn process(row: &Row<'_>) -> rusqlite::Result<Option<ProcessIdentity>> {
 }
 
 impl Run {
+    /// A run that has only just begun, for those who need its row before it ends.
+    pub fn begun(run_id: &RunId, job: &JobName, trigger: RunTrigger, started: DateTime<Utc>) -> Self {
+        Self {
+            run_id: run_id.clone(),
+            job: job.clone(),
+            trigger,
+            scheduled_for: None,
+            process: None,
+            started,
+            step: None,
+            step_since: None,
+            progress: None,
+            target: None,
+            location: None,
+            staging: None,
+            outcome: None,
+            ended: None,
+            degraded: Vec::new(),
+            failed_step: None,
+            error: None,
+            steps: Vec::new(),
+            source_bytes: 0,
+            stored_bytes: 0,
+            components: Vec::new(),
+            warning_counts: WarningCounts::default(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// True while it runs, or died without anybody having noticed.
     pub fn is_running(&self) -> bool {
         self.outcome.is_none()
