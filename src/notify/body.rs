@@ -78,7 +78,11 @@ fn para(text: impl Into<String>) -> Block {
 }
 
 fn footer(host: &str, command: &str) -> String {
-    format!("backup-agent on {}. What is told, and to whom: `{} config show`, section notify.", line(host, 64), line(command, 200))
+    format!(
+        "backup-agent on {}. What is told, and to whom: `{} config show`, section notify.",
+        line(host, 64),
+        line(command, 200)
+    )
 }
 
 fn plural(count: u64, one: &str, many: &str) -> String {
@@ -102,7 +106,8 @@ fn error_lines(error: Option<&str>) -> Vec<String> {
 
 /// An error chain of several lines as one line.
 fn one_line(error: &str) -> Option<String> {
-    let causes: Vec<&str> = error.lines().map(|l| l.trim().trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
+    let causes: Vec<&str> =
+        error.lines().map(|l| l.trim().trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
     Some(line(&causes.join(": "), 300)).filter(|e| !e.is_empty())
 }
 
@@ -191,7 +196,8 @@ pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<
     }
     if !trouble {
         sections.extend(sizes(facts));
-        let look = ("Look closer:".to_owned(), format!("{} show {}", line(&facts.command, 200), facts.run_id));
+        let look =
+            ("Look closer:".to_owned(), format!("{} show {}", line(&facts.command, 200), facts.run_id));
         sections.push(section("More", vec![Block::Commands(vec![look])]));
     }
     if trouble && !facts.log_tail.is_empty() {
@@ -208,22 +214,28 @@ pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<
 fn headline(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<Utc>) -> (Tone, String) {
     let (job, host) = (&facts.job, line(&facts.host, 64));
     match kind {
-        Kind::Failure => (Tone::Bad, format!("The backup of {job} on {host} failed. There is no new backup.")),
+        Kind::Failure => {
+            (Tone::Bad, format!("The backup of {job} on {host} failed. There is no new backup."))
+        }
         Kind::Partial => (
             Tone::Bad,
-            format!("The backup of {job} on {host} is incomplete: something could not be read. What could be read is kept."),
+            format!(
+                "The backup of {job} on {host} is incomplete: something could not be read. What could be read is kept."
+            ),
         ),
         Kind::Interrupted => (
             Tone::Bad,
-            format!("The backup of {job} on {host} was interrupted before it was finished. There is no new backup."),
+            format!(
+                "The backup of {job} on {host} was interrupted before it was finished. There is no new backup."
+            ),
         ),
-        Kind::Degraded => (
-            Tone::Middling,
-            format!("The backup of {job} on {host} is good, but something after it failed."),
-        ),
-        Kind::Reminder if facts.outcome.is_good() => {
-            (Tone::Middling, format!("The backup of {job} on {host} is good, but what failed after it still fails."))
+        Kind::Degraded => {
+            (Tone::Middling, format!("The backup of {job} on {host} is good, but something after it failed."))
         }
+        Kind::Reminder if facts.outcome.is_good() => (
+            Tone::Middling,
+            format!("The backup of {job} on {host} is good, but what failed after it still fails."),
+        ),
         Kind::Reminder => (
             Tone::Bad,
             match streak {
@@ -281,7 +293,9 @@ fn what_happened(kind: Kind, facts: &RunFacts, streak: Option<&Streak>) -> Vec<B
             (None, Some(step)) => Some(format!("the step {step}")),
             (None, None) => None,
         };
-        rows.extend(failed.map(|f| (if kind == Kind::Interrupted { "Interrupted" } else { "What failed" }, f)));
+        rows.extend(
+            failed.map(|f| (if kind == Kind::Interrupted { "Interrupted" } else { "What failed" }, f)),
+        );
     }
     rows.push((
         "Started",
@@ -298,7 +312,10 @@ fn what_happened(kind: Kind, facts: &RunFacts, streak: Option<&Streak>) -> Vec<B
         rows.push(("Result", format!("{}{warnings}, {} stored", facts.outcome, ByteSize(stored(facts)))));
     }
     if let Some(streak) = streak.filter(|s| kind != Kind::Recovery && s.runs > 1) {
-        rows.push(("Failing since", format!("{}, {} so far", moment(streak.since, zone), plural(streak.runs, "run", "runs"))));
+        rows.push((
+            "Failing since",
+            format!("{}, {} so far", moment(streak.since, zone), plural(streak.runs, "run", "runs")),
+        ));
     }
     rows.push(("Run", facts.run_id.to_string()));
     blocks.push(Block::Facts(rows));
@@ -376,7 +393,9 @@ fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
                 .copies
                 .iter()
                 .map(|copy| match &copy.detail {
-                    Some(detail) => format!("{}: {} ({})", copy.target, line(&copy.state, 40), line(detail, 300)),
+                    Some(detail) => {
+                        format!("{}: {} ({})", copy.target, line(&copy.state, 40), line(detail, 300))
+                    }
                     None => format!("{}: {}", copy.target, line(&copy.state, 40)),
                 })
                 .collect(),
@@ -392,8 +411,11 @@ fn next(facts: &RunFacts, now: DateTime<Utc>) -> Section {
             moment(at, facts.timezone),
             span(between(now, at))
         ),
-        Some(_) => "The job runs again by itself in a moment. You get one message when it is good again.".to_owned(),
-        None => "The job has no schedule here: it does not run again until somebody or something starts it.".to_owned(),
+        Some(_) => {
+            "The job runs again by itself in a moment. You get one message when it is good again.".to_owned()
+        }
+        None => "The job has no schedule here: it does not run again until somebody or something starts it."
+            .to_owned(),
     };
     section("What happens by itself", vec![para(text)])
 }
@@ -405,7 +427,11 @@ fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     evidence.extend(facts.degraded.iter().map(String::as_str));
     if facts.outcome == Outcome::Partial {
         evidence.extend(
-            facts.first_warnings.iter().filter(|w| w.kind == WarningKind::Unreadable).map(|w| w.detail.as_str()),
+            facts
+                .first_warnings
+                .iter()
+                .filter(|w| w.kind == WarningKind::Unreadable)
+                .map(|w| w.detail.as_str()),
         );
     }
     for hint in hints::find(&evidence) {
@@ -416,7 +442,10 @@ fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     if kind == Kind::Degraded || (kind == Kind::Reminder && facts.outcome.is_good()) {
         rows.push(("Try again what is pending:".to_owned(), format!("{command} tend")));
     } else {
-        rows.push(("Once the cause is gone, do not wait for the schedule:".to_owned(), format!("{command} backup {}", facts.job)));
+        rows.push((
+            "Once the cause is gone, do not wait for the schedule:".to_owned(),
+            format!("{command} backup {}", facts.job),
+        ));
     }
     rows.push(("See everything that can be restored:".to_owned(), format!("{command} list")));
     blocks.push(Block::Commands(rows));
@@ -435,7 +464,8 @@ fn warnings(facts: &RunFacts) -> Option<Section> {
         .collect();
     let mut blocks = vec![para(format!("{}: {}.", plural(counts.total(), "file", "files"), told.join(", ")))];
     // Unreadable files are what makes a backup incomplete; they must not be hidden behind the others.
-    let mut listed: Vec<_> = facts.first_warnings.iter().filter(|w| WarningKind::COUNTED.contains(&w.kind)).collect();
+    let mut listed: Vec<_> =
+        facts.first_warnings.iter().filter(|w| WarningKind::COUNTED.contains(&w.kind)).collect();
     listed.sort_by_key(|w| std::cmp::Reverse(w.kind));
     let mut items: Vec<String> = listed
         .iter()
@@ -462,7 +492,12 @@ fn sizes(facts: &RunFacts) -> Option<Section> {
         .take(30)
         .map(|c| {
             let entries = if c.entries > 0 { format!(", {} entries", c.entries) } else { String::new() };
-            format!("{}: {} read, {} stored{entries}", c.name, ByteSize(c.source_bytes), ByteSize(c.stored_bytes))
+            format!(
+                "{}: {} read, {} stored{entries}",
+                c.name,
+                ByteSize(c.source_bytes),
+                ByteSize(c.stored_bytes)
+            )
         })
         .collect();
     Some(section("What was captured", vec![Block::List(items)]))
@@ -475,7 +510,11 @@ pub fn digest_summary(facts: &DigestFacts) -> String {
     let jobs = facts.jobs.len() as u64;
     match bad {
         0 => format!("{} of {} good", plural(good, "backup", "backups"), plural(jobs, "job", "jobs")),
-        _ => format!("{} good, {bad} not, of {}", plural(good, "backup", "backups"), plural(jobs, "job", "jobs")),
+        _ => format!(
+            "{} good, {bad} not, of {}",
+            plural(good, "backup", "backups"),
+            plural(jobs, "job", "jobs")
+        ),
     }
 }
 
@@ -505,13 +544,22 @@ pub fn digest(facts: &DigestFacts, now: DateTime<Utc>) -> Body {
         rows.push((
             "Verified",
             match &job.newest_verified {
-                LastGood::Backup(b) => format!("{}, {} old, at {}", b.run_id, span(between(b.taken, now)), b.target),
+                LastGood::Backup(b) => {
+                    format!("{}, {} old, at {}", b.run_id, span(between(b.taken, now)), b.target)
+                }
                 LastGood::Nothing => "NOTHING: no verified backup exists".to_owned(),
                 LastGood::Unknown => "unknown: the state could not be read".to_owned(),
             },
         ));
         if job.warnings > 0 {
-            rows.push(("Warnings", plural(job.warnings, "file changed or vanished while read", "files changed or vanished while read")));
+            rows.push((
+                "Warnings",
+                plural(
+                    job.warnings,
+                    "file changed or vanished while read",
+                    "files changed or vanished while read",
+                ),
+            ));
         }
         let mut blocks = vec![para(format!("Job {}", job.job)), Block::Facts(rows)];
         if !job.notes.is_empty() {
@@ -520,7 +568,10 @@ pub fn digest(facts: &DigestFacts, now: DateTime<Utc>) -> Body {
         sections.push(Section { title: None, blocks });
     }
     let command = line(&facts.command, 200);
-    sections.push(section("More", vec![Block::Commands(vec![("All runs:".to_owned(), format!("{command} history"))])]));
+    sections.push(section(
+        "More",
+        vec![Block::Commands(vec![("All runs:".to_owned(), format!("{command} history"))])],
+    ));
     Body {
         tone: if bad == 0 { Tone::Good } else { Tone::Middling },
         headline: format!("Backups on {}: {}.", line(&facts.host, 64), digest_summary(facts)),
@@ -553,7 +604,10 @@ pub fn check(facts: &CheckFacts) -> Body {
     let items: Vec<String> =
         facts.findings.iter().take(50).map(|f| format!("{}: {}", line(&f.status, 20), finding(f))).collect();
     let command = line(&facts.command, 200);
-    let look = vec![("The same again:".to_owned(), format!("{command} check")), ("All jobs:".to_owned(), format!("{command} status"))];
+    let look = vec![
+        ("The same again:".to_owned(), format!("{command} check")),
+        ("All jobs:".to_owned(), format!("{command} status")),
+    ];
     Body {
         tone: match facts.status.as_str() {
             "OK" => Tone::Good,
@@ -594,7 +648,6 @@ pub fn test(facts: &TestFacts) -> Body {
         footer: footer(&facts.host, "agent"),
     }
 }
-
 
 /// Something about the agent itself.
 pub fn agent(facts: &AgentFacts) -> Body {

@@ -61,8 +61,7 @@ pub fn ended(
     ended: &EndedRun,
     failed_component: Option<ComponentName>,
 ) -> RunFacts {
-    let newest_verified =
-        state.and_then(|s| last_good(s, context).ok()).unwrap_or(LastGood::Unknown);
+    let newest_verified = state.and_then(|s| last_good(s, context).ok()).unwrap_or(LastGood::Unknown);
     RunFacts {
         job: context.job.clone(),
         host: context.host.clone(),

@@ -85,11 +85,14 @@ pub fn read(state_dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     let listed = match fs::read_dir(&folder) {
         Ok(listed) => listed,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
-        Err(e) => return Err(e).with_context(|| format!("cannot list the spool folder {}", folder.display())),
+        Err(e) => {
+            return Err(e).with_context(|| format!("cannot list the spool folder {}", folder.display()));
+        }
     };
     let mut paths = Vec::new();
     for entry in listed {
-        let path = entry.with_context(|| format!("cannot list the spool folder {}", folder.display()))?.path();
+        let path =
+            entry.with_context(|| format!("cannot list the spool folder {}", folder.display()))?.path();
         if path.extension().is_some_and(|e| e == "json") {
             paths.push(path);
         }
@@ -97,7 +100,8 @@ pub fn read(state_dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     paths.sort();
     let (mut entries, mut broken) = (Vec::new(), Vec::new());
     for path in paths {
-        let message = fs::read(&path).map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_slice(&t)?));
+        let message =
+            fs::read(&path).map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_slice(&t)?));
         match message {
             Ok(message) => entries.push(Entry { path, message }),
             // Another process may have delivered it in between.
