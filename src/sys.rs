@@ -1,7 +1,7 @@
 //! The system calls that no safe crate offers. The only module in which unsafe code may stand.
 //!
-//! Each function here is a call or two with plain numbers as arguments, so that what makes it sound can be
-//! said in a sentence beside it.
+//! Each function here is one call with plain numbers as arguments, so that what makes it sound can be said
+//! in one sentence beside it.
 
 #![allow(unsafe_code)]
 

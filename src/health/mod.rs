@@ -1,1 +1,103 @@
-//! Health checks.
+//! Health checks: what the state, the configuration and the time say about each job and about the agent.
+//!
+//! Pure: nothing here opens a file or asks a clock, so `agent check`, the daemon's freshness loop and the
+//! status page come to the same answers, and no check can hang. What only a look at the disk can tell
+//! (whether a run is dead, whether the newest backup is still there) is handed in as [`Extra`].
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `checks` | THE table of checks, and who calls them |
+//! | `job` | the checks of one job |
+//! | `agent` | the checks of the daemon, targets, channels and configuration |
+//! | `due` | when a job is due, overdue, and run next; shared with metrics and pages |
+//! | `shrink` | a component's size against what it usually is |
+//! | `report` | monitoring-plugin output and JSON |
+//! | `words` | durations and moments for people |
+
+mod agent;
+mod checks;
+mod due;
+mod job;
+mod report;
+mod shrink;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+pub use checks::{CHECKS, Check, Scope, findings};
+pub use due::{allowance, next_due, next_run, overdue_at};
+pub use report::{Format, Perf, Report, Unit};
+pub use shrink::{Shrink, measured_run, shrunk};
+pub use words::{since, moment, words};
+
+use crate::model::{JobName, RunId};
+use crate::state::{HealthRow, HealthStatus};
+
+/// What only a look at the machine can tell. Whoever looks must not be able to hang: the lock files are
+/// local, and the files of a backup are looked at only where the target stands on no further mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Runs whose row says `running` although nobody holds their private lock.
+    pub dead_runs: BTreeSet<RunId>,
+    /// For each job that was looked at: whether manifest and files of its newest good backup are at the
+    /// primary target, else what is wrong. A job that is absent was not looked at, and gets no finding.
+    pub backup_files: BTreeMap<JobName, Result<(), String>>,
+}
+
+/// The answer of one check about one job, or (without a job) about the agent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// The job.
+    pub job: Option<JobName>,
+    /// Name of the check, one of [`CHECKS`].
+    pub check: &'static str,
+    /// Its answer.
+    pub status: HealthStatus,
+    /// What, and since when; one line without a full stop.
+    pub message: String,
+    /// What to do about it; one line.
+    pub hint: Option<String>,
+    /// Figures for monitoring systems that draw them.
+    pub perfdata: Vec<Perf>,
+}
+
+impl Finding {
+    /// Message and hint in one line.
+    pub fn text(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}. {hint}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// The form in which the state keeps it.
+    pub fn to_row(&self) -> HealthRow {
+        HealthRow {
+            job: self.job.clone(),
+            check: self.check.to_owned(),
+            status: self.status,
+            message: self.text(),
+        }
+    }
+}
+
+/// The worst of several answers: critical, then warning, then unknown, then ok; ok when there are none.
+///
+/// Unknown stands below warning because what is known to be wrong must not be hidden by what could not be
+/// told.
+pub fn worst(statuses: impl IntoIterator<Item = HealthStatus>) -> HealthStatus {
+    statuses.into_iter().max_by_key(|status| rank(*status)).unwrap_or(HealthStatus::Ok)
+}
+
+fn rank(status: HealthStatus) -> u8 {
+    match status {
+        HealthStatus::Ok => 0,
+        HealthStatus::Unknown => 1,
+        HealthStatus::Warning => 2,
+        HealthStatus::Critical => 3,
+    }
+}

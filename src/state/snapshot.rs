@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::{Contention, Counter, all_counters, contention, names};
 use super::facts::{Fact, FactKey, HEALTH_CHECKED, HealthRow, Probe, all_health, all_probes, get_fact};
+use super::history::{Baseline, RunBrief, baselines, history, last_run, last_success, running};
 use super::jobs::all_jobs;
-use super::runs::{Baseline, Run, RunBrief, baselines, history, last_run, last_success, running};
+use super::run::Run;
 use super::sql::{get_word, opt_time, time, uint};
 use super::{JobRow, State, StateError};
 use crate::model::{ChannelName, ComponentName, JobName, RunId, TargetName, WarningCounts};
@@ -132,6 +133,9 @@ pub struct ChannelState {
     pub last_error: Option<String>,
     /// Messages given up in the last 30 days.
     pub given_up: u64,
+    /// When the last of these was given up.
+    #[serde(default)]
+    pub last_given_up: Option<DateTime<Utc>>,
 }
 
 /// The daemon and its loops.
@@ -314,13 +318,14 @@ fn channels(
         }
     }
     let mut statement = tx.prepare_cached(
-        "SELECT channel, status, created_at, last_error FROM outbox WHERE status IN ('pending', 'failed') ORDER BY id DESC",
+        "SELECT channel, status, created_at, last_error, closed_at FROM outbox WHERE status IN ('pending', 'failed') ORDER BY id DESC",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let state = all.entry(get_word(row, "channel")?).or_default();
         if row.get_ref("status")?.as_str().map_err(rusqlite::Error::from)? == "failed" {
             state.given_up += 1;
+            state.last_given_up = state.last_given_up.max(opt_time(row, "closed_at")?);
             continue;
         }
         state.pending += 1;

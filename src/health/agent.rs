@@ -1,0 +1,210 @@
+//! The checks of the agent as a whole: daemon, targets, channels, configuration, clock.
+
+use chrono::TimeDelta;
+
+use super::checks::{AgentView, Verdict};
+use super::job::{first_line, plural};
+use super::report::{Perf, Unit};
+use super::{moment, since, words, worst};
+use crate::config::{TargetConfig, Trigger};
+use crate::model::{ByteSize, TargetName};
+use crate::state::HealthStatus::{Critical, Ok, Unknown, Warning};
+use crate::state::Probe;
+
+/// A scheduler that has not turned for so long does not turn any more.
+const TICK_LATE: TimeDelta = TimeDelta::minutes(2);
+/// What was seen of a target so long ago says nothing about it now.
+const PROBE_OLD: TimeDelta = TimeDelta::hours(26);
+/// A message may wait so long before it is reported: mail servers grey-list.
+const MESSAGE_LATE: TimeDelta = TimeDelta::minutes(15);
+/// A message that was given up is reported for so long, so that a check once a day meets it.
+const GIVEN_UP_TOLD: TimeDelta = TimeDelta::hours(48);
+/// A jump of the clock is reported for so long.
+const JUMP_TOLD: TimeDelta = TimeDelta::hours(24);
+const START: &str = "Start it (`systemctl start backup-agent`) and look at its journal";
+
+pub(super) fn daemon(view: &AgentView<'_>) -> Option<Verdict> {
+    let AgentView { snapshot, config, now } = *view;
+    // Jobs that cron starts need no daemon.
+    config.job.values().find(|job| job.trigger == Trigger::Internal && job.schedule.is_some())?;
+    let agent = &snapshot.agent;
+    let Some(tick) = agent.scheduler_tick else {
+        return Some(
+            Verdict::bad("the daemon has never run: no scheduled run will start")
+                .hint(format!("{START}; or say trigger = \"external\" for jobs that cron starts")),
+        );
+    };
+    // The snapshot may be an old status.json. How far the scheduler lagged when it was written, and how
+    // long nobody has written one, are judged apart, since the file is not written at each turn.
+    let silence = TICK_LATE + TimeDelta::from_std(config.check_interval).unwrap_or(TICK_LATE) * 2;
+    if snapshot.written - tick <= TICK_LATE && now - snapshot.written <= silence {
+        return Some(Verdict::ok(format!("the scheduler turned {} ago", words(since(tick, now)))));
+    }
+    let ago = words(since(tick, now));
+    let text = match agent.stopped.filter(|stopped| agent.started.is_none_or(|started| *stopped >= started)) {
+        Some(stopped) => format!("the daemon was stopped {} ago", words(since(stopped, now))),
+        None if agent.heartbeat.is_some_and(|beat| now - beat <= TICK_LATE) => {
+            format!("the daemon lives, but its scheduler has not turned for {ago}")
+        }
+        None => format!("the daemon is not running, its scheduler last turned {ago} ago"),
+    };
+    Some(Verdict::bad(format!("{text}: no scheduled run will start")).hint(START))
+}
+
+/// The targets of the configuration with what was last seen of them, and whether a job stores its runs
+/// there first.
+fn probed<'a>(
+    view: &AgentView<'a>,
+) -> impl Iterator<Item = (&'a TargetName, &'a TargetConfig, Option<&'a Probe>, bool)> {
+    let AgentView { snapshot, config, .. } = *view;
+    config
+        .target
+        .iter()
+        .filter(|(name, _)| config.job.values().any(|job| job.targets.contains(name)))
+        .map(|(name, target)| {
+            let primary = config.job.values().any(|job| job.targets.first() == Some(name));
+            (name, target, snapshot.targets.get(name), primary)
+        })
+}
+
+pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
+    let now = view.now;
+    let (mut lines, mut statuses, mut up) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, _, probe, primary) in probed(view) {
+        let Some(probe) = probe else { continue };
+        if !probe.up {
+            let last = match probe.last_up {
+                Some(at) => format!("down for {}", words(since(at, now))),
+                None => "never usable yet".to_owned(),
+            };
+            let reason =
+                probe.error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
+            lines.push(format!("target {name} is {last}{reason}"));
+            statuses.push(if primary { Critical } else { Warning });
+        } else if now - probe.at > PROBE_OLD {
+            lines.push(format!("nobody has looked at target {name} for {}", words(since(probe.at, now))));
+            statuses.push(Unknown);
+        } else {
+            up.push(name.as_str());
+        }
+    }
+    match worst(statuses) {
+        Ok if up.is_empty() => None,
+        Ok => Some(Verdict::ok(format!("usable: {}", up.join(", ")))),
+        Unknown => Some(
+            Verdict::with(Unknown, lines.join("; ")).hint("The daemon looks by itself; without it `agent tend` does"),
+        ),
+        status => Some(
+            Verdict::with(status, lines.join("; ")).hint("Is it mounted and writable? Runs go on where they can"),
+        ),
+    }
+}
+
+pub(super) fn free_space(view: &AgentView<'_>) -> Option<Verdict> {
+    let (mut lines, mut statuses, mut perfs) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, target, probe, _) in probed(view) {
+        let seen = probe.and_then(|probe| Some((probe, probe.free_bytes?)));
+        match (seen, target.min_free) {
+            (Some((probe, free)), limit) => {
+                let mut perf = Perf::new(format!("{name}_free"), free as f64, Unit::Bytes);
+                if let Some(size) = probe.size_bytes {
+                    perf = perf.maximum(size as f64);
+                }
+                let left = format!("{} free at {name}", ByteSize(free));
+                match limit {
+                    Some(limit) if free < limit.0 => {
+                        lines.push(format!("only {left}, less than {limit}"));
+                        statuses.push(if free < limit.0 / 10 { Critical } else { Warning });
+                    }
+                    _ => lines.push(left),
+                }
+                if let Some(limit) = limit {
+                    perf = perf.warning(format!("{}:", limit.0)).critical(format!("{}:", limit.0 / 10));
+                }
+                perfs.push(perf);
+            }
+            (None, Some(_)) => {
+                lines.push(format!("free space at {name} is not known yet"));
+                statuses.push(Unknown);
+            }
+            (None, None) => {}
+        }
+    }
+    if lines.is_empty() {
+        return None;
+    }
+    let text = lines.join("; ");
+    let verdict = match worst(statuses) {
+        Ok => Verdict::ok(text),
+        Unknown => Verdict::with(Unknown, text).hint("The daemon looks by itself; without it `agent tend` does"),
+        status => Verdict::with(status, text).hint("Make room, or keep fewer backups there (`keep`)"),
+    };
+    Some(perfs.into_iter().fold(verdict, Verdict::perf))
+}
+
+pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
+    let AgentView { snapshot, config, now } = *view;
+    if config.notify.is_empty() {
+        return None;
+    }
+    let (mut lines, mut waiting) = (Vec::new(), 0);
+    for name in config.notify.keys() {
+        let Some(channel) = snapshot.channels.get(name) else { continue };
+        waiting += channel.pending;
+        let reason =
+            channel.last_error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
+        let messages = |count| plural(count, "message", "messages");
+        let late = channel.oldest_pending.filter(|oldest| now - *oldest > MESSAGE_LATE);
+        if let Some(oldest) = late.or(channel.oldest_pending.filter(|_| channel.last_error.is_some())) {
+            lines.push(format!(
+                "{} for {name} not accepted for {}{reason}",
+                messages(channel.pending),
+                words(since(oldest, now))
+            ));
+        }
+        if let Some(at) = channel.last_given_up.filter(|at| now - *at <= GIVEN_UP_TOLD) {
+            lines.push(format!("a message for {name} was given up {} ago", words(since(at, now))));
+        }
+    }
+    let perf = Perf::new("notifications_pending", waiting as f64, Unit::None);
+    let verdict = if lines.is_empty() {
+        Verdict::ok(match waiting {
+            0 => "nothing waits to be told".to_owned(),
+            _ => format!("{} on the way", plural(waiting, "message", "messages")),
+        })
+    } else {
+        Verdict::bad(lines.join("; ")).hint("`agent notify test` tries the channel and says what it answers")
+    };
+    Some(verdict.perf(perf))
+}
+
+pub(super) fn config(view: &AgentView<'_>) -> Option<Verdict> {
+    let agent = &view.snapshot.agent;
+    let tz = view.config.timezone;
+    Some(match (agent.config_refused, agent.config_loaded) {
+        (Some(refused), loaded) => {
+            let ago = words(since(refused, view.now));
+            let used = match loaded {
+                Some(at) => format!("; the one of {} is used", moment(at, tz)),
+                None => String::new(),
+            };
+            Verdict::bad(format!("the configuration was refused {ago} ago{used}"))
+                .hint("`agent config check` says what is wrong with it")
+        }
+        (None, Some(at)) => Verdict::ok(format!("loaded {}", moment(at, tz))),
+        (None, None) => return None,
+    })
+}
+
+pub(super) fn clock(view: &AgentView<'_>) -> Option<Verdict> {
+    let jump = view.snapshot.agent.clock_jump.as_ref()?;
+    // Also one that is noted as later than now: the clock jumped, and then back.
+    if (view.now - jump.at).abs() > JUMP_TOLD {
+        return None;
+    }
+    let at = moment(jump.at, view.config.timezone);
+    Some(
+        Verdict::bad(format!("the clock jumped: {} (noted {at})", first_line(&jump.value)))
+            .hint("Runs go on, nothing is deleted; check time synchronisation (`timedatectl`)"),
+    )
+}
