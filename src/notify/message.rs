@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::body;
 use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
 use super::transitions::RunEnd;
-use super::{html, text};
+use super::{html, notices, text};
 use crate::model::{InvalidValue, Outcome};
 
 /// Longest subject, in characters.
@@ -212,11 +212,11 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
             (about, body::run(kind, facts, streak, now))
         }
         Content::Digest(facts) => {
-            (format!("{host}: {}", body::digest_summary(facts)), body::digest(facts, now))
+            (format!("{host}: {}", notices::digest_summary(facts)), notices::digest(facts, now))
         }
-        Content::Check(facts) => (format!("{host}: {}", body::check_summary(facts)), body::check(facts)),
-        Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), body::test(facts)),
-        Content::Agent(facts) => (format!("{host}: {}", facts.title), body::agent(facts)),
+        Content::Check(facts) => (format!("{host}: {}", notices::check_summary(facts)), notices::check(facts)),
+        Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), notices::test(facts)),
+        Content::Agent(facts) => (format!("{host}: {}", facts.title), notices::agent(facts)),
     };
     let mut headers = vec![
         ("X-Backup-Agent-Label".to_owned(), label.clone()),

@@ -12,6 +12,7 @@ pub mod heartbeat;
 pub mod hints;
 pub mod html;
 pub mod message;
+pub mod notices;
 pub mod outbox;
 pub mod plan;
 pub mod spool;
