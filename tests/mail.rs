@@ -447,6 +447,11 @@ async fn without_a_state_the_message_is_spooled_sent_and_recorded_later() {
             .all(|m| m.status == MessageStatus::Delivered && m.created_at == now())
     );
     assert!(spool::read(dir.path()).unwrap().0.is_empty());
+    // A file that somebody damaged is reported once, and stays for people to see.
+    std::fs::write(dir.path().join("spool/x.json"), "{").unwrap();
+    let done = outbox::deliver(Some(&state), dir.path(), &channels, clock.clone()).await;
+    assert!(done.problems[0].contains("spool/x.broken"), "{done:?}");
+    assert_eq!(outbox::deliver(Some(&state), dir.path(), &channels, clock).await, Delivery::default());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::facts::{LastGood, RunFacts, Streak};
+use super::facts::{GoodBackup, LastGood, RunFacts, Streak};
 use super::hints;
 use super::message::Kind;
 use super::text::{between, line, lines, moment, span, verbatim};
@@ -357,7 +357,18 @@ fn what_it_was(facts: &RunFacts, streak: Option<&Streak>) -> Option<Section> {
 
 fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
     let mut blocks = Vec::new();
-    match &facts.newest_verified {
+    // A good run that was read back is itself the newest; the state may not know it yet.
+    let itself = facts.copies.iter().find(|c| facts.outcome.is_good() && c.state == "verified");
+    let newest = match itself {
+        Some(copy) => &LastGood::Backup(GoodBackup {
+            run_id: facts.run_id.clone(),
+            taken: facts.started,
+            target: copy.target.clone(),
+            location: None,
+        }),
+        None => &facts.newest_verified,
+    };
+    match newest {
         LastGood::Backup(backup) => {
             let age = span(between(backup.taken, now));
             blocks.push(para(format!(

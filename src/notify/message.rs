@@ -214,7 +214,9 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
         Content::Digest(facts) => {
             (format!("{host}: {}", notices::digest_summary(facts)), notices::digest(facts, now))
         }
-        Content::Check(facts) => (format!("{host}: {}", notices::check_summary(facts)), notices::check(facts)),
+        Content::Check(facts) => {
+            (format!("{host}: {}", notices::check_summary(facts)), notices::check(facts))
+        }
         Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), notices::test(facts)),
         Content::Agent(facts) => (format!("{host}: {}", facts.title), notices::agent(facts)),
     };

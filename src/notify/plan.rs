@@ -87,8 +87,8 @@ pub fn without_state(channels: &[impl AsRef<Channel>], facts: &RunFacts, now: Da
     plan
 }
 
-/// What is due by the passing of time, for the daemon's loop and `agent tend`: reminders, digests, and
-/// whatever about a job's newest run was not queued yet (a recovery after late copies, a degradation
+/// What is due by the passing of time, for the daemon's loop and `agent tend`, for all jobs at once (a
+/// digest tells of all of them): reminders, digests, and whatever about a job's newest run was not queued yet (a recovery after late copies, a degradation
 /// found later, a message lost with a process that died).
 pub fn periodic(
     state: &State,
@@ -103,7 +103,8 @@ pub fn periodic(
         let runs = [std::slice::from_ref(&newest), &before[..]].concat();
         // Read from the state once, and only when something is due.
         let mut facts = None;
-        for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat()) {
+        let readers = channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat());
+        for channel in readers.filter(|c| context.tells(&c.name)) {
             let rows = rows_of(state, channel, &context.job, &runs)?;
             let mut due = made_up(state, channel, context, &newest, &before, &rows, &mut facts, now)?;
             if due.is_empty()
@@ -446,8 +447,9 @@ fn plan_digests(
     jobs: &[JobContext],
     now: DateTime<Utc>,
 ) -> Result<(), StateError> {
-    let Some(host) = jobs.first() else { return Ok(()) };
     for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat()) {
+        let jobs: Vec<&JobContext> = jobs.iter().filter(|j| j.tells(&channel.name)).collect();
+        let Some(host) = jobs.first() else { continue };
         let last = state.last_message(&channel.name, None, &[MessageKind::Digest])?.map(|m| m.created_at);
         let first_seen = state.jobs()?.iter().map(|j| j.first_seen).min().unwrap_or(now);
         let Some((from, until)) = digest_due(&channel.policy, last, first_seen, now, host.timezone) else {

@@ -100,13 +100,23 @@ pub fn read(state_dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     paths.sort();
     let (mut entries, mut broken) = (Vec::new(), Vec::new());
     for path in paths {
-        let message =
-            fs::read(&path).map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_slice(&t)?));
-        match message {
-            Ok(message) => entries.push(Entry { path, message }),
+        let text = match fs::read(&path) {
+            Ok(text) => text,
             // Another process may have delivered it in between.
-            Err(_) if !path.exists() => {}
-            Err(e) => broken.push(format!("{}: {e:#}", path.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => {
+                broken.push(format!("{}: {e}", path.display()));
+                continue;
+            }
+        };
+        match serde_json::from_slice(&text) {
+            Ok(message) => entries.push(Entry { path, message }),
+            Err(e) => {
+                // Put aside, so that it is reported once and stays visible.
+                let aside = path.with_extension("broken");
+                let kept = if fs::rename(&path, &aside).is_ok() { aside } else { path };
+                broken.push(format!("{}: {e}", kept.display()));
+            }
         }
     }
     Ok((entries, broken))

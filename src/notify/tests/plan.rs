@@ -61,6 +61,7 @@ impl World {
             command: "agent".to_owned(),
             next_run: None,
             target_paths: BTreeMap::from([(TargetName::new("local").unwrap(), "/var/backups".to_owned())]),
+            channels: None,
             paused: false,
             notes: Vec::new(),
         }
@@ -82,8 +83,7 @@ impl World {
                 job: self.job.clone(),
                 trigger: RunTrigger::Schedule,
                 scheduled_for: None,
-                pid: 1,
-                boot_id: "b".to_owned(),
+                process: crate::lock::ProcessIdentity::current(),
                 started: self.now,
             })
             .unwrap();
@@ -298,6 +298,30 @@ fn a_digest_goes_out_once_a_day() {
     assert!(world.periodic().is_empty());
     world.now += TimeDelta::days(1);
     assert_eq!(world.periodic().messages.len(), 1);
+}
+
+#[test]
+fn a_digest_tells_of_all_jobs_of_its_channel_and_of_no_other() {
+    let mut world = World::new(SuccessMode::Daily, &["a@example.org"]);
+    world.good();
+    world.now = at("2026-11-21T07:01:00Z");
+    let of = |job: &str, channels: Option<&str>| JobContext {
+        job: JobName::new(job).unwrap(),
+        channels: channels.map(|c| vec![c.parse().unwrap()]),
+        ..world.context()
+    };
+    let jobs = [of("askproai", None), of("second", Some("admin")), of("third", Some("other"))];
+    let plan = plan::periodic(&world.state, &world.channels, &jobs, world.now).unwrap();
+    assert_eq!(plan.messages.len(), 1);
+    let payload: plan::Payload = serde_json::from_str(&plan.messages[0].payload).unwrap();
+    let text = payload.message.text;
+    assert!(
+        text.contains("Job askproai") && text.contains("Job second") && !text.contains("third"),
+        "{text}"
+    );
+    assert!(text.contains("NOTHING: no verified backup exists"), "{text}");
+    let foreign = [of("askproai", Some("other"))];
+    assert!(plan::periodic(&world.state, &world.channels, &foreign, world.now).unwrap().is_empty());
 }
 
 #[test]
