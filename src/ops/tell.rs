@@ -97,6 +97,7 @@ impl Agent {
             command: self.command.clone(),
             next_run: config.and_then(|j| j.schedule()).and_then(|s| s.next_after(timezone, now)),
             target_paths: self.target_paths(),
+            channels: config.and_then(|j| j.notify.clone()),
             paused,
             notes: Vec::new(),
         }
@@ -161,11 +162,8 @@ pub fn copy_came_after_all(agent: &Agent, copy: &Copy) -> Result<()> {
 /// degradations, recoveries after late copies.
 pub fn by_time(agent: &Agent) -> Result<()> {
     let now = agent.now();
-    for job in agent.config.job.keys() {
-        let context = agent.job_context(job);
-        let channels = agent.channels_for(job);
-        plan::periodic(&agent.state, &channels, &[context], now)?.enqueue(&agent.state, now)?;
-    }
+    let jobs: Vec<_> = agent.config.job.keys().map(|job| agent.job_context(job)).collect();
+    plan::periodic(&agent.state, &agent.channels, &jobs, now)?.enqueue(&agent.state, now)?;
     Ok(())
 }
 
