@@ -155,7 +155,7 @@ pub(super) fn runtime(view: &JobView<'_>) -> Option<Verdict> {
         Some((limit, delta)) if now - run.started > delta => {
             let text = format!("{text}, more than the {} it may take", words(limit));
             let hangs = now - run.started > delta.checked_add(&HANGS_AFTER).unwrap_or(TimeDelta::MAX);
-            match (hangs, run.pid) {
+            match (hangs, run.process.as_ref().map(|process| process.pid)) {
                 (false, _) => Verdict::bad(text).hint("It is about to be ended"),
                 (true, Some(pid)) => Verdict::with(Critical, text)
                     .hint(format!("It should have been ended: look at process {pid} (a hung disk or share?)")),

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod copies;
 pub mod isolate;
 pub mod locks;
+pub mod looks;
 pub mod preflight;
 pub mod prune;
 pub mod publish;
