@@ -28,7 +28,7 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
     common::start_log(global, Some(&config), if terminal { "warn" } else { "info" })?;
     let jobs = chosen(&config, args)?;
     let agent = common::open(global, config)?;
-    crate::daemon::raise_file_limit();
+    crate::ops::limits::raise_open_files();
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
 
@@ -96,7 +96,11 @@ fn trigger() -> RunTrigger {
 fn chosen(config: &config::Config, args: &Backup) -> Result<Vec<JobName>> {
     if args.all {
         let all: Vec<JobName> = config.job.keys().cloned().collect();
-        return if all.is_empty() { Err(UsageError("the configuration has no job".to_owned()).into()) } else { Ok(all) };
+        return if all.is_empty() {
+            Err(UsageError("the configuration has no job".to_owned()).into())
+        } else {
+            Ok(all)
+        };
     }
     if args.jobs.is_empty() {
         return Ok(vec![common::only_job(config)?]);
@@ -194,7 +198,11 @@ impl Answer {
     fn text(&self, agent: &Agent) -> String {
         let mut text = String::new();
         let (Some(outcome), Some(run)) = (self.outcome, &self.run_id) else {
-            return format!("locked   job {}: {}\n", self.job, self.locked_by.as_deref().unwrap_or("another run"));
+            return format!(
+                "locked   job {}: {}\n",
+                self.job,
+                self.locked_by.as_deref().unwrap_or("another run")
+            );
         };
         let took = crate::health::words(std::time::Duration::from_secs_f64(self.duration_seconds));
         let word = output::tinted(outcome.as_str(), 8);
@@ -204,7 +212,8 @@ impl Answer {
         }
         let name_width = self.components.iter().map(|c| c.name.len()).max().unwrap_or(0);
         for part in &self.components {
-            let entries = if part.entries > 0 { format!(", {} entries", part.entries) } else { String::new() };
+            let entries =
+                if part.entries > 0 { format!(", {} entries", part.entries) } else { String::new() };
             let warnings = warnings(&part.warnings);
             text.push_str(&format!(
                 "  {:name_width$}  {:>9} read, {:>9} stored{entries}{warnings}\n",

@@ -5,9 +5,9 @@ use anyhow::Result;
 use super::args::{Check, Global};
 use super::{common, output};
 use crate::clock::{Clock, SystemClock};
-use crate::health::{self, Extra, Finding, Format, HealthStatus, Report};
+use crate::health::{self, Extra, Finding, Format, Report};
 use crate::ops::{looks, tell};
-use crate::state::{Origin, load_for_reading};
+use crate::state::{HealthStatus, Origin, load_for_reading};
 
 pub fn check(global: &Global, args: &Check) -> Result<u8> {
     let config = common::load(global, false)?;
@@ -15,7 +15,7 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
         common::known_job(&config, job)?;
     }
     let now = SystemClock.now();
-    let format = if args.json { Format::Json } else { Format::Text };
+    let format = if args.json { Format::Json } else { Format::Plugin };
     let report = match load_for_reading(&config.state_dir, now) {
         Err(e) => Report::unreadable(e),
         Ok((snapshot, origin)) => {

@@ -38,7 +38,11 @@ pub fn load(global: &Global, secrets: bool) -> Result<Config> {
             Ok(loaded.config)
         }
         // Beside the backups of `agent run --now` its own configuration is meant.
-        Err(e) if e.missing && global.config.is_none() && Path::new(DEFAULT_BACKUPS).join(ADHOC_STATE).is_dir() => {
+        Err(e)
+            if e.missing
+                && global.config.is_none()
+                && Path::new(DEFAULT_BACKUPS).join(ADHOC_STATE).is_dir() =>
+        {
             embedded()
         }
         Err(e) => Err(config_error(global, &e).into()),
@@ -146,7 +150,8 @@ pub fn known_job(config: &Config, job: &JobName) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = config.job.keys().map(JobName::as_str).collect();
-    Err(UsageError(format!("there is no job {job} in the configuration; it has: {}", names.join(", "))).into())
+    Err(UsageError(format!("there is no job {job} in the configuration; it has: {}", names.join(", ")))
+        .into())
 }
 
 /// The run an id means: whole, its beginning, its last six characters, or `latest` good backup.
@@ -172,7 +177,11 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
         1 => found.into_iter().next().context("a run was found and lost"),
         0 => {
             let near: Vec<String> = agent.state.nearest_ids(id, 3)?.iter().map(RunId::to_string).collect();
-            let hint = if near.is_empty() { "there are no runs yet".to_owned() } else { format!("the nearest are: {}", near.join(", ")) };
+            let hint = if near.is_empty() {
+                "there are no runs yet".to_owned()
+            } else {
+                format!("the nearest are: {}", near.join(", "))
+            };
             bail!("there is no run {id}; {hint}")
         }
         n => {

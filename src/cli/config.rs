@@ -61,7 +61,9 @@ fn init(global: &Global, file: Option<&Path>) -> Result<u8> {
     }
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&file);
     match made {
-        Ok(mut out) => out.write_all(config::example().as_bytes()).with_context(|| format!("writing {}", file.display()))?,
+        Ok(mut out) => out
+            .write_all(config::example().as_bytes())
+            .with_context(|| format!("writing {}", file.display()))?,
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             bail!("{} exists and is left as it is; see the example with: agent config init -", file.display())
         }

@@ -6,9 +6,9 @@ use chrono_tz::Tz;
 use serde_json::json;
 
 use super::args::{Global, JobArg, Pause, Prune};
+use super::code;
 use super::common::{self, UsageError};
 use super::output::{self, Table};
-use super::code;
 use crate::event::Progress;
 use crate::model::ByteSize;
 use crate::ops::{Agent, open_target, prune};
@@ -74,10 +74,13 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }
-    let agent = if args.dry_run { common::open_reading(global, config)? } else { common::open(global, config)? };
+    let agent =
+        if args.dry_run { common::open_reading(global, config)? } else { common::open(global, config)? };
     let mut answers = Vec::new();
     let mut failed = false;
-    for (job, config) in agent.config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name)) {
+    for (job, config) in
+        agent.config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name))
+    {
         for (position, target) in config.targets.iter().enumerate() {
             if args.target.as_ref().is_some_and(|t| t != target) {
                 continue;
@@ -100,7 +103,9 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
                 output::print(&format!("{job} at {target}\n{}", table.render(None)));
             }
             if !args.dry_run {
-                let primary = (position == 0).then(|| agent.target(target).map(|c| open_target(target, c))).transpose()?;
+                let primary = (position == 0)
+                    .then(|| agent.target(target).map(|c| open_target(target, c)))
+                    .transpose()?;
                 match prune::at_target(&agent, job, target, primary.as_deref(), &Progress::default()) {
                     Ok(removed) if !args.json => output::print(&format!("{} removed\n\n", removed.len())),
                     Ok(_) => {}

@@ -72,7 +72,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    let is_check = std::env::args().skip(1).find(|a| !a.starts_with('-')).is_some_and(|a| a == "check" || a == "monitor");
+    let is_check = std::env::args()
+        .skip(1)
+        .find(|a| !a.starts_with('-'))
+        .is_some_and(|a| a == "check" || a == "monitor");
     ExitCode::from(if is_check { 3 } else { code::USAGE })
 }
 

@@ -3,14 +3,15 @@
 use anyhow::Result;
 
 use super::args::{Global, Notify, NotifyVerb};
+use super::code;
 use super::common::{self, UsageError};
 use super::output::{self, Table};
-use super::code;
 use crate::clock::{Clock, SystemClock};
 use crate::model::ChannelName;
 use crate::notify::facts::TestFacts;
 use crate::notify::outbox::send_test;
 use crate::ops::tell;
+use crate::state::MessageStatus;
 
 pub fn notify(global: &Global, args: &Notify) -> Result<u8> {
     match &args.verb {
@@ -67,7 +68,7 @@ fn queue(global: &Global, limit: usize, json: bool) -> Result<u8> {
                 serde_json::json!({
                     "id": m.id, "channel": m.channel, "recipient": m.recipient, "kind": m.kind, "job": m.job,
                     "run_id": m.run_id, "subject": m.subject, "status": m.status, "created": m.created_at,
-                    "attempts": m.attempts, "next_attempt": m.next_attempt, "last_error": m.last_error,
+                    "attempts": m.attempts, "next_attempt": m.not_before, "last_error": m.last_error,
                 })
             })
             .collect();
@@ -85,7 +86,7 @@ fn queue(global: &Global, limit: usize, json: bool) -> Result<u8> {
         ]);
     }
     output::print(&if table.is_empty() { "no messages\n".to_owned() } else { table.render(Some(1)) });
-    for m in messages.iter().filter(|m| m.delivered_at.is_none()) {
+    for m in messages.iter().filter(|m| m.status != MessageStatus::Delivered) {
         if let Some(error) = &m.last_error {
             output::print(&format!("{} to {}: {error}\n", m.channel, m.recipient));
         }

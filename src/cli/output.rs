@@ -43,7 +43,8 @@ pub fn tinted(word: &str, width: usize) -> String {
     }
     let colour = match word {
         "success" | "verified" | "ok" | "good" | "delivered" => "32",
-        "warning" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused" | "expired" | "superseded" => "33",
+        "warning" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused" | "expired"
+        | "superseded" => "33",
         "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" => "31",
         _ => return padded,
     };
@@ -86,7 +87,9 @@ impl Table {
                 .iter()
                 .enumerate()
                 .map(|(column, cell)| match tint {
-                    Some(tinted_column) if tinted_column == column && !is_head => tinted(cell, widths[column]),
+                    Some(tinted_column) if tinted_column == column && !is_head => {
+                        tinted(cell, widths[column])
+                    }
                     _ => format!("{cell:width$}", width = widths[column]),
                 })
                 .collect();

@@ -66,12 +66,14 @@ struct Shown {
 impl Bar {
     /// Begins to draw.
     pub fn start(progress: &Arc<Progress>) -> Self {
-        let bar = if io::stderr().is_terminal() { BARS.add(ProgressBar::new(0)) } else { ProgressBar::hidden() };
+        let bar =
+            if io::stderr().is_terminal() { BARS.add(ProgressBar::new(0)) } else { ProgressBar::hidden() };
         bar.set_style(spinner());
         let shown = Arc::new(Mutex::new(Shown::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let drawer = (!bar.is_hidden()).then(|| {
-            let (bar, shown, stop, progress) = (bar.clone(), Arc::clone(&shown), Arc::clone(&stop), Arc::clone(progress));
+            let (bar, shown, stop, progress) =
+                (bar.clone(), Arc::clone(&shown), Arc::clone(&stop), Arc::clone(progress));
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     {
@@ -114,8 +116,10 @@ impl Bar {
 }
 
 fn bar() -> ProgressStyle {
-    ProgressStyle::with_template("{wide_bar} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template(
+        "{wide_bar} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn spinner() -> ProgressStyle {

@@ -41,13 +41,18 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
         to: std::path::absolute(&args.to)?,
         force: args.force,
     };
-    let expected = if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };
+    let expected =
+        if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };
     let bar = Bar::start(&progress);
     bar.begin(&format!("restoring from {}", copy.target), expected, &progress);
     let restored = bring_back(target.as_ref(), &location, &run.run_id, &wanted, &options);
     bar.finish();
     let restored = restored?;
-    if args.json { print_json(&run, &copy, &restored)? } else { print_text(&run, &copy, &restored) }
+    if args.json {
+        print_json(&run, &copy, &restored)?
+    } else {
+        print_text(&run, &copy, &restored)
+    }
     Ok(if restored.problems() == 0 { code::OK } else { code::FAILURE })
 }
 
@@ -62,7 +67,11 @@ fn nearest(agent: &Agent, run: &Run, args: &Restore) -> Result<Copy> {
     copies.into_iter().next().ok_or_else(|| {
         let at = args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}"));
         let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));
-        anyhow!("run {} has no backup{at} any more: it {ended}; `{} list` shows those there are", run.run_id, agent.command)
+        anyhow!(
+            "run {} has no backup{at} any more: it {ended}; `{} list` shows those there are",
+            run.run_id,
+            agent.command
+        )
     })
 }
 

@@ -35,7 +35,11 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     };
     let copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?.into_iter().filter(wanted).collect();
     if copies.is_empty() {
-        bail!("run {} has no backup{}", run.run_id, args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}")));
+        bail!(
+            "run {} has no backup{}",
+            run.run_id,
+            args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}"))
+        );
     }
     let depth = if args.deep { Depth::Deep } else { Depth::Digests };
     let progress = Arc::new(Progress::default());
@@ -64,7 +68,10 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         for Found { target, location, report, ok, .. } in &found {
             let word = output::tinted(if *ok { "verified" } else { "corrupt" }, 8);
             let size = ByteSize(report.bytes);
-            output::print(&format!("{word} {} at {target}: {} files, {size}  {location}\n", run.run_id, report.files));
+            output::print(&format!(
+                "{word} {} at {target}: {} files, {size}  {location}\n",
+                run.run_id, report.files
+            ));
             report.problems.iter().for_each(|problem| output::print(&format!("  {problem}\n")));
         }
     }

@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod copies;
 pub mod isolate;
+pub mod limits;
 pub mod locks;
 pub mod looks;
 pub mod preflight;

@@ -48,12 +48,19 @@ fn channel_of(name: &ChannelName, config: &NotifyConfig) -> Result<Channel> {
                 timeout: email.timeout,
                 ca_file: email.ca_file.clone(),
             };
-            Channel::email(name.clone(), policy(email), Labels::new(email.labels.iter().map(|(kind, label)| (kind.as_str(), label.as_str())))?, &settings)
+            Channel::email(
+                name.clone(),
+                policy(email),
+                Labels::new(email.labels.iter().map(|(kind, label)| (kind.as_str(), label.as_str())))?,
+                &settings,
+            )
         }
         NotifyConfig::Heartbeat(heartbeat) => {
             let url = match (&heartbeat.url, &heartbeat.url_file) {
                 (Some(url), _) => crate::model::Secret::new(url.clone()),
-                (None, file) => resolve_secret(None, file.as_deref())?.context("it has neither url nor url_file")?,
+                (None, file) => {
+                    resolve_secret(None, file.as_deref())?.context("it has neither url nor url_file")?
+                }
             };
             Channel::heartbeat(name.clone(), &HeartbeatSettings { url, timeout: heartbeat.timeout })
         }
@@ -89,7 +96,13 @@ impl Agent {
         let now = self.now();
         let config = self.config.job.get(job);
         let timezone = config.map_or(self.config.timezone, |j| self.config.job_timezone(j));
-        let paused = self.state.job(job).ok().flatten().and_then(|row| row.paused_until).is_some_and(|until| until > now);
+        let paused = self
+            .state
+            .job(job)
+            .ok()
+            .flatten()
+            .and_then(|row| row.paused_until)
+            .is_some_and(|until| until > now);
         gather::JobContext {
             job: job.clone(),
             host: self.config.host_name(),
@@ -128,14 +141,23 @@ pub fn plan_end(
 
 /// The copies of a run that is about to be recorded, as messages show them.
 fn copies_of(agent: &Agent, job: &JobName, ended: &EndedRun) -> Vec<CopyFacts> {
-    let Some(config) = agent.config.job.get(job).filter(|_| ended.stored_bytes > 0) else { return Vec::new() };
+    let Some(config) = agent.config.job.get(job).filter(|_| ended.stored_bytes > 0) else {
+        return Vec::new();
+    };
     let states = std::iter::once("verified").chain(std::iter::repeat("pending"));
     let pairs = config.targets.iter().zip(states);
-    pairs.map(|(target, state)| CopyFacts { target: target.clone(), state: state.to_owned(), detail: None }).collect()
+    pairs
+        .map(|(target, state)| CopyFacts { target: target.clone(), state: state.to_owned(), detail: None })
+        .collect()
 }
 
 /// Tells of a run without the state, which cannot be opened or written: through the spool, and straight.
-pub fn without_state(config: &Config, facts: &RunFacts, now: DateTime<Utc>, clock: Arc<dyn crate::clock::Clock>) -> Result<Delivery> {
+pub fn without_state(
+    config: &Config,
+    facts: &RunFacts,
+    now: DateTime<Utc>,
+    clock: Arc<dyn crate::clock::Clock>,
+) -> Result<Delivery> {
     let channels = channels(config)?;
     let due = plan::without_state(&channels, facts, now);
     block_on(outbox::tell_without_state(&config.state_dir, &due.messages, &channels, clock))
@@ -207,7 +229,11 @@ pub fn run_without_state(agent: &Agent, job: &JobName, error: &anyhow::Error) ->
 pub fn findings(agent: &Agent, summary: &str, problems: &[&crate::health::Finding]) -> Result<()> {
     let now = agent.now();
     let told = agent.state.fact(FactKey::CheckMailed)?;
-    let same = problems.iter().map(|f| format!("{:?}/{}/{:?}", f.job, f.check, f.status)).collect::<Vec<_>>().join(";");
+    let same = problems
+        .iter()
+        .map(|f| format!("{:?}/{}/{:?}", f.job, f.check, f.status))
+        .collect::<Vec<_>>()
+        .join(";");
     if told.is_some_and(|fact| fact.value == same && now - fact.at < TELL_CHECK_AGAIN) {
         return Ok(());
     }
