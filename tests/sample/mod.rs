@@ -265,6 +265,7 @@ fn wiki() -> JobState {
 
 fn lab() -> JobState {
     let mut job = job("lab", None);
+    job.row.failing_since = Some(hours_ago(1) + TimeDelta::seconds(1));
     job.last_run = Some(Run {
         warning_counts: WarningCounts { unreadable: 4, ..WarningCounts::default() },
         components: vec![component("files", 1_000, 500, 3)],
