@@ -60,18 +60,14 @@ impl Context for Stage {
     }
 
     fn progress(&self, job: &JobName) -> Option<RunProgress> {
-        (job.as_str() == "web").then_some(RunProgress {
-            source_bytes: 25_000_000_000,
-            expected_bytes: Some(40_000_000_000),
-        })
+        (job.as_str() == "web")
+            .then_some(RunProgress { source_bytes: 25_000_000_000, expected_bytes: Some(40_000_000_000) })
     }
 
     fn extra(&self) -> Extra {
         let missing = Err("SHA256SUMS is gone".to_owned());
-        let backup_files = BTreeMap::from([
-            ("mail".parse().unwrap(), missing),
-            ("askproai".parse().unwrap(), Ok(())),
-        ]);
+        let backup_files =
+            BTreeMap::from([("mail".parse().unwrap(), missing), ("askproai".parse().unwrap(), Ok(()))]);
         Extra { backup_files, ..Extra::default() }
     }
 

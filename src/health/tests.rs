@@ -146,10 +146,7 @@ fn a_late_run_under_way_makes_overdue_a_warning_unless_it_is_dead_or_too_long() 
     running["ended"] = Value::Null;
     let late = with(json!({"last_success": run("success", 910), "running": running}));
     assert_eq!(says(&late, "overdue").0, Warning);
-    let extra = Extra {
-        dead_runs: ["20261124T020000Z-aaaaaa".parse().unwrap()].into(),
-        ..Extra::default()
-    };
+    let extra = Extra { dead_runs: ["20261124T020000Z-aaaaaa".parse().unwrap()].into(), ..Extra::default() };
     assert_eq!(says_of(&late, &config(), &extra, "overdue").0, Critical);
     assert_eq!(says_of(&late, &config(), &extra, "dead-run").0, Warning);
     assert!(is_silent(&late, "dead-run"));
@@ -184,8 +181,7 @@ fn a_job_without_a_schedule_is_never_overdue() {
 fn a_job_that_never_succeeded_is_told_once_a_run_was_due_or_failed() {
     let fresh = with(json!({"first_seen": ago(5), "last_run": null, "last_success": null}));
     assert_eq!(says(&fresh, "never-succeeded"), (Good, "first run due 2026-11-24 19:00".into()));
-    let failed =
-        with(json!({"first_seen": ago(5), "last_run": run("failure", 3), "last_success": null}));
+    let failed = with(json!({"first_seen": ago(5), "last_run": run("failure", 3), "last_success": null}));
     assert_eq!(says(&failed, "never-succeeded").0, Warning);
     let due = with(json!({"first_seen": ago(600), "last_run": null, "last_success": null}));
     assert_eq!(says(&due, "never-succeeded").0, Warning);
@@ -209,7 +205,10 @@ fn each_outcome_has_its_severity() {
     let mut degraded = run("success", 19);
     degraded["degraded"] = json!(["the copy to nas failed.\nlong story"]);
     let (status, text) = says(&with(json!({"last_run": degraded})), "last-outcome");
-    assert_eq!((status, text.as_str()), (Warning, "the backup 17 min ago is good, but the copy to nas failed"));
+    assert_eq!(
+        (status, text.as_str()),
+        (Warning, "the backup 17 min ago is good, but the copy to nas failed")
+    );
 }
 
 #[test]
@@ -274,14 +273,18 @@ fn contention_is_told_above_its_limit() {
     let held = |n: u64| with(json!({"contention": {"total": 9, "last_24h": n, "last": ago(30)}}));
     assert_eq!(says(&held(3), "contention").0, Good);
     let (status, text) = says(&held(4), "contention");
-    assert_eq!((status, text.as_str()), (Warning, "4 runs in a day found the lock held, the last 30 min ago"));
+    assert_eq!(
+        (status, text.as_str()),
+        (Warning, "4 runs in a day found the lock held, the last 30 min ago")
+    );
 }
 
 #[test]
 fn files_are_judged_only_where_somebody_looked() {
     let state = snapshot(good_job());
     assert!(is_silent(&state, "files"));
-    let looked = |result| Extra { backup_files: [("app".parse().unwrap(), result)].into(), ..Extra::default() };
+    let looked =
+        |result| Extra { backup_files: [("app".parse().unwrap(), result)].into(), ..Extra::default() };
     assert_eq!(says_of(&state, &config(), &looked(Ok(())), "files").0, Good);
     let (status, text) = says_of(&state, &config(), &looked(Err("manifest.json is gone".into())), "files");
     assert_eq!(status, Critical);
@@ -296,7 +299,10 @@ fn copies_are_told_after_hours_and_become_critical_after_days() {
     };
     let waiting = |minutes: i64| with(json!({"targets": {"nas": target(ago(minutes))}}));
     assert_eq!(says(&waiting(300), "copies"), (Good, "2 copies to be made".into()));
-    assert_eq!(says(&waiting(400), "copies"), (Warning, "2 copies to nas waiting for 6 h 40 min: not mounted".into()));
+    assert_eq!(
+        says(&waiting(400), "copies"),
+        (Warning, "2 copies to nas waiting for 6 h 40 min: not mounted".into())
+    );
     assert_eq!(says(&waiting(5_000), "copies").0, Critical);
     // A target that is no longer configured is nobody's business.
     let gone = with(json!({"targets": {"old": target(ago(5_000))}}));
@@ -314,7 +320,10 @@ fn damage_and_retention_are_told_with_the_newest_intact_backup() {
     let state = with(json!({"targets": targets}));
     let all = findings(&state, &config(), now(), &Extra::default());
     let verify = find(&all, "verify");
-    assert_eq!((verify.status, verify.message.as_str()), (Critical, "the backup read back 1 h ago at nas is damaged"));
+    assert_eq!(
+        (verify.status, verify.message.as_str()),
+        (Critical, "the backup read back 1 h ago at nas is damaged")
+    );
     assert!(verify.hint.unwrap().contains("20261124T000000Z-bbbbbb at local, 10 h old"));
     assert_eq!(find(&all, "retention").status, Warning);
 }
@@ -326,7 +335,8 @@ fn a_daemon_is_missed_only_where_jobs_wait_for_it() {
     state.agent.heartbeat = Some(now() - TimeDelta::seconds(130));
     let (status, text) = says(&state, "daemon");
     assert_eq!(status, Critical);
-    let expected = "the daemon is not running, its scheduler last turned 2 min 10 s ago: no scheduled run will start";
+    let expected =
+        "the daemon is not running, its scheduler last turned 2 min 10 s ago: no scheduled run will start";
     assert_eq!(text, expected);
     state.agent.heartbeat = Some(now());
     assert!(says(&state, "daemon").1.contains("lives, but its scheduler has not turned"));
@@ -385,7 +395,10 @@ fn free_space_is_compared_with_min_free() {
     let mut config = config();
     let mut state = snapshot(good_job());
     state.targets.insert("local".parse().unwrap(), probe(true, 1, Some(99)));
-    assert_eq!(says_of(&state, &config, &Extra::default(), "free-space"), (Good, "99 B free at local".into()));
+    assert_eq!(
+        says_of(&state, &config, &Extra::default(), "free-space"),
+        (Good, "99 B free at local".into())
+    );
     for (limit, status) in [(99, Good), (100, Warning), (1000, Critical)] {
         config.target.get_mut("local").unwrap().min_free = Some(crate::model::ByteSize(limit));
         assert_eq!(says_of(&state, &config, &Extra::default(), "free-space").0, status, "{limit}");
@@ -398,14 +411,15 @@ fn free_space_is_compared_with_min_free() {
 fn messages_that_are_refused_late_or_given_up_are_told_and_forgotten() {
     let mut state = snapshot(good_job());
     assert_eq!(says(&state, "notify").0, Good);
-    let channel = |pending, oldest: i64, error: Option<&str>, given_up: Option<i64>| crate::state::ChannelState {
-        pending,
-        oldest_pending: (pending > 0).then(|| now() - TimeDelta::minutes(oldest)),
-        last_error: error.map(str::to_owned),
-        given_up: u64::from(given_up.is_some()),
-        last_given_up: given_up.map(|hours| now() - TimeDelta::hours(hours)),
-        ..Default::default()
-    };
+    let channel =
+        |pending, oldest: i64, error: Option<&str>, given_up: Option<i64>| crate::state::ChannelState {
+            pending,
+            oldest_pending: (pending > 0).then(|| now() - TimeDelta::minutes(oldest)),
+            last_error: error.map(str::to_owned),
+            given_up: u64::from(given_up.is_some()),
+            last_given_up: given_up.map(|hours| now() - TimeDelta::hours(hours)),
+            ..Default::default()
+        };
     let mut with = |channel| {
         state.channels.insert("admin".parse().unwrap(), channel);
         says(&state, "notify")
@@ -416,7 +430,10 @@ fn messages_that_are_refused_late_or_given_up_are_told_and_forgotten() {
         (Warning, "1 message for admin not accepted for 2 min: 550 no".into())
     );
     assert_eq!(with(channel(2, 16, None, None)).0, Warning);
-    assert_eq!(with(channel(0, 0, None, Some(3))), (Warning, "a message for admin was given up 3 h ago".into()));
+    assert_eq!(
+        with(channel(0, 0, None, Some(3))),
+        (Warning, "a message for admin was given up 3 h ago".into())
+    );
     assert_eq!(with(channel(0, 0, None, Some(49))).0, Good);
 }
 
@@ -429,7 +446,8 @@ fn a_refused_configuration_and_a_jump_of_the_clock_are_told() {
     let (status, text) = says(&state, "config");
     assert_eq!(status, Warning);
     assert_eq!(text, "the configuration was refused 1 h ago; the one of 2026-11-24 06:20 is used");
-    let jump = |hours| crate::state::Fact { value: "a year ahead".into(), at: now() - TimeDelta::hours(hours) };
+    let jump =
+        |hours| crate::state::Fact { value: "a year ahead".into(), at: now() - TimeDelta::hours(hours) };
     state.agent.clock_jump = Some(jump(3));
     assert_eq!(says(&state, "clock").0, Warning);
     state.agent.clock_jump = Some(jump(25));
@@ -494,9 +512,10 @@ fn an_unreadable_state_is_unknown_and_never_quiet() {
 
 #[test]
 fn the_json_form_has_every_finding_with_its_figures() {
-    let json: Value =
-        serde_json::from_str(&report(&snapshot(good_job())).note("from status.json").render(Format::Json, false))
-            .unwrap();
+    let json: Value = serde_json::from_str(
+        &report(&snapshot(good_job())).note("from status.json").render(Format::Json, false),
+    )
+    .unwrap();
     assert_eq!(json["status"], "ok");
     assert_eq!(json["note"], "from status.json");
     let overdue = &json["findings"][0];

@@ -1,12 +1,14 @@
 //! Every metric: its name, its help, and where its value comes from.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use super::Facts;
 use crate::config::{Config, JobConfig, NotifyConfig};
 use crate::health;
 use crate::model::{JobName, WarningCounts, WarningKind};
-use crate::state::{ChannelState, JobState, JobTargetState, Probe, Run};
+use crate::state::{ChannelState, ComponentSummary, JobState, JobTargetState, Probe, Run};
 
 /// One metric.
 #[derive(Debug)]
@@ -71,6 +73,9 @@ impl JobFacts<'_> {
     }
 }
 
+/// Values of labels, in the order of [`Metric::labels`], and of the sample.
+pub(super) type Samples = Vec<(Vec<String>, f64)>;
+
 /// Where values come from, and with which labels.
 #[derive(Debug)]
 pub(super) enum Source {
@@ -79,7 +84,7 @@ pub(super) enum Source {
     /// The agent.
     Agent(fn(&Facts) -> Option<f64>),
     /// The last health checks.
-    Health(fn(&Facts) -> Vec<(Vec<String>, f64)>),
+    Health(fn(&Facts) -> Samples),
     /// A job.
     Job(fn(&JobFacts<'_>) -> Option<f64>),
     /// A job, and a further label.
@@ -220,7 +225,11 @@ pub static TABLE: &[Metric] = &[
         Job(|j| j.state.contention.last.map(at)),
     ),
     // The run that goes on.
-    gauge("backup_running", "1 while a run is recorded as running.", Job(|j| Some(flag(j.state.running.is_some())))),
+    gauge(
+        "backup_running",
+        "1 while a run is recorded as running.",
+        Job(|j| Some(flag(j.state.running.is_some()))),
+    ),
     gauge(
         "backup_run_start_timestamp_seconds",
         "Start of the running run.",
@@ -267,7 +276,11 @@ pub static TABLE: &[Metric] = &[
         "When a copy last succeeded.",
         JobCopy(|t| t.last_copy_success.map(at)),
     ),
-    counter("backup_copy_failures_total", "Attempts to copy that failed.", JobCopy(|t| Some(t.failures as f64))),
+    counter(
+        "backup_copy_failures_total",
+        "Attempts to copy that failed.",
+        JobCopy(|t| Some(t.failures as f64)),
+    ),
     gauge("backup_backups", "Complete backups kept at the target.", JobTarget(|t| Some(t.kept as f64))),
     gauge(
         "backup_last_verify_timestamp_seconds",
@@ -317,10 +330,11 @@ pub static TABLE: &[Metric] = &[
         "backup_remind_seconds",
         "How often a failure that lasts is mailed again.",
         Job(|j| {
-            let reminders = j.config.channels_for(j.job).into_iter().filter_map(|(_, channel)| match channel {
-                NotifyConfig::Email(email) => Some(email.remind.as_secs_f64()),
-                NotifyConfig::Heartbeat(_) => None,
-            });
+            let reminders =
+                j.config.channels_for(j.job).into_iter().filter_map(|(_, channel)| match channel {
+                    NotifyConfig::Email(email) => Some(email.remind.as_secs_f64()),
+                    NotifyConfig::Heartbeat(_) => None,
+                });
             reminders.min_by(f64::total_cmp)
         }),
     ),
@@ -370,17 +384,14 @@ fn by_kind(counts: &WarningCounts) -> Vec<(String, f64)> {
 
 /// A step that was entered twice counts once, with the sum.
 fn step_times(run: Option<&Run>) -> Vec<(String, f64)> {
-    let mut times = std::collections::BTreeMap::<String, f64>::new();
+    let mut times = BTreeMap::<String, f64>::new();
     for step in run.iter().flat_map(|run| &run.steps) {
         *times.entry(step.step.to_string()).or_default() += step.ms as f64 / 1000.0;
     }
     times.into_iter().collect()
 }
 
-fn components(
-    run: Option<&Run>,
-    value: fn(&crate::state::ComponentSummary) -> u64,
-) -> Vec<(String, f64)> {
+fn components(run: Option<&Run>, value: fn(&ComponentSummary) -> u64) -> Vec<(String, f64)> {
     run.iter()
         .flat_map(|run| &run.components)
         .map(|component| (component.name.to_string(), value(component) as f64))
@@ -388,9 +399,10 @@ fn components(
 }
 
 /// Rows of jobs that are no longer configured, and those of checks this version does not know, are left out.
-fn health_rows(facts: &Facts) -> Vec<(Vec<String>, f64)> {
+fn health_rows(facts: &Facts) -> Samples {
     let known = |check: &str| health::CHECKS.iter().any(|known| known.name == check);
-    let configured = |job: &Option<JobName>| job.as_ref().is_none_or(|job| facts.config.job.contains_key(job));
+    let configured =
+        |job: &Option<JobName>| job.as_ref().is_none_or(|job| facts.config.job.contains_key(job));
     facts
         .snapshot
         .health

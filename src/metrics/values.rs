@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::table::{JobFacts, Kind, Source, TABLE};
+use super::table::{JobFacts, Kind, Samples, Source, TABLE};
 use super::{COMPONENTS_MAX, Facts};
 use crate::model::{JobName, TargetName};
 use crate::state::{JobCounters, JobRow, JobState, JobTargetState};
@@ -23,7 +23,8 @@ pub(super) fn families(facts: Option<&Facts>) -> Vec<MetricFamily> {
             let samples: Vec<Metric> = collect(&metric.source, facts, &jobs)
                 .into_iter()
                 .map(|(values, value)| {
-                    let labels = metric.labels().zip(values).map(|(name, value)| label(name, value)).collect();
+                    let labels =
+                        metric.labels().zip(values).map(|(name, value)| label(name, value)).collect();
                     sample(metric.kind, labels, value)
                 })
                 .collect();
@@ -42,8 +43,6 @@ pub(super) fn families(facts: Option<&Facts>) -> Vec<MetricFamily> {
         })
         .collect()
 }
-
-type Samples = Vec<(Vec<String>, f64)>;
 
 fn collect(source: &Source, facts: Option<&Facts>, jobs: &[JobFacts<'_>]) -> Samples {
     if let Source::Build(value) = source {
@@ -73,7 +72,9 @@ fn collect(source: &Source, facts: Option<&Facts>, jobs: &[JobFacts<'_>]) -> Sam
         Source::JobTarget(value) => at_targets(jobs, 0, *value),
         Source::JobCopy(value) => at_targets(jobs, 1, *value),
         Source::Target(value) => used_targets(facts)
-            .filter_map(|target| Some((vec![target.to_string()], value(facts.snapshot.targets.get(target)?)?)))
+            .filter_map(|target| {
+                Some((vec![target.to_string()], value(facts.snapshot.targets.get(target)?)?))
+            })
             .collect(),
         Source::Channel(value) => facts
             .config

@@ -27,7 +27,9 @@ impl<T: Display> Display for Escaped<T> {
                         '"' => self.0.write_str("&quot;")?,
                         '\'' => self.0.write_str("&#39;")?,
                         // Not allowed in HTML, and direction marks could make a text read as another.
-                        c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) => self.0.write_char(' ')?,
+                        c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) => {
+                            self.0.write_char(' ')?
+                        }
                         c => self.0.write_char(c)?,
                     }
                 }

@@ -21,11 +21,8 @@ pub(super) fn render(out: &mut String, view: &View, name: &JobName, job: &JobCon
         .and_then(|state| state.running.as_ref())
         .filter(|run| !view.extra.dead_runs.contains(&run.run_id));
     let (status, word) = verdict(view.now, state, findings);
-    let _ = write!(
-        out,
-        "<article class=\"card {status}\"><header><h3>{}</h3><span class=\"pills\">",
-        esc(name)
-    );
+    let _ =
+        write!(out, "<article class=\"card {status}\"><header><h3>{}</h3><span class=\"pills\">", esc(name));
     if running.is_some() {
         out.push_str("<span class=\"pill running\">running</span> ");
     }
@@ -42,7 +39,11 @@ pub(super) fn render(out: &mut String, view: &View, name: &JobName, job: &JobCon
 }
 
 /// The one word about a job, and its colour.
-fn verdict(now: DateTime<Utc>, state: Option<&JobState>, findings: &[&Finding]) -> (&'static str, &'static str) {
+fn verdict(
+    now: DateTime<Utc>,
+    state: Option<&JobState>,
+    findings: &[&Finding],
+) -> (&'static str, &'static str) {
     let status = health::worst(findings.iter().map(|finding| finding.status));
     let bad = |check: &str| {
         findings.iter().any(|finding| finding.check == check && finding.status == HealthStatus::Critical)
@@ -55,7 +56,9 @@ fn verdict(now: DateTime<Utc>, state: Option<&JobState>, findings: &[&Finding]) 
         HealthStatus::Unknown => "unknown",
         HealthStatus::Ok => match state {
             // Nothing is wrong, but nothing is protected either: not the colour of good.
-            Some(state) if state.row.paused_until.is_some_and(|until| until > now) => return ("unknown", "paused"),
+            Some(state) if state.row.paused_until.is_some_and(|until| until > now) => {
+                return ("unknown", "paused");
+            }
             Some(state) if state.last_success.is_none() => return ("unknown", "new"),
             _ => "good",
         },
@@ -69,7 +72,9 @@ fn progress(out: &mut String, run: &Run, progress: Option<&RunProgress>, now: Da
         Some(RunProgress { source_bytes, expected_bytes: Some(expected) }) => {
             format!(", {} of about {}", ByteSize(*source_bytes), ByteSize(*expected))
         }
-        Some(RunProgress { source_bytes, expected_bytes: None }) => format!(", {} read", ByteSize(*source_bytes)),
+        Some(RunProgress { source_bytes, expected_bytes: None }) => {
+            format!(", {} read", ByteSize(*source_bytes))
+        }
         None => String::new(),
     };
     let text = format!("{step}for {}{read}", words(since(run.started, now)));
@@ -92,7 +97,10 @@ fn facts(out: &mut String, view: &View, job: &JobConfig, state: Option<&JobState
     };
     let success = state.and_then(|state| state.last_success.as_ref());
     let last = state.and_then(|state| state.last_run.as_ref());
-    row("Last success", success.map_or("never".to_owned(), |run| when(run.ended.unwrap_or(run.started), now, tz)));
+    row(
+        "Last success",
+        success.map_or("never".to_owned(), |run| when(run.ended.unwrap_or(run.started), now, tz)),
+    );
     if let Some(run) = last.filter(|run| !run.is_good()) {
         let outcome = run.outcome.map(|outcome| outcome.to_string()).unwrap_or_default();
         let ended = when(run.ended.unwrap_or(run.started), now, tz);

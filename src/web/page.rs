@@ -31,11 +31,12 @@ pub(super) fn render(view: &View) -> String {
     body.push_str("</div></section>\n");
     targets(&mut body, view);
     let host = view.config.host_name();
-    let headline = match (status, findings.iter().filter(|finding| finding.status != HealthStatus::Ok).count()) {
-        (HealthStatus::Ok, _) => "Everything in order".to_owned(),
-        (_, 1) => "1 problem".to_owned(),
-        (_, n) => format!("{n} problems"),
-    };
+    let headline =
+        match (status, findings.iter().filter(|finding| finding.status != HealthStatus::Ok).count()) {
+            (HealthStatus::Ok, _) => "Everything in order".to_owned(),
+            (_, 1) => "1 problem".to_owned(),
+            (_, n) => format!("{n} problems"),
+        };
     document(&host, class(status), &headline, &body, &footer(view))
 }
 
