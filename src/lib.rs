@@ -7,7 +7,7 @@
 //!
 //! | layer | modules | what they know |
 //! | --- | --- | --- |
-//! | 0 | [`model`], [`clock`], [`sys`] | names, sizes, time, bare system calls |
+//! | 0 | [`model`], [`clock`], [`sys`], [`failpoint`] | names, sizes, time, bare system calls, places for tests |
 //! | 1 | [`fsutil`], [`process`] | files, children |
 //! | 2 | [`manifest`], [`event`], [`lock`], [`schedule`] | one backup's description, what a run tells, locks, cron lines |
 //! | 3 | [`archive`], [`config`], [`state`], [`log`] | the engine, the configuration, the database, the log |
@@ -28,6 +28,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod event;
+pub mod failpoint;
 pub mod fsutil;
 pub mod health;
 pub mod lock;

@@ -257,7 +257,7 @@ pub fn boot_id() -> String {
 }
 
 /// Which process this is, in a form that a reused process number or a reboot cannot forge.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ProcessIdentity {
     /// The boot it belongs to, as [`boot_id`] gives it.
     pub boot_id: String,

@@ -69,6 +69,18 @@ pub fn init_with_writer<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    subscriber(format, level, colour, writer)?.try_init().map_err(|_| LogError::Twice)
+}
+
+fn subscriber<W>(
+    format: Format,
+    level: Option<&str>,
+    colour: bool,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync, LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = filter(level.unwrap_or("info"))?;
     // A standard error that was closed must not end a backup: the layer would report its own trouble with
     // eprintln!, which panics.
@@ -79,11 +91,7 @@ where
             Box::new(layer.with_ansi(false).json().flatten_event(true).with_timer(LocalTime(JSON_TIME)))
         }
     };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
-        .with(RunLayer.with_filter(RUN_LEVEL))
-        .try_init()
-        .map_err(|_| LogError::Twice)
+    Ok(tracing_subscriber::registry().with(layer.with_filter(filter)).with(RunLayer.with_filter(RUN_LEVEL)))
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
@@ -422,6 +430,43 @@ mod tests {
         let lines = log.tail(10);
         assert_eq!(lines.len(), 2);
         assert!(lines[1].contains("ERROR 2026-11-24 19:00:00 INFO all good\\u{1b}[2J"), "{lines:?}");
+    }
+
+    /// What is written when `f` logs.
+    fn written(format: Format, level: &str, colour: bool, f: impl FnOnce()) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = file.reopen().unwrap();
+        let subscriber = subscriber(format, Some(level), colour, writer).unwrap();
+        tracing::subscriber::with_default(subscriber, f);
+        std::fs::read_to_string(file.path()).unwrap()
+    }
+
+    #[test]
+    fn lines_for_people_and_for_programs_carry_the_run() {
+        let log = log();
+        let text =
+            written(Format::Text, "info", false, || log.span().in_scope(|| tracing::warn!(n = 1, "slow")));
+        assert!(text.contains(" WARN run{run=\"20261124T180000Z-") && text.ends_with("slow n=1\n"), "{text}");
+        let json =
+            written(Format::Json, "info", true, || log.span().in_scope(|| tracing::info!(n = 1, "fine")));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (&json["message"], &json["n"], &json["level"]),
+            (&"fine".into(), &1.into(), &"INFO".into())
+        );
+        assert!(DateTime::parse_from_rfc3339(json["timestamp"].as_str().unwrap()).is_ok(), "{json}");
+        assert!(json["span"]["run"].as_str().unwrap().starts_with("20261124T180000Z-"), "{json}");
+        assert_eq!(log.tail(9).len(), 2);
+    }
+
+    #[test]
+    fn colour_is_only_where_it_was_asked_for_and_a_quiet_terminal_keeps_the_log_of_the_run() {
+        let shout = || tracing::error!("red");
+        assert!(written(Format::Text, "info", true, shout).contains('\x1b'));
+        assert!(!written(Format::Text, "info", false, shout).contains('\x1b'));
+        let log = log();
+        assert_eq!(written(Format::Text, "off", false, || log.span().in_scope(shout)), "");
+        assert_eq!(bare(log.tail(1)), ["ERROR red"]);
     }
 
     #[test]

@@ -179,7 +179,8 @@ impl fmt::Debug for Command {
 /// that are not in it.
 pub fn search_path() -> OsString {
     let own = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&own).filter(|folder| folder.is_absolute()).collect();
+    let mut folders: Vec<PathBuf> =
+        std::env::split_paths(&own).filter(|folder| folder.is_absolute()).collect();
     for standard in STANDARD_PATH.map(PathBuf::from) {
         if !folders.contains(&standard) {
             folders.push(standard);

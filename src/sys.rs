@@ -1,7 +1,7 @@
 //! The system calls that no safe crate offers. The only module in which unsafe code may stand.
 //!
-//! Each function here is a call or two with plain numbers as arguments, so that what makes it sound can be
-//! said in a sentence beside it.
+//! Each function here is one call with plain numbers as arguments, so that what makes it sound can be said
+//! in one sentence beside it.
 
 #![allow(unsafe_code)]
 
@@ -46,5 +46,14 @@ pub fn die_with_parent(command: &mut Command) {
             }
             Ok(())
         });
+    }
+}
+
+/// Ignores SIGXFSZ, so that a write beyond the file size limit fails with an error instead of killing the
+/// process. Children inherit it, as they do SIGPIPE's treatment by the standard library.
+pub fn ignore_file_size_signal() {
+    // SAFETY: setting a signal to be ignored runs no code of ours in a handler and touches no memory.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one layer do not import one another.
 const LAYERS: &[&[&str]] = &[
-    &["model", "clock", "sys"],
+    &["model", "clock", "sys", "failpoint"],
     &["fsutil", "process"],
     &["manifest", "event", "lock", "schedule"],
     &["archive", "config", "state", "log"],

@@ -6,7 +6,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Reads a duration. The error says what is wrong, without the text itself.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text.trim()).map_err(|e| e.to_string())
+    use humantime::DurationError as Error;
+    humantime::parse_duration(text.trim()).map_err(|error| match error {
+        Error::UnknownUnit { unit, value, .. } if unit.is_empty() => {
+            format!("{value} of what? Write {value}s or {value}m")
+        }
+        Error::UnknownUnit { unit, .. } => {
+            format!("there is no unit {unit:?}; known are s, m (minutes), h, d, w, M (months) and y")
+        }
+        Error::NumberOverflow => "the number is too large".to_owned(),
+        other => other.to_string(),
+    })
 }
 
 /// The text `parse` reads back to the same duration.

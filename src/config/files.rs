@@ -66,6 +66,16 @@ pub fn check_files(config: &Config) -> Vec<Problem> {
     problems
 }
 
+/// A warning about a configuration everybody can change: whoever names a command to run becomes whoever
+/// runs the agent.
+pub(super) fn writable_by_others(file: &Path) -> Option<String> {
+    let mode = std::fs::metadata(file).ok()?.permissions().mode();
+    let shown = file.display();
+    (mode & 0o002 != 0).then(|| {
+        format!("every user can change {shown}, and so run programs as this one; `chmod o-w {shown}`")
+    })
+}
+
 fn secret_file(file: &Path, readers: Readers) -> Result<(), String> {
     let shown = file.display();
     let meta = std::fs::metadata(file).map_err(|error| match error.kind() {

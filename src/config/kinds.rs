@@ -44,7 +44,7 @@ pub(super) static KINDS: &[TextKind] = &[
         check: http,
     },
     TextKind { name: "mail", what: "an e-mail address", example: "admin@example.org", check: mail },
-    TextKind { name: "name", what: "a name", example: "web-1", check: name },
+    TextKind { name: "name", what: "a name", example: "local", check: name },
 ];
 
 /// The form with this name.
@@ -102,6 +102,7 @@ fn template(text: &str) -> Result<(), String> {
     if let Some(part) = plain.split('/').find(|part| part.is_empty() || part.starts_with('.')) {
         return Err(match part {
             "" => "no part between slashes may be empty".into(),
+            "." | ".." => format!("the part `{part}` leads nowhere below the target"),
             // `.partial-…` and `.expired-…` beside the backups are the agent's own.
             part => format!("the part `{part}` starts with a dot, which is kept for unfinished backups"),
         });
@@ -201,9 +202,7 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
-    }
+    rows[0] = (0..=b.len()).collect();
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);

@@ -209,7 +209,7 @@ fn assemble(
         later.extend(files::check_files(&config));
     }
     for mut problem in later {
-        if !findings.touches(&problem.key) || problem.key.is_empty() {
+        if problem.key.is_empty() || !findings.touches(&problem.key) {
             problem.location = locate(&problem.key);
             findings.problems.push(problem);
         }
@@ -228,6 +228,7 @@ fn assemble(
         warnings
             .push("the time zone of this host is unknown, schedules are in UTC; set `timezone`".to_owned());
     }
+    warnings.extend(names.iter().filter_map(|name| files::writable_by_others(name)));
     let text = toml::to_string(&table).unwrap_or_default();
     Ok(Loaded { config, text, sources: names, warnings })
 }

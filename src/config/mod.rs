@@ -27,6 +27,7 @@ mod show;
 pub(crate) mod timezone;
 mod types;
 mod validate;
+mod validate_source;
 mod walk;
 
 #[cfg(test)]

@@ -154,9 +154,7 @@ fn publish(value: &mut Value) {
             if let Some(Value::Object(properties)) = object.get_mut("properties") {
                 properties.retain(|_, property| property.get(ENVIRONMENT_ONLY).is_none());
             }
-            if object.get("default").is_some_and(Value::is_null) {
-                object.remove("default");
-            }
+            object.retain(|_, value| !value.is_null());
             if let Some(Value::Array(types)) = object.get_mut("type") {
                 types.retain(|kind| kind != "null");
                 if let [only] = types.as_slice() {

@@ -1,5 +1,7 @@
 //! The configuration as text: the commented example, and the effective values.
 
+use std::fmt;
+
 use super::positions::{mask_login, sounds_secret};
 use super::types::*;
 
@@ -33,4 +35,14 @@ pub fn show(config: &Config) -> String {
         }
     }
     toml::to_string(&config).unwrap_or_else(|error| format!("# cannot be shown as TOML: {error}\n"))
+}
+
+impl fmt::Debug for HeartbeatConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeartbeatConfig")
+            .field("url_file", &self.url_file)
+            .field("url", &self.url.as_ref().map(|_| REDACTED))
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }

@@ -34,6 +34,7 @@ pub struct Config {
     /// Allows `listen` to be an address other machines reach.
     pub allow_remote: bool,
     /// How many jobs the daemon runs at once.
+    #[schemars(range(min = 1))]
     pub max_parallel_jobs: usize,
     /// How long SIGTERM waits for a run to stop cleanly.
     #[serde(with = "super::duration")]
@@ -393,6 +394,7 @@ pub struct EngineConfig {
     /// Compression level; 3 for zstd and 6 for gzip when absent.
     pub level: Option<i32>,
     /// Compressing threads; half the cores when absent.
+    #[schemars(range(min = 1, max = 256))]
     pub threads: Option<usize>,
     /// Added to the niceness of the engine's threads, 0 to 19.
     #[schemars(with = "NiceLevel")]
@@ -509,7 +511,7 @@ pub struct EmailConfig {
 }
 
 /// A ping to a dead man's switch.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatConfig {
     /// File with the address; it is a secret, so others must not be able to read it.

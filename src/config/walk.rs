@@ -14,6 +14,8 @@ pub(super) struct Findings {
     pub problems: Vec<Problem>,
     /// Keys whose values are unknown because they were wrong; rules about them are not checked.
     pub broken: BTreeSet<Vec<String>>,
+    /// Keys somebody misspelt: that they are missing is not told as well.
+    pub misspelt: BTreeSet<Vec<String>>,
 }
 
 impl Findings {
@@ -84,9 +86,9 @@ impl Walk<'_> {
             (Shape::Tagged { tag, variants }, Value::Table(entries)) => self.tagged(tag, variants, entries),
             (Shape::Map { key, value }, Value::Table(entries)) => self.map(*key, value, entries),
             (Shape::List(item), Value::List(items)) => {
-                for index in 0..items.len() {
+                for (index, value) in items.iter_mut().enumerate() {
                     self.path.push(index.to_string());
-                    self.value(item, &mut items[index]);
+                    self.value(item, value);
                     self.path.pop();
                 }
                 // A list with a wrong item would be a different list, not a shorter one.
@@ -206,24 +208,24 @@ impl Walk<'_> {
             [] => "at the top level".to_owned(),
             path => format!("in [{}]", path.join(".")),
         };
-        let known: Vec<&str> = fields
-            .iter()
-            .filter(|(_, f)| !matches!(f.shape, Shape::EnvironmentOnly))
-            .map(|(k, _)| k.as_str())
-            .collect();
-        let meant = nearest(&entry.name, known.iter().copied());
+        let secret =
+            |key: &str| fields.get(key).is_some_and(|field| matches!(field.shape, Shape::EnvironmentOnly));
+        let meant = nearest(&entry.name, fields.keys().map(String::as_str));
         let hint = match meant {
+            Some(key) if secret(key) => format!("did you mean `{key}_file`?"),
             Some(key) => format!("did you mean `{key}`?"),
-            None => format!("known here: {}", known.join(", ")),
+            None => {
+                let known: Vec<&str> = fields.keys().map(String::as_str).filter(|key| !secret(key)).collect();
+                format!("known here: {}", known.join(", "))
+            }
         };
         self.path.push(entry.name.clone());
         self.wrong(&entry.origin, format!("unknown key `{}` {place}; {hint}", entry.name));
         self.path.pop();
         if let Some(key) = meant {
-            // Nobody needs to hear as well that the key they misspelt is missing.
             let mut path = self.path.clone();
             path.push(key.to_owned());
-            self.findings.broken.insert(path);
+            self.findings.misspelt.insert(path);
         }
     }
 
@@ -235,8 +237,8 @@ impl Walk<'_> {
     }
 }
 
-/// Finds required keys nobody set in the merged layers, tells them, and takes out the innermost named
-/// thing (job, target, source, channel) that cannot be read without them.
+/// Finds required keys nobody set in the merged layers and tells them. So that the rules can still be
+/// checked for all the rest, they get a stand-in; a source or channel without a kind is taken out.
 pub(super) fn require(
     merged: &mut toml::Table,
     locate: &impl Fn(&[String]) -> super::problem::Location,
@@ -282,7 +284,7 @@ fn require_fields(
                     let words: Vec<String> = variants.keys().cloned().collect();
                     let mut key = path.clone();
                     key.push(tag.clone());
-                    if !findings.broken.contains(&key) {
+                    if !findings.broken.contains(&key) && !findings.misspelt.contains(&key) {
                         let message = format!(
                             "`{tag}` is missing in [{}]; expected {}",
                             path.join("."),
@@ -304,11 +306,15 @@ fn require_fields(
                 fine &= require_fields(&field.shape, below, path, locate, findings);
             }
             None if field.required => {
-                fine = false;
-                if !findings.touches(path) {
+                let told = findings.touches(path) || findings.misspelt.contains(path);
+                findings.broken.insert(path.clone());
+                table.insert(name.clone(), stand_in(&field.shape, path));
+                if !told {
                     let (parent, meaning) =
                         (path[..path.len() - 1].join("."), field.description.trim_end_matches('.'));
-                    let message = format!("`{name}` is missing in [{parent}]: {meaning}");
+                    let example = example(&field.shape)
+                        .map_or(String::new(), |value| format!("; for example `{name} = {value}`"));
+                    let message = format!("`{name}` is missing in [{parent}] ({meaning}){example}");
                     let location = locate(&path[..path.len() - 1]);
                     findings.problems.push(Problem { location, key: path.clone(), message });
                 }
@@ -329,13 +335,37 @@ fn expected(shape: &Shape) -> String {
             _ => "a list of texts".to_owned(),
         },
         Shape::Text(None) | Shape::EnvironmentOnly => "a text in quotes".to_owned(),
-        Shape::Text(Some(kind)) => format!("{} in quotes such as \"{}\"", kind.what, kind.example),
+        Shape::Text(Some(kind)) => format!("{} in quotes, such as \"{}\"", kind.what, kind.example),
         Shape::TextOrNumber(kind) => {
             format!("{} such as \"{}\", or a number of bytes", kind.what, kind.example)
         }
         Shape::Choice(words) => alternatives(words),
-        Shape::Integer(low, high) => format!("{} without quotes", range(*low, *high)),
-        Shape::Boolean => "true or false without quotes".to_owned(),
+        Shape::Integer(low, high) => format!("{}, without quotes", range(*low, *high)),
+        Shape::Boolean => "true or false, without quotes".to_owned(),
+    }
+}
+
+/// A value that can be read and breaks no rule by meeting another one.
+fn stand_in(shape: &Shape, path: &[String]) -> toml::Value {
+    match shape {
+        Shape::List(_) => toml::Value::Array(Vec::new()),
+        Shape::Text(Some(kind)) if kind.name == "path" => format!("/stand-in/{}", path.join("/")).into(),
+        Shape::Text(Some(kind)) | Shape::TextOrNumber(kind) => kind.example.into(),
+        Shape::Choice(words) => words.first().map_or("", String::as_str).into(),
+        Shape::Integer(low, _) => (*low).into(),
+        Shape::Boolean => false.into(),
+        Shape::Text(None) | Shape::EnvironmentOnly => "stand-in".into(),
+        Shape::Table(_) | Shape::Tagged { .. } | Shape::Map { .. } => toml::Value::Table(toml::Table::new()),
+    }
+}
+
+/// A value of the shape, as it is written.
+fn example(shape: &Shape) -> Option<String> {
+    match shape {
+        Shape::Text(Some(kind)) => Some(format!("\"{}\"", kind.example)),
+        Shape::Choice(words) => words.first().map(|word| format!("\"{word}\"")),
+        Shape::List(item) => example(item).map(|item| format!("[{item}]")),
+        _ => None,
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) fn last_outcome(view: &JobView<'_>) -> Option<Verdict> {
     };
     let step = run.failed_step.map(|step| format!(" at step {step}")).unwrap_or_default();
     let reason = run.error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
-    let look = format!("`agent show {}` has the log", run.run_id);
+    let look = format!("`agent show {} --log` tells more", run.run_id);
     let verdict = match outcome {
         Outcome::Failure => {
             Verdict::bad(format!("the run {ago} ago failed{step}{streak}{reason}")).hint(look)
@@ -152,13 +152,13 @@ pub(super) fn runtime(view: &JobView<'_>) -> Option<Verdict> {
         Some((limit, delta)) if now - run.started > delta => {
             let text = format!("{text}, more than the {} it may take", words(limit));
             let hangs = now - run.started > delta.checked_add(&HANGS_AFTER).unwrap_or(TimeDelta::MAX);
-            match (hangs, run.pid) {
+            match (hangs, run.process.as_ref().map(|process| process.pid)) {
                 (false, _) => Verdict::bad(text).hint("It is about to be ended"),
                 (true, Some(pid)) => Verdict::with(Critical, text).hint(format!(
                     "It should have been ended: look at process {pid} (a hung disk or share?)"
                 )),
                 (true, None) => Verdict::with(Critical, text)
-                    .hint(format!("It should have been ended: look at `agent status {name}`")),
+                    .hint(format!("It should have been ended: look at `agent history {name}`")),
             }
         }
         _ => Verdict::ok(text),

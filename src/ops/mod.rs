@@ -1,1 +1,102 @@
-//! Shared operations.
+//! What runs, daemon and verbs share: each file one thing that is done with backups.
+
+pub mod capture;
+pub mod copies;
+pub mod isolate;
+pub mod limits;
+pub mod locks;
+pub mod looks;
+pub mod preflight;
+pub mod prune;
+pub mod publish;
+pub mod reap;
+pub mod restore;
+pub mod restore_text;
+pub mod tell;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+
+use crate::archive;
+use crate::clock::Clock;
+use crate::config::{CodecName, Config, EngineConfig, IoNice, JobConfig, TargetConfig, TargetKind};
+use crate::event::Progress;
+use crate::model::{JobName, TargetName};
+use crate::notify::Channel;
+use crate::state::State;
+use crate::target::{DirectoryTarget, Mount, Target};
+
+/// What everything here works with: the configuration, the state, and the time.
+#[derive(Clone)]
+pub struct Agent {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The state database.
+    pub state: State,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The ways to tell somebody.
+    pub channels: Arc<Vec<Arc<Channel>>>,
+    /// How this program is called on this host, for the commands in messages: `agent`, or
+    /// `agent --config /etc/other.toml`.
+    pub command: String,
+}
+
+impl Agent {
+    /// The current instant.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// A job of the configuration; the error names those there are.
+    pub fn job(&self, name: &JobName) -> Result<&JobConfig> {
+        self.config.job.get(name).with_context(|| {
+            let known: Vec<&str> = self.config.job.keys().map(JobName::as_str).collect();
+            format!("there is no job {name} in the configuration; it has: {}", known.join(", "))
+        })
+    }
+
+    /// A target of the configuration.
+    pub fn target(&self, name: &TargetName) -> Result<&TargetConfig> {
+        self.config.target.get(name).with_context(|| {
+            let known: Vec<&str> = self.config.target.keys().map(TargetName::as_str).collect();
+            format!("there is no target {name} in the configuration; it has: {}", known.join(", "))
+        })
+    }
+
+    /// Where a job's private lock stands.
+    pub fn lock_path(&self, job: &JobName) -> PathBuf {
+        self.config.state_dir.join("locks").join(format!("{job}.lock"))
+    }
+}
+
+/// Makes a target from its configuration.
+pub fn open_target(name: &TargetName, config: &TargetConfig) -> Box<dyn Target> {
+    match config.kind {
+        TargetKind::Directory => {
+            let mount = if config.require_mount { Mount::Required } else { Mount::Any };
+            Box::new(DirectoryTarget::new(name.clone(), config.path.clone(), mount))
+        }
+    }
+}
+
+/// The engine's options for a job. `fast` asks for all cores and no restraint.
+pub fn engine_options(config: &EngineConfig, fast: bool, progress: Arc<Progress>) -> archive::Options {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let codec = match config.codec {
+        CodecName::Zstd => archive::Codec::Zstd(config.level.unwrap_or(3)),
+        CodecName::Gzip => archive::Codec::Gzip(config.level.unwrap_or(6)),
+    };
+    archive::Options {
+        codec,
+        threads: if fast { cores } else { config.threads.unwrap_or(cores.div_ceil(2)) },
+        nice: if fast { 0 } else { config.nice },
+        idle_io: !fast && config.ionice == IoNice::Idle,
+        read_limit: if fast { None } else { config.read_limit.map(|l| l.0) },
+        progress,
+    }
+}

@@ -121,7 +121,9 @@ impl Read for StreamChild {
                     Stop::TimedOut => format!("program {} had not finished by its deadline", self.program),
                     Stop::Cancelled => format!("program {} was ended: the run was interrupted", self.program),
                     Stop::Dropped => format!("program {} was ended", self.program),
-                    Stop::Read(reason) => format!("the output of {} could not be read: {reason}", self.program),
+                    Stop::Read(reason) => {
+                        format!("the output of {} could not be read: {reason}", self.program)
+                    }
                 })),
             };
         }

@@ -125,6 +125,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_does_not_stay_in_memory() {
+        let mut tail = Tail::default();
+        let chunk = vec![b'x'; 16 << 10];
+        for _ in 0..1000 {
+            tail.push(&chunk);
+            assert!(tail.bytes.capacity() <= 8 * STDERR_BYTES, "{}", tail.bytes.capacity());
+        }
+    }
+
+    #[test]
     fn control_characters_and_broken_utf8_are_escaped() {
         assert_eq!(tail(b"a\x1b[31mred\x07\r\n\n  \nb\xffc\n", &[]), ["a\\u{1b}[31mred\\u{7}", "b\\xffc"]);
     }
@@ -133,7 +143,10 @@ mod tests {
     fn secrets_are_replaced_whole_and_line_by_line() {
         let key = "-----BEGIN\nabcdef\n-----END";
         assert_eq!(
-            tail(b"login with hunter2 and hunter2extra\nkey abcdef\n", &["hunter2", "hunter2extra", key, "e"]),
+            tail(
+                b"login with hunter2 and hunter2extra\nkey abcdef\n",
+                &["hunter2", "hunter2extra", key, "e"]
+            ),
             ["login with [secret] and [secret]", "key [secret]"]
         );
     }

@@ -46,7 +46,8 @@ fn a_program_killed_by_a_signal_is_told_with_the_signals_name() {
 
 #[test]
 fn a_missing_program_is_told_with_what_to_do() {
-    let error = output(Command::new("no-such-program-here").hint("install the package x"), &never()).unwrap_err();
+    let error =
+        output(Command::new("no-such-program-here").hint("install the package x"), &never()).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("no-such-program-here") && text.ends_with("install the package x"), "{text}");
     let error = output(Command::new("/etc/passwd"), &never()).unwrap_err();
@@ -81,7 +82,8 @@ fn a_program_that_obeys_sigterm_is_not_waited_for_longer_than_needed() {
 fn a_cancelled_program_ends_soon() {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = flag.clone();
-    let mut child = stream(sh("echo started; exec sleep 30"), Arc::new(move || seen.load(Ordering::Relaxed))).unwrap();
+    let mut child =
+        stream(sh("echo started; exec sleep 30"), Arc::new(move || seen.load(Ordering::Relaxed))).unwrap();
     let mut first = [0; 8];
     child.read_exact(&mut first).unwrap();
     flag.store(true, Ordering::Relaxed);
@@ -150,7 +152,8 @@ fn the_environment_holds_only_what_is_given() {
 
 #[test]
 fn a_secret_the_program_prints_is_not_in_the_error() {
-    let command = sh("echo \"cannot log in with $PASSWORD\" >&2; exit 1").env_secret("PASSWORD", Secret::new("hunter2"));
+    let command = sh("echo \"cannot log in with $PASSWORD\" >&2; exit 1")
+        .env_secret("PASSWORD", Secret::new("hunter2"));
     let error = output(command, &never()).unwrap_err();
     assert!(error.to_string().ends_with("cannot log in with [secret]"), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"));
@@ -168,4 +171,37 @@ fn programs_in_sbin_are_found_with_the_path_cron_gives() {
     assert!(folders.contains(&PathBuf::from("/usr/sbin")));
     assert_eq!(find_program("sh").map(|p| p.is_absolute()), Some(true));
     assert_eq!(find_program(""), None);
+}
+
+/// Set in the copy of this test program that is going to be killed; names the file for the child's pid.
+const VICTIM: &str = "BACKUP_AGENT_TEST_VICTIM";
+
+#[test]
+fn a_child_dies_with_an_agent_that_is_killed() {
+    if let Some(file) = std::env::var_os(VICTIM) {
+        let child = stream(sh("exec sleep 60"), never()).unwrap();
+        fs::write(file, child.pid().to_string()).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "process::tests::a_child_dies_with_an_agent_that_is_killed"])
+        .env(VICTIM, &file)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let child: i32 = loop {
+        if let Ok(pid) = fs::read_to_string(&file).unwrap_or_default().parse() {
+            break pid;
+        }
+        assert!(Instant::now() < until, "the child did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(fs::metadata(format!("/proc/{child}")).is_ok());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert!(gone(child), "the child outlived the agent");
 }

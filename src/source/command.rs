@@ -51,8 +51,7 @@ impl CommandSource {
 
     fn command(&self) -> anyhow::Result<Command> {
         let config = &self.config;
-        let mut command =
-            Command::new(self.program()).args(&config.command[1..]).timeout(config.timeout);
+        let mut command = Command::new(self.program()).args(&config.command[1..]).timeout(config.timeout);
         for (key, value) in &config.env {
             command = command.env(key, value);
         }

@@ -293,7 +293,10 @@ mod tests {
     #[test]
     fn null_and_empty_mean_no_setting() {
         let env = Dotenv::parse("A=null\nB=(empty)\nC=\nD=\"NULL\"\nE=0").unwrap();
-        assert_eq!(["A", "B", "C", "D", "E", "F"].map(|k| env.setting(k)), [None, None, None, None, Some("0"), None]);
+        assert_eq!(
+            ["A", "B", "C", "D", "E", "F"].map(|k| env.setting(k)),
+            [None, None, None, None, Some("0"), None]
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use super::StreamSource;
 use super::secret_file::TemporarySecret;
+use crate::event::Interrupted;
 use crate::process::{ProcessError, StreamChild};
 
 /// How much white space may follow an end marker.
@@ -102,7 +103,7 @@ pub(super) struct ProgramStream {
 pub(super) type Explain = Box<dyn Fn(ProcessError) -> anyhow::Error + Send>;
 
 impl StreamSource for ProgramStream {
-    fn reader(&mut self) -> &mut dyn Read {
+    fn reader(&mut self) -> &mut (dyn Read + Send) {
         &mut self.output
     }
 
@@ -110,9 +111,13 @@ impl StreamSource for ProgramStream {
         let Self { program, output, marker, allow_empty, credentials, explain } = *self;
         let ended = output.inner.finish();
         drop(credentials);
-        ended.map_err(|error| match explain {
-            Some(explain) => explain(error),
-            None => error.into(),
+        ended.map_err(|error| match (error, explain) {
+            // Told from a failure by its type, as in every other step.
+            (error @ ProcessError::Cancelled { .. }, _) => {
+                anyhow::Error::new(Interrupted).context(error.to_string())
+            }
+            (error, Some(explain)) => explain(error),
+            (error, None) => error.into(),
         })?;
         if output.bytes == 0 {
             if allow_empty {

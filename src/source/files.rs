@@ -26,24 +26,20 @@ impl FilesSource {
     }
 }
 
-/// Refuses a root that cannot be walked. A symbolic link is refused because only the link would be kept,
-/// and the backup would look fine.
+/// Refuses a root that cannot be read. A symbolic link counts as what it names: the engine captures both.
 fn check_root(path: &Path) -> anyhow::Result<()> {
     ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
-    let meta = fs::symlink_metadata(path).with_context(|| format!("{} cannot be backed up", path.display()))?;
-    if meta.is_symlink() {
-        let to = fs::read_link(path).unwrap_or_default();
-        bail!(
-            "{} is a symbolic link to {}, and only the link would be kept: name the folder it leads to, or one above both",
-            path.display(),
-            to.display()
-        );
-    }
+    let meta = fs::metadata(path).with_context(|| match fs::read_link(path) {
+        Ok(to) => {
+            format!("{} is a symbolic link to {}, which cannot be backed up", path.display(), to.display())
+        }
+        Err(_) => format!("{} cannot be backed up", path.display()),
+    })?;
     if meta.is_dir() {
         // The first entry is asked for too: a dead network mount opens, and fails here.
         fs::read_dir(path).and_then(|mut entries| entries.next().transpose().map(drop))
     } else if meta.is_file() {
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path).map(drop)
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map(drop)
     } else {
         bail!("{} is neither a file nor a folder", path.display());
     }

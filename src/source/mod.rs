@@ -56,7 +56,7 @@ impl std::fmt::Debug for Capture {
 /// produces it.
 pub trait StreamSource: Send {
     /// The bytes. A read error means that the stream is not whole.
-    fn reader(&mut self) -> &mut dyn Read;
+    fn reader(&mut self) -> &mut (dyn Read + Send);
 
     /// Called after the last byte was read: says whether what was read is whole (exit status, end marker).
     /// Its error is the better one where reading failed too: it knows how the program ended.
@@ -149,7 +149,8 @@ fn boxed<S: Source + 'static>(source: anyhow::Result<S>) -> anyhow::Result<Box<d
 
 /// Makes all sources of a job, in the order in which they are captured.
 pub fn build_all(sources: &BTreeMap<ComponentName, SourceConfig>) -> anyhow::Result<Vec<Box<dyn Source>>> {
-    let mut built = sources.iter().map(|(name, config)| build(name, config)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut built =
+        sources.iter().map(|(name, config)| build(name, config)).collect::<anyhow::Result<Vec<_>>>()?;
     order(&mut built);
     Ok(built)
 }

@@ -108,18 +108,21 @@ impl MysqlSource {
                 format!("the dump program {} was not found or is not executable: {HINT}", program.display())
             });
         }
-        DUMP_PROGRAMS.into_iter().find_map(process::find_program).with_context(|| {
-            format!("no dump program ({}) is installed: {HINT}", DUMP_PROGRAMS.join(" or "))
-        })
+        DUMP_PROGRAMS
+            .into_iter()
+            .find_map(process::find_program)
+            .with_context(|| format!("no dump program ({}) is installed: {HINT}", DUMP_PROGRAMS.join(" or ")))
     }
 
     fn dump_version(&self, cancel: &Cancel) -> anyhow::Result<Version> {
         let program = self.dump_program()?;
         let shown = program.display().to_string();
         let command = Command::new(program).arg("--version").timeout(CHECK_TIMEOUT);
-        let text = process::output(command, cancel).context("asking the dump program for its version")?.text();
-        Version::of_client(&text)
-            .with_context(|| format!("{shown} does not tell its version as a dump program does: {:?}", text.trim()))
+        let text =
+            process::output(command, cancel).context("asking the dump program for its version")?.text();
+        Version::of_client(&text).with_context(|| {
+            format!("{shown} does not tell its version as a dump program does: {:?}", text.trim())
+        })
     }
 
     /// The dump, up to and including what it dumps.
@@ -177,10 +180,8 @@ impl Source for MysqlSource {
     fn preflight(&self, context: &Context) -> anyhow::Result<Vec<String>> {
         let cancel = context.cancel();
         let version = self.dump_version(&cancel)?;
-        let mut login = Login::new(&self.name, &self.config, &context.scratch)?;
-        let mut warnings = std::mem::take(&mut login.warnings);
-        warnings.extend(check::check(self, &login, &version, &cancel)?);
-        Ok(warnings)
+        let login = Login::new(&self.name, &self.config, &context.scratch)?;
+        check::check(self, &login, &version, &cancel)
     }
 
     fn open(&self, context: &Context) -> anyhow::Result<Capture> {

@@ -17,13 +17,13 @@ const OTHERS: u32 = 0o007;
 /// Checks that `path` is a file that this process can read and others cannot. What it holds is not looked
 /// at.
 pub(super) fn check(path: &Path) -> anyhow::Result<()> {
-    open(path).map(drop)
+    open(path, "600").map(drop)
 }
 
 /// Reads a secret: the whole file without the line ends that close it.
 pub(super) fn read(path: &Path) -> anyhow::Result<Secret> {
     let mut text = String::new();
-    open(path)?
+    open(path, "600")?
         .take(MAX_BYTES + 1)
         .read_to_string(&mut text)
         .with_context(|| format!("reading the secret in {}", path.display()))?;
@@ -40,12 +40,8 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Secret> {
     Ok(Secret::new(secret))
 }
 
-/// True when users who are neither owner nor in the group may read or write `path`.
-pub(super) fn is_open_to_others(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|meta| meta.mode() & OTHERS != 0)
-}
-
-fn open(path: &Path) -> anyhow::Result<File> {
+/// Opens a file that others cannot get at; `mode` is what an error tells to set with chmod.
+pub(super) fn open(path: &Path, mode: &str) -> anyhow::Result<File> {
     // O_NONBLOCK: a FIFO in the place of a file must not hold up the run.
     let file = OpenOptions::new()
         .read(true)
@@ -58,9 +54,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
     }
     if meta.mode() & OTHERS != 0 {
         bail!(
-            "{path} holds a secret, and every user of this machine can get at it (mode {mode:04o}): chmod 600 {path}",
+            "{path} holds a secret, and every user of this machine can get at it (mode {now:04o}): chmod {mode} {path}",
             path = path.display(),
-            mode = meta.mode() & 0o7777,
+            now = meta.mode() & 0o7777,
         );
     }
     Ok(file)
@@ -129,7 +125,10 @@ mod tests {
     fn a_secret_that_others_can_read_is_refused_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let error = read(&file(&dir, b"hunter2", 0o644)).unwrap_err().to_string();
-        assert!(error.contains("chmod 600") && error.contains("0644") && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.contains("chmod 600") && error.contains("0644") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -103,7 +103,9 @@ impl SqliteSource {
         let to_scratch = || format!("writing a copy of {} to {}", self.path().display(), copy.display());
         let mut target = Connection::open(copy).with_context(to_scratch)?;
         // The copy need not survive a crash: the run would not either.
-        target.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").with_context(to_scratch)?;
+        target
+            .execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+            .with_context(to_scratch)?;
         {
             let backup = Backup::new(source, &mut target).with_context(to_scratch)?;
             let deadline = Instant::now() + self.config.timeout;
@@ -119,10 +121,11 @@ impl SqliteSource {
                 }
             }
         }
-        let problems = check(&target, context).map_err(|error| match error.downcast::<rusqlite::Error>() {
-            Ok(error) => self.explain(error),
-            Err(error) => error,
-        })?;
+        let problems =
+            check(&target, context).map_err(|error| match error.downcast::<rusqlite::Error>() {
+                Ok(error) => self.explain(error),
+                Err(error) => error,
+            })?;
         ensure!(
             problems.is_empty(),
             "the SQLite database {} is damaged; its integrity check says: {}",
@@ -248,7 +251,7 @@ struct CopyStream {
 }
 
 impl StreamSource for CopyStream {
-    fn reader(&mut self) -> &mut dyn Read {
+    fn reader(&mut self) -> &mut (dyn Read + Send) {
         &mut self.file
     }
 

@@ -110,7 +110,8 @@ impl Source for SystemSource {
 /// Asks every question and returns the answers as files, sorted by path.
 fn ask_all(probes: &[Probe], cancel: &Cancel, total: Duration) -> Vec<VirtualFile> {
     let deadline = Instant::now() + total;
-    let file = |name: &str, bytes: Vec<u8>| VirtualFile { path: format!("{FOLDER}/{name}"), bytes, mode: MODE };
+    let file =
+        |name: &str, bytes: Vec<u8>| VirtualFile { path: format!("{FOLDER}/{name}"), bytes, mode: MODE };
     let mut readme = "What this system said about itself when the backup was made.\n\n".to_owned();
     let mut notes = String::new();
     let mut files = Vec::new();
@@ -214,7 +215,10 @@ mod tests {
         let files = ask_all(&probes, &process::never(), TOTAL_TIMEOUT);
         let text = |name: &str| {
             let path = format!("{FOLDER}/{name}");
-            files.iter().find(|file| file.path == path).map(|file| String::from_utf8_lossy(&file.bytes).into_owned())
+            files
+                .iter()
+                .find(|file| file.path == path)
+                .map(|file| String::from_utf8_lossy(&file.bytes).into_owned())
         };
         assert_eq!(text("c.txt").unwrap(), "version 1\n");
         assert_eq!(text("d.txt").unwrap(), "Linux\n");
@@ -237,14 +241,18 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(3));
         let notes = files.iter().find(|file| file.path.ends_with(NOTES)).unwrap();
         let notes = String::from_utf8_lossy(&notes.bytes);
-        assert!(notes.contains("a.txt: program sleep was ended") && notes.contains("b.txt: not asked"), "{notes}");
+        assert!(
+            notes.contains("a.txt: program sleep was ended") && notes.contains("b.txt: not asked"),
+            "{notes}"
+        );
     }
 
     #[test]
     fn configured_paths_replace_or_join_the_preset() {
         let paths = |config| source(config).roots();
         assert_eq!(paths(SystemConfig::default()).len(), PATHS.len());
-        let extra = SystemConfig { extra_paths: vec!["/opt/x".into(), "/etc/ssh".into()], ..SystemConfig::default() };
+        let extra =
+            SystemConfig { extra_paths: vec!["/opt/x".into(), "/etc/ssh".into()], ..SystemConfig::default() };
         let roots = paths(extra);
         assert!(roots.contains(&"/opt/x".into()) && !roots.contains(&"/etc/ssh".into()), "{roots:?}");
         let own = SystemConfig { paths: Some(vec!["/etc/nginx".into()]), ..SystemConfig::default() };

@@ -39,7 +39,10 @@ fn settings_that_cannot_work_are_refused_by_name() {
     ] {
         let error = build_all(&sources(&format!("db = {{ {toml} }}"))).err().expect(toml);
         let text = format!("{error:#}");
-        assert!(text.contains("source db") && text.contains(part) && !text.contains("hunter2"), "{toml}: {text}");
+        assert!(
+            text.contains("source db") && text.contains(part) && !text.contains("hunter2"),
+            "{toml}: {text}"
+        );
     }
 }
 
@@ -54,20 +57,18 @@ fn a_path_that_cannot_be_backed_up_is_named_before_anything_is_read() {
     let try_paths = |paths: &[&std::path::Path]| {
         let config = crate::config::FilesConfig {
             paths: paths.iter().map(|path| path.to_path_buf()).collect(),
-            exclude: Vec::new(),
-            exclude_caches: false,
-            exclude_if_present: Vec::new(),
-            one_file_system: false,
-            unreadable: Unreadable::Fail,
-            allow_empty: false,
+            ..crate::config::FilesConfig::default()
         };
         FilesSource::new(ComponentName::new("app").unwrap(), config).preflight(&context)
     };
+    let dangling = dir.path().join("dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
     assert!(try_paths(&[&real]).unwrap().is_empty());
+    assert!(try_paths(&[&link]).unwrap().is_empty());
     for (paths, part) in [
         (vec![], "nothing to back up"),
         (vec![dir.path().join("none")], "none cannot be backed up"),
-        (vec![link.clone()], "symbolic link"),
+        (vec![dangling], "symbolic link to nowhere"),
         (vec![real.clone(), dir.path().to_owned()], "lies inside"),
         (vec![real.clone(), real.clone()], "twice"),
         (vec![PathBuf::from("relative")], "not an absolute path"),

@@ -81,6 +81,15 @@ pub enum StateError {
         /// The system's answer.
         detail: String,
     },
+    /// The file was moved, removed or replaced while it was open: what would be written now, nobody would
+    /// read.
+    #[error("cannot {doing}: the state database {} was moved or replaced while it was in use; restart the agent", path.display())]
+    Replaced {
+        /// The database file.
+        path: PathBuf,
+        /// What was tried.
+        doing: String,
+    },
     /// A write through a handle that was opened for reading.
     #[error("cannot {doing}: the state database {} was opened for reading only", path.display())]
     ReadOnly {
@@ -144,6 +153,10 @@ impl StateError {
                 }
                 (ErrorCode::PermissionDenied | ErrorCode::ReadOnly, _) => {
                     Self::Permission { path, doing, detail }
+                }
+                (_, ffi::SQLITE_CANTOPEN_SYMLINK) => {
+                    let text = "it is a symbolic link: name the folder it leads to as state_dir";
+                    Self::Io { path, doing, source: io::Error::other(text) }
                 }
                 (ErrorCode::CannotOpen, _) => match path.metadata() {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => Self::NotFound { path },

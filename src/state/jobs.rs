@@ -82,8 +82,8 @@ impl State {
         self.write(&format!("record job {job}"), |tx| {
             let before = one_job(tx, job)?;
             ensure_job(tx, job, now)?;
-            // A job first seen by `agent backup JOB` has a row without a schedule; its first one, at the
-            // same moment, is no change.
+            // A known job that gets its first schedule did change: it is due from now on, not from when it
+            // was first seen.
             let changed = before.is_some_and(|row| row.schedule.as_deref() != schedule);
             tx.execute(
                 "UPDATE jobs SET schedule = ?2, schedule_changed_at = coalesce(?3, schedule_changed_at) WHERE job = ?1",

@@ -10,7 +10,8 @@
 //! | `open` | making, opening and migrating the file; whose it is |
 //! | `schema` | the tables, one step a version |
 //! | `jobs` | first seen, pauses, acknowledged baselines, scheduled occurrences |
-//! | `runs` | begin, steps, end, history, baselines, logs |
+//! | `run`, `runs` | what a run is; begin, steps, end, logs |
+//! | `history` | runs found, listed, counted; baselines |
 //! | `copies` | backups at targets, and the queue of those still to be made |
 //! | `outbox` | messages until somebody accepted them |
 //! | `counters` | persisted counters and lock contention |
@@ -22,10 +23,12 @@ mod copies;
 mod counters;
 mod error;
 mod facts;
+mod history;
 mod ids;
 mod jobs;
 mod open;
 mod outbox;
+mod run;
 mod runs;
 mod schema;
 mod snapshot;
@@ -42,12 +45,10 @@ pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy};
 pub use counters::{Contention, Counter, names};
 pub use error::StateError;
 pub use facts::{Fact, FactKey, HealthRow, HealthStatus, Probe};
+pub use history::{Baseline, OutcomeCounts, RunBrief};
 pub use jobs::JobRow;
 pub use outbox::{Message, MessageKind, MessageStatus, NewMessage, NextTry};
-pub use runs::{
-    Baseline, ComponentSummary, EndedRun, NewRun, OutcomeCounts, Run, RunBrief, RunTrigger, StepTime,
-    WARNINGS_KEPT,
-};
+pub use run::{ComponentSummary, EndedRun, NewRun, Run, RunTrigger, StepTime, WARNINGS_KEPT};
 pub use schema::VERSION;
 pub use snapshot::{
     AgentState, ChannelState, JobCounters, JobState, JobTargetState, SNAPSHOT_VERSION, Snapshot,
@@ -68,6 +69,8 @@ struct Inner {
     dir: PathBuf,
     path: PathBuf,
     instance_id: String,
+    /// Device and inode of the open file.
+    identity: (u64, u64),
     writer: Option<Mutex<Connection>>,
     reader: Mutex<Connection>,
 }
@@ -95,12 +98,21 @@ impl State {
         self.inner.writer.is_none()
     }
 
+    /// SQLite would go on with the file it has open, wherever that is now.
+    fn check_identity(&self, doing: &str) -> Result<(), StateError> {
+        if open::identity(&self.inner.path).is_ok_and(|found| found == self.inner.identity) {
+            return Ok(());
+        }
+        Err(StateError::Replaced { path: self.inner.path.clone(), doing: doing.to_owned() })
+    }
+
     /// One read transaction: everything `f` reads is of the same moment.
     fn read<T>(
         &self,
         doing: &str,
         f: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StateError> {
+        self.check_identity(doing)?;
         // A panic while the lock was held rolled its transaction back, so the connection is usable.
         let mut connection = self.inner.reader.lock().unwrap_or_else(|e| e.into_inner());
         let result = connection.transaction().and_then(|tx| f(&tx));
@@ -118,6 +130,7 @@ impl State {
             .writer
             .as_ref()
             .ok_or_else(|| StateError::ReadOnly { path: self.inner.path.clone(), doing: doing.to_owned() })?;
+        self.check_identity(doing)?;
         let mut connection = writer.lock().unwrap_or_else(|e| e.into_inner());
         let result = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
             let value = f(&tx)?;

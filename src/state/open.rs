@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::schema::{APPLICATION_ID, STEPS};
 use super::{DATABASE_FILE, Inner, STATUS_FILE, State, StateError};
@@ -34,6 +34,9 @@ impl State {
                 path.display()
             );
         }
+        adopt_files(&path)
+            .map_err(|e| StateError::from_io(&path, "give it to the owner of its folder", e))?;
+        let file = identity(&path).map_err(|e| StateError::from_io(&path, "look at it", e))?;
         let mut writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         migrate(&mut writer, &path, STEPS, now)?;
         use_wal(&writer, &path)?;
@@ -42,13 +45,14 @@ impl State {
             move |e| StateError::from_sql(&path, doing, e)
         };
         writer.pragma_update(None, "synchronous", "FULL").map_err(sql("set it up"))?;
-        let instance_id = make_instance_id(&mut writer).map_err(sql("make the instance id"))?;
+        let instance_id = instance_id(&writer, &path)?;
         let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         reader.pragma_update(None, "query_only", true).map_err(sql("set it up"))?;
         let inner = Inner {
             dir: dir.into(),
             path,
             instance_id,
+            identity: file,
             writer: Some(Mutex::new(writer)),
             reader: Mutex::new(reader),
         };
@@ -59,14 +63,14 @@ impl State {
     /// (SQLite may make its `-wal` and `-shm` files, which belong to the owner of the database).
     pub fn open_read_only(dir: &Path) -> Result<State, StateError> {
         let path = dir.join(DATABASE_FILE);
-        match path.metadata() {
+        let file = match path.metadata() {
             // Made by a first `open` that has not come to the tables yet, or never did.
             Ok(meta) if meta.len() == 0 && !with_suffix(&path, "-wal").exists() => {
                 return Err(StateError::NotFound { path });
             }
-            Ok(_) => {}
+            Ok(meta) => (meta.dev(), meta.ino()),
             Err(e) => return Err(StateError::from_io(&path, "look at it", e)),
-        }
+        };
         let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let known = STEPS.len() as u32;
         match version(&reader, &path, known)? {
@@ -74,10 +78,15 @@ impl State {
             found if found < known => return Err(StateError::NeedsMigration { path, found, known }),
             _ => {}
         }
-        let instance_id = reader
-            .query_row("SELECT value FROM meta WHERE key = 'instance_id'", [], |row| row.get(0))
-            .map_err(|e| StateError::from_sql(&path, "read the instance id", e))?;
-        let inner = Inner { dir: dir.into(), path, instance_id, writer: None, reader: Mutex::new(reader) };
+        let instance_id = instance_id(&reader, &path)?;
+        let inner = Inner {
+            dir: dir.into(),
+            path,
+            instance_id,
+            identity: file,
+            writer: None,
+            reader: Mutex::new(reader),
+        };
         Ok(State { inner: Arc::new(inner) })
     }
 
@@ -91,6 +100,36 @@ impl State {
         }
         Err(StateError::Corrupt { path: self.inner.path.clone(), doing: doing.into(), detail: answer })
     }
+}
+
+fn instance_id(connection: &Connection, path: &Path) -> Result<String, StateError> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = 'instance_id'", [], |row| row.get(0))
+        .map_err(|e| StateError::from_sql(path, "read the instance id", e))
+}
+
+/// Which file stands at `path`.
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    path.metadata().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Run by root: gives files that root left before the folder got its owner to that owner. By path, since
+/// opening them here would drop locks; SQLite itself makes `-wal` and `-shm` like the database.
+fn adopt_files(path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new(".")).metadata()?;
+    for file in [path.to_path_buf(), with_suffix(path, "-wal"), with_suffix(path, "-shm")] {
+        match file.symlink_metadata() {
+            Ok(meta) if (meta.uid(), meta.gid()) != (folder.uid(), folder.gid()) => {
+                std::os::unix::fs::lchown(&file, Some(folder.uid()), Some(folder.gid()))?;
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -150,13 +189,15 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, StateError> {
 
 /// The version of the database; 0 for one without tables. Refuses later versions and other programs' files.
 fn version(connection: &Connection, path: &Path, known: u32) -> Result<u32, StateError> {
-    let read = |sql: &str| {
-        connection
-            .query_row(sql, [], |row| row.get::<_, i64>(0))
-            .map_err(|e| StateError::from_sql(path, "read its version", e))
-    };
-    let application = read("PRAGMA application_id")?;
-    let found = read("PRAGMA user_version")?;
+    // One statement, so that what is seen is all from before or all from after another's migration.
+    let (application, found, tables): (i64, i64, i64) = connection
+        .query_row(
+            "SELECT (SELECT application_id FROM pragma_application_id),
+                    (SELECT user_version FROM pragma_user_version), count(*) FROM sqlite_schema",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .map_err(|e| StateError::from_sql(path, "read its version", e))?;
     if application == i64::from(APPLICATION_ID) {
         let found = u32::try_from(found).unwrap_or(u32::MAX);
         return if found > known {
@@ -165,7 +206,7 @@ fn version(connection: &Connection, path: &Path, known: u32) -> Result<u32, Stat
             Ok(found)
         };
     }
-    if application == 0 && found == 0 && read("SELECT count(*) FROM sqlite_schema")? == 0 {
+    if (application, found, tables) == (0, 0, 0) {
         return Ok(0);
     }
     Err(StateError::Foreign { path: path.into() })
@@ -249,17 +290,4 @@ fn use_wal(connection: &Connection, path: &Path) -> Result<(), StateError> {
             Err(e) => return Err(StateError::from_sql(path, doing, e)),
         }
     }
-}
-
-fn make_instance_id(connection: &mut Connection) -> rusqlite::Result<String> {
-    let query = "SELECT value FROM meta WHERE key = 'instance_id'";
-    if let Some(id) = connection.query_row(query, [], |row| row.get(0)).optional()? {
-        return Ok(id);
-    }
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let random: [u8; 16] = rand::random();
-    tx.execute("INSERT OR IGNORE INTO meta VALUES ('instance_id', ?1)", [hex::encode(random)])?;
-    let id = tx.query_row(query, [], |row| row.get(0))?;
-    tx.commit()?;
-    Ok(id)
 }

@@ -365,6 +365,24 @@ impl State {
         })
     }
 
+    /// The messages through a channel about a job that were queued at `since` or later, newest first;
+    /// superseded ones left out.
+    pub fn messages_about(
+        &self,
+        channel: &ChannelName,
+        job: &JobName,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<Message>, StateError> {
+        let condition = "job = ?1 AND channel = ?2 AND created_at >= ?3 AND status <> 'superseded' ORDER BY id DESC LIMIT 1000";
+        self.read("read the outbox", |tx| {
+            select(
+                tx,
+                condition,
+                vec![job.as_str().to_owned().into(), channel.as_str().to_owned().into(), ms(since).into()],
+            )
+        })
+    }
+
     /// Removes messages that were delivered, given up or superseded more than 30 days ago; returns how
     /// many.
     pub fn expire_messages(&self, now: DateTime<Utc>) -> Result<usize, StateError> {

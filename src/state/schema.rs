@@ -11,6 +11,8 @@ pub(super) const STEPS: &[&str] = &[V1];
 
 const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+-- In the transaction that makes the tables, so that nobody ever sees a database without it.
+INSERT INTO meta VALUES ('instance_id', lower(hex(randomblob(16))));
 
 CREATE TABLE jobs (
     job                 TEXT PRIMARY KEY,
@@ -34,6 +36,7 @@ CREATE TABLE runs (
     scheduled_for  INTEGER,
     pid            INTEGER,
     boot_id        TEXT,
+    start_ticks    INTEGER,
     started        INTEGER NOT NULL,
     step           TEXT,
     step_since     INTEGER,

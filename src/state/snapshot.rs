@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::{Contention, Counter, all_counters, contention, names};
 use super::facts::{Fact, FactKey, HEALTH_CHECKED, HealthRow, Probe, all_health, all_probes, get_fact};
+use super::history::{Baseline, RunBrief, baselines, history, last_run, last_success, running};
 use super::jobs::all_jobs;
-use super::runs::{Baseline, Run, RunBrief, baselines, history, last_run, last_success, running};
+use super::run::Run;
 use super::sql::{get_word, opt_time, time, uint};
 use super::{JobRow, State, StateError};
 use crate::model::{ChannelName, ComponentName, JobName, RunId, TargetName, WarningCounts};

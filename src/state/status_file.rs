@@ -47,11 +47,15 @@ pub struct Unreadable {
 pub fn write_status(state: &State, now: DateTime<Utc>) -> Result<Snapshot, StateError> {
     let path = state.dir().join(STATUS_FILE);
     // The snapshot is taken under the lock: who comes later has seen at least as much.
-    let _lock = lock(state.dir());
+    let lock = lock(state.dir());
     let snapshot = state.snapshot(now)?;
     let json = serde_json::to_vec(&snapshot)
         .map_err(|e| StateError::from_io(&path, "write the status file", io::Error::other(e)))?;
-    replace(&path, &json).map_err(|e| StateError::from_io(&path, "write the status file", e))?;
+    // Under the lock the temporary name is ours alone, so that what a killed writer left is used up.
+    let suffix =
+        if lock.is_some() { "json.new".to_owned() } else { format!("json.{:08x}", rand::random::<u32>()) };
+    replace(&path, &path.with_extension(suffix), &json)
+        .map_err(|e| StateError::from_io(&path, "write the status file", e))?;
     Ok(snapshot)
 }
 
@@ -103,20 +107,23 @@ fn lock(dir: &Path) -> Option<File> {
     Some(file)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("json.{:08x}", rand::random::<u32>()));
+fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(temporary)?;
         // Whatever the umask says: this file is for others.
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         give_to_folder_owner(&file, path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(temporary, path)
     })();
     if written.is_err() {
         // The first error is the one worth telling.
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(temporary);
     }
     written
 }

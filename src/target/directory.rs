@@ -119,6 +119,19 @@ impl Target for DirectoryTarget {
         Ok(Space { total, free })
     }
 
+    fn probe_readable(&self, location: &str) -> Result<()> {
+        self.check()?;
+        let folder = self.folder(location)?;
+        rustix::fs::access(&folder, rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK).or_else(|e| {
+            match e {
+                // That it is gone is for the reader to find out: it is damage.
+                rustix::io::Errno::NOENT => Ok(()),
+                e => Err(io::Error::from(e))
+                    .with_context(|| format!("target {}: opening {}", self.name, folder.display())),
+            }
+        })
+    }
+
     fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
         let device = self.check()?;
         let folder = self.path.join(format!(".partial-{run}"));

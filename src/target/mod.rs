@@ -23,6 +23,9 @@ pub trait Target: Send + Sync {
     /// Looks whether it is there, is what it should be, and can be written; says how much room it has.
     fn probe(&self) -> Result<Space>;
 
+    /// Looks whether it can be read, so that a target that is away is told apart from a backup that is gone.
+    fn probe_readable(&self, location: &str) -> Result<()>;
+
     /// Begins a backup, invisible until it is published.
     fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>>;
 

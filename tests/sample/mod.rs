@@ -244,7 +244,6 @@ fn web() -> JobState {
     job.running = Some(Run {
         step: Some(Step::Capture),
         progress: Some(0.25),
-        pid: Some(4242),
         outcome: None,
         ended: None,
         ..run("web", minutes_ago(20), 0, Outcome::Success)
@@ -320,8 +319,7 @@ fn run(job: &str, started: DateTime<Utc>, seconds: i64, outcome: Outcome) -> Run
         job: job.parse::<JobName>().unwrap(),
         trigger: RunTrigger::Schedule,
         scheduled_for: None,
-        pid: None,
-        boot_id: None,
+        process: None,
         started,
         step: None,
         step_since: None,

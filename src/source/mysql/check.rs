@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 
 use super::login::Login;
 use super::version::{self, Version};
@@ -46,10 +46,14 @@ pub(super) fn check(
     if let Some(server) = Version::of_server(&answers.version) {
         warnings.extend(version::compare(dump, &server).map_err(|sentence| anyhow!(sentence))?);
     } else {
-        warnings.push(format!("the server at {} has a version that is not understood: {:?}", login.place, answers.version));
+        warnings.push(format!(
+            "the server at {} has a version that is not understood: {:?}",
+            login.place, answers.version
+        ));
     }
     for wanted in &login.databases {
-        let same = |name: &String| name == wanted || (answers.folds_case && name.eq_ignore_ascii_case(wanted));
+        let same =
+            |name: &String| name == wanted || (answers.folds_case && name.eq_ignore_ascii_case(wanted));
         if !answers.databases.iter().any(same) {
             bail!(
                 "there is no database {wanted} at {}, or {} may not see it; there are: {}",
@@ -86,7 +90,11 @@ fn ask(client: &str, login: &Login, cancel: &Cancel) -> anyhow::Result<Answers> 
     ]);
     let output = process::output(command, cancel).map_err(|error| explain(error, login))?;
     let answers = understand(&output.text());
-    ensure!(!answers.version.is_empty(), "the server at {} did not answer as a MySQL server does", login.place);
+    ensure!(
+        !answers.version.is_empty(),
+        "the server at {} did not answer as a MySQL server does",
+        login.place
+    );
     Ok(answers)
 }
 
@@ -136,29 +144,58 @@ fn understand(text: &str) -> Answers {
             ["version", version] => answers.version = (*version).to_owned(),
             ["case", value] => answers.folds_case = *value != "0",
             ["database", name] => answers.databases.push((*name).to_owned()),
-            ["table", schema, table, engine] => answers.plain_tables.push(format!("{schema}.{table} ({engine})")),
+            ["table", schema, table, engine] => {
+                answers.plain_tables.push(format!("{schema}.{table} ({engine})"))
+            }
             _ => {}
         }
     }
     answers
 }
 
+/// What is wrong, by the error codes of server and client library; `{user}`, `{place}` and `{origin}` are
+/// those of the login.
+const REASONS: &[(&[u32], &str)] = &[
+    (
+        &[1045, 1698],
+        "the database server at {place} refused the login of {user}: check user and password in {origin}",
+    ),
+    (&[2002, 2003, 2005], "no database server answers at {place}: is it running, and is that its address?"),
+    (&[1049], "a database that is to be dumped does not exist at {place}"),
+    (&[1044, 1142, 1143, 1227, 1370], "{user} lacks a privilege at {place} that a dump needs"),
+    (&[1040, 1203, 1226], "the database server at {place} takes no further connection of {user}"),
+    (&[2006, 2013], "the connection to the database server at {place} broke off"),
+];
+
 /// Puts a sentence before what a client program said, where the reason is a known one.
 pub(super) fn explain(error: ProcessError, login: &Login) -> anyhow::Error {
-    let said = |texts: &[&str]| error.stderr().is_some_and(|tail| texts.iter().any(|text| tail.contains(text)));
-    let (place, user, origin) = (&login.place, &login.user, &login.origin);
-    let sentence = if said(&["1045"]) {
-        format!("the database server at {place} refused the login of {user}: check user and password in {origin}")
-    } else if said(&["(2002)", "(2003)", "(2005)", "error: 2002", "error: 2003", "error: 2005"]) {
-        format!("no database server answers at {place}: is it running, and is that its address?")
-    } else if said(&["1049"]) {
-        format!("a database that is to be dumped does not exist at {place}")
-    } else if said(&["1044", "1142", "1227", "insufficient privileges"]) {
-        format!("{user} lacks a privilege at {place} that a dump needs")
-    } else {
-        format!("talking to the database server at {place} as {user}")
-    };
-    Err::<(), _>(error).context(sentence).unwrap_err()
+    let codes: Vec<u32> =
+        error.stderr().into_iter().flat_map(|tail| tail.lines.iter().flat_map(|line| codes(line))).collect();
+    let reason = REASONS
+        .iter()
+        .find(|(known, _)| known.iter().any(|code| codes.contains(code)))
+        .map_or("talking to the database server at {place} as {user}", |(_, reason)| reason);
+    let sentence = reason
+        .replace("{user}", &login.user)
+        .replace("{place}", &login.place)
+        .replace("{origin}", &login.origin);
+    anyhow::Error::new(error).context(sentence)
+}
+
+/// The error codes in a line: `ERROR 1045 (28000)`, `Got error: 2002: …`, `Lost connection (2013)`.
+fn codes(line: &str) -> Vec<u32> {
+    let lower = line.to_ascii_lowercase();
+    let mut found = Vec::new();
+    for (before, after) in [("error ", [' ', ':']), ("error: ", [' ', ':']), ("(", [')', ')'])] {
+        for (at, _) in lower.match_indices(before) {
+            let rest = &lower[at + before.len()..];
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            if digits == 4 && rest[digits..].starts_with(after) {
+                found.extend(rest[..digits].parse::<u32>());
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -174,6 +211,26 @@ mod tests {
         assert!(!answers.folds_case);
         assert_eq!(answers.databases, ["shop", "mysql"]);
         assert_eq!(answers.plain_tables, ["shop.log (MyISAM)"]);
+    }
+
+    #[test]
+    fn error_codes_are_found_as_client_and_dump_write_them() {
+        for (line, code) in [
+            ("ERROR 1045 (28000): Access denied for user 'a'@'b' (using password: YES)", 1045),
+            ("ERROR 2002 (HY000): Can't connect to server on '127.0.0.1' (115)", 2002),
+            ("mariadb-dump: Got error: 2002: \"Can't connect to local server\" when trying to connect", 2002),
+            (
+                "mysqldump: Error 2013: Lost connection to server during query when dumping table `t` at row: 7",
+                2013,
+            ),
+            (
+                "mysqldump: Couldn't execute 'SHOW EVENTS': Access denied for user 'a'@'b' to database 'c' (1044)",
+                1044,
+            ),
+        ] {
+            assert_eq!(codes(line), [code], "{line}");
+        }
+        assert!(codes("no error at all in row 1045 (10459)").is_empty());
     }
 
     #[test]

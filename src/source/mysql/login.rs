@@ -1,7 +1,6 @@
 //! How a client program logs in. Passwords reach it by an option file, never by an argument or a variable.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -32,8 +31,6 @@ pub(super) struct Login {
     pub(super) password: Option<Secret>,
     /// Databases that the login's source names, where the configuration names none.
     pub(super) databases: Vec<String>,
-    /// What a person should know.
-    pub(super) warnings: Vec<String>,
     /// The option file made for this login; it must live until the program has read it.
     pub(super) file: Option<TemporarySecret>,
 }
@@ -53,14 +50,16 @@ impl Login {
     /// Collects the login that `config` describes, and writes its option file into `scratch` where one is
     /// needed. What the configuration says wins over what `.env` says.
     pub(super) fn new(name: &ComponentName, config: &MysqlConfig, scratch: &Path) -> anyhow::Result<Self> {
-        let mut warnings = Vec::new();
         let mut databases = config.databases.clone();
         let mut parts = Parts {
             host: config.host.clone(),
             port: config.port,
             socket: config.socket.as_deref().map(text_of).transpose()?,
             user: config.user.clone(),
-            password: config.password_file.as_deref().map(secret_file::read).transpose()?,
+            password: match (&config.password, &config.password_file) {
+                (Some(password), _) => Some(password.clone()),
+                (None, file) => file.as_deref().map(secret_file::read).transpose()?,
+            },
             ssl_ca: None,
         };
         if let Some(path) = &config.defaults_file {
@@ -72,22 +71,21 @@ impl Login {
             if databases.is_empty() {
                 let database = env.setting("DB_DATABASE");
                 databases.extend(database.map(str::to_owned));
-                ensure!(database.is_some(), "{} sets no DB_DATABASE, and the source names no databases", path.display());
-            }
-            if secret_file::is_open_to_others(path) {
-                // The application reads it as it is; refusing would end its backups over an old mistake.
-                warnings.push(format!(
-                    "{path} holds a password, and every user of this machine can get at it: chmod 640 {path}",
-                    path = path.display()
-                ));
+                ensure!(
+                    database.is_some(),
+                    "{} sets no DB_DATABASE, and the source names no databases",
+                    path.display()
+                );
             }
         }
 
-        let origin = [&config.password_file, &config.env_file, &config.defaults_file]
-            .into_iter()
-            .flatten()
-            .next()
-            .map_or("the client's own option files".to_owned(), |path| path.display().to_string());
+        let file =
+            [&config.password_file, &config.env_file, &config.defaults_file].into_iter().flatten().next();
+        let origin = match (&config.password, file) {
+            (Some(_), _) => "the environment".to_owned(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => "the client's own option files".to_owned(),
+        };
         let user = match (&parts.user, &config.defaults_file) {
             (Some(user), _) => format!("user {user}"),
             (None, Some(file)) => format!("the user named in {}", file.display()),
@@ -113,7 +111,7 @@ impl Login {
             args.extend(config.defaults_file.as_deref().map(|path| argument("--defaults-file=", path)));
             args.extend(parts.options().into_iter().map(|(key, value)| format!("--{key}={value}").into()));
         }
-        Ok(Self { args, user, place, origin, password: parts.password, databases, warnings, file })
+        Ok(Self { args, user, place, origin, password: parts.password, databases, file })
     }
 }
 
@@ -211,7 +209,8 @@ fn text_of(path: &Path) -> anyhow::Result<String> {
 fn read_env(path: &Path) -> anyhow::Result<Dotenv> {
     let reading = || format!("reading the database settings in {}", path.display());
     let mut text = String::new();
-    File::open(path).and_then(|file| file.take(MAX_ENV).read_to_string(&mut text)).with_context(reading)?;
+    // The application reads the file as another user of its group.
+    secret_file::open(path, "640")?.take(MAX_ENV).read_to_string(&mut text).with_context(reading)?;
     Dotenv::parse(&text).with_context(reading)
 }
 
@@ -220,7 +219,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use super::*;
 
@@ -244,7 +242,7 @@ mod tests {
     }
 
     fn config() -> MysqlConfig {
-        MysqlConfig { timeout: Duration::from_secs(60), ..MysqlConfig::default() }
+        MysqlConfig::default()
     }
 
     fn content(login: &Login) -> String {
@@ -289,16 +287,20 @@ mod tests {
             content(&login),
             "[client]\nhost=\"127.0.0.1\"\nport=\"3307\"\nuser=\"app\"\npassword=\"p#w\"\n"
         );
-        assert!(login.warnings.is_empty());
     }
 
     #[test]
     fn a_socket_in_dotenv_wins_over_its_host_and_the_configuration_over_both() {
         let dir = Fixture::new();
-        let env = || Some(dir.file(".env", "DB_SOCKET=/run/s.sock\nDB_DATABASE=a\nDB_USERNAME=app\nDB_PASSWORD=null\n", 0o644));
+        let env = || {
+            Some(dir.file(
+                ".env",
+                "DB_SOCKET=/run/s.sock\nDB_DATABASE=a\nDB_USERNAME=app\nDB_PASSWORD=null\n",
+                0o640,
+            ))
+        };
         let login = dir.login(MysqlConfig { env_file: env(), ..config() }).unwrap();
         assert_eq!(login.args, ["--host=localhost", "--socket=/run/s.sock", "--user=app"]);
-        assert!(login.warnings[0].contains("chmod 640"), "{:?}", login.warnings);
         let login = dir
             .login(MysqlConfig {
                 env_file: env(),
@@ -310,6 +312,22 @@ mod tests {
             .unwrap();
         assert_eq!(login.args, ["--host=db", "--user=backup"]);
         assert_eq!(login.databases, ["b"]);
+    }
+
+    #[test]
+    fn a_password_from_the_environment_goes_the_same_way() {
+        let dir = Fixture::new();
+        let login = dir.login(MysqlConfig { password: Some(Secret::new("hunter2")), ..config() }).unwrap();
+        assert_eq!(content(&login), "[client]\npassword=\"hunter2\"\n");
+        assert_eq!(login.origin, "the environment");
+    }
+
+    #[test]
+    fn a_dotenv_that_every_user_can_read_is_refused() {
+        let dir = Fixture::new();
+        let env_file = Some(dir.file(".env", "DB_DATABASE=a\n", 0o644));
+        let error = dir.login(MysqlConfig { env_file, ..config() }).unwrap_err().to_string();
+        assert!(error.contains("chmod 640"), "{error}");
     }
 
     #[test]

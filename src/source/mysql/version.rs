@@ -82,9 +82,17 @@ mod tests {
                 (10, 11),
             ),
             ("mariadb-dump from 11.4.2-MariaDB, client 10.19 for Linux (x86_64)", Flavour::Mariadb, (11, 4)),
-            ("mysqldump  Ver 8.0.36 for Linux on x86_64 (MySQL Community Server - GPL)", Flavour::Mysql, (8, 0)),
+            (
+                "mysqldump  Ver 8.0.36 for Linux on x86_64 (MySQL Community Server - GPL)",
+                Flavour::Mysql,
+                (8, 0),
+            ),
             ("mysqldump  Ver 10.13 Distrib 5.7.44, for Linux (x86_64)", Flavour::Mysql, (5, 7)),
-            ("/usr/bin/mysqldump  Ver 9.1.0 for Linux on x86_64 (Source distribution)", Flavour::Mysql, (9, 1)),
+            (
+                "/usr/bin/mysqldump  Ver 9.1.0 for Linux on x86_64 (Source distribution)",
+                Flavour::Mysql,
+                (9, 1),
+            ),
         ] {
             let version = Version::of_client(line).unwrap();
             assert_eq!((version.flavour, version.number), (flavour, number), "{line}");

@@ -59,7 +59,11 @@ pub(super) const PROBES: &[Probe] = &[
         &["dpkg-query", "--show", "--showformat=${binary:Package}\t${Version}\t${db:Status-Status}\n"],
         "which version of each package was installed",
     ),
-    run("apt-manual.txt", &["apt-mark", "showmanual"], "packages somebody asked for, without what they pulled in"),
+    run(
+        "apt-manual.txt",
+        &["apt-mark", "showmanual"],
+        "packages somebody asked for, without what they pulled in",
+    ),
     run("rpm-packages.txt", &["rpm", "--query", "--all"], "packages of a system with RPM"),
     // Services.
     run(
@@ -69,7 +73,15 @@ pub(super) const PROBES: &[Probe] = &[
     ),
     run(
         "systemd-running.txt",
-        &["systemctl", "list-units", "--type=service,timer", "--state=active", "--no-pager", "--no-legend", "--plain"],
+        &[
+            "systemctl",
+            "list-units",
+            "--type=service,timer",
+            "--state=active",
+            "--no-pager",
+            "--no-legend",
+            "--plain",
+        ],
         "services and timers that were active",
     ),
     // Users.
@@ -81,7 +93,11 @@ pub(super) const PROBES: &[Probe] = &[
     run("ip-address.txt", &["ip", "address"], "interfaces and addresses"),
     run("ip-route.txt", &["ip", "route"], "IPv4 routes"),
     run("ip-route-6.txt", &["ip", "-6", "route"], "IPv6 routes"),
-    run("listening.txt", &["ss", "--listening", "--tcp", "--udp", "--numeric", "--processes"], "who listens where"),
+    run(
+        "listening.txt",
+        &["ss", "--listening", "--tcp", "--udp", "--numeric", "--processes"],
+        "who listens where",
+    ),
     run("nft-ruleset.txt", &["nft", "list", "ruleset"], "firewall rules in force, for nft -f"),
     run("iptables.txt", &["iptables-save"], "firewall rules in force, for iptables-restore"),
     run("ip6tables.txt", &["ip6tables-save"], "firewall rules in force, for ip6tables-restore"),

@@ -52,8 +52,11 @@ fn one_run(state: &State, n: i64) {
         job: job(),
         trigger: RunTrigger::Cron,
         scheduled_for: None,
-        pid: std::process::id(),
-        boot_id: String::new(),
+        process: crate::lock::ProcessIdentity {
+            boot_id: String::new(),
+            pid: std::process::id(),
+            start_ticks: None,
+        },
         started: at(n),
     };
     state.begin_run(&new).unwrap();
@@ -256,6 +259,25 @@ fn many_handles_write_at_once_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_database_being_made_is_never_taken_for_another_programs() {
+    for _ in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    // A reader may come before there is anything to read, but must not call it foreign.
+                    match State::open_read_only(dir.path()) {
+                        Ok(_) | Err(StateError::NotFound { .. }) => {}
+                        Err(e) => panic!("{e:?}"),
+                    }
+                    State::open(dir.path(), at(0)).unwrap()
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn a_process_killed_while_it_writes_leaves_whole_transactions() {
     let dir = tempfile::tempdir().unwrap();
     let mut ended = 0;
@@ -346,6 +368,46 @@ fn root_leaves_files_that_the_owner_of_the_folder_can_go_on_with() {
     }
 }
 
+#[test]
+fn root_gives_away_what_it_left_before_the_folder_had_its_owner() {
+    if !is_root() {
+        return;
+    }
+    let f = Fixture::new();
+    f.run(0, Outcome::Success);
+    std::os::unix::fs::chown(f.path(), Some(65534), Some(65534)).unwrap();
+    State::open(f.path(), at(1)).unwrap();
+    for name in [DATABASE_FILE, "state.db-wal", "state.db-shm"] {
+        assert_eq!(fs::metadata(f.path().join(name)).unwrap().uid(), 65534, "{name}");
+    }
+    assert!(as_nobody(f.path(), "open").is_none_or(|out| out.contains("opened")));
+}
+
+#[test]
+fn a_database_moved_aside_while_it_is_open_is_no_longer_written() {
+    let f = Fixture::new();
+    f.run(0, Outcome::Success);
+    let path = f.path().join(DATABASE_FILE);
+    fs::rename(&path, f.path().join("aside")).unwrap();
+    let write = || f.state.touch_job(&job(), Some("@daily"), at(1));
+    assert!(matches!(write(), Err(StateError::Replaced { .. })));
+    fs::write(&path, "").unwrap();
+    let error = write().unwrap_err();
+    assert!(matches!(error, StateError::Replaced { .. }) && error.is_lasting(), "{error}");
+}
+
+#[test]
+fn a_linked_folder_is_followed_and_a_linked_database_is_not() {
+    let f = Fixture::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(f.path(), &link).unwrap();
+    State::open(&link, at(0)).unwrap();
+    std::os::unix::fs::symlink(f.path().join(DATABASE_FILE), elsewhere.path().join(DATABASE_FILE)).unwrap();
+    let error = State::open(elsewhere.path(), at(0)).unwrap_err();
+    assert!(format!("{:#}", anyhow::Error::from(error)).contains("symbolic link"));
+}
+
 /// Runs as an ordinary user what `child` does; none where that cannot be tried here.
 fn as_nobody(dir: &Path, does: &str) -> Option<String> {
     let mut command = child(dir, does);
@@ -377,4 +439,86 @@ fn a_state_folder_that_cannot_be_made_is_named() {
     fs::write(dir.path().join("file"), "").unwrap();
     let error = State::open(&dir.path().join("file/below"), at(0)).unwrap_err();
     assert!(error.to_string().contains("file/below"), "{error}");
+}
+
+/// A small file system of its own; none where this user may not mount.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn new(options: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path());
+        mount.output().is_ok_and(|out| out.status.success()).then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remount(&self, options: &str) {
+        let done =
+            Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path()).status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+#[test]
+fn a_full_file_system_is_told_apart_at_every_size_and_leaves_whole_transactions() {
+    // From too small for the first page to enough for some runs.
+    for pages in [1, 4, 16, 40, 60, 80, 120] {
+        let Some(disk) = Tmpfs::new(&format!("size={}k", pages * 4)) else { return };
+        let error = match State::open(disk.path(), at(0)) {
+            Err(error) => error,
+            Ok(state) => {
+                let mut new = NewRun {
+                    run_id: RunId::generate(at(0)),
+                    job: job(),
+                    trigger: RunTrigger::Cron,
+                    scheduled_for: None,
+                    process: crate::lock::ProcessIdentity {
+                        boot_id: String::new(),
+                        pid: 1,
+                        start_ticks: None,
+                    },
+                    started: at(0),
+                };
+                let mut fill = |n: i64| {
+                    new.run_id = RunId::generate(at(n));
+                    state.begin_run(&new)?;
+                    state.set_run_log(&new.run_id, &"x".repeat(3000), at(n))?;
+                    state.end_run(&EndedRun::new(new.run_id.clone(), Outcome::Success, at(n)), &[], &[])
+                };
+                (0..1000).find_map(|n| fill(n).err()).expect("the disk never filled")
+            }
+        };
+        assert!(matches!(error, StateError::Full { .. }), "{pages} pages: {error:?}");
+        disk.remount("size=4m");
+        let state = State::open(disk.path(), at(0)).unwrap();
+        state.check_integrity().unwrap();
+        let ended = state.runs(None, 10_000).unwrap().iter().filter(|run| !run.is_running()).count() as u64;
+        assert_eq!(state.snapshot(at(0)).unwrap().jobs.iter().map(|j| j.counters.runs).sum::<u64>(), ended);
+        one_run(&state, 5000);
+        write_status(&state, at(5001)).unwrap();
+    }
+}
+
+#[test]
+fn a_read_only_file_system_is_told_apart_and_can_be_read() {
+    let Some(disk) = Tmpfs::new("size=4m") else { return };
+    let state = State::open(disk.path(), at(0)).unwrap();
+    one_run(&state, 0);
+    write_status(&state, at(1)).unwrap();
+    drop(state);
+    disk.remount("ro");
+    let error = State::open(disk.path(), at(0)).unwrap_err();
+    assert!(matches!(error, StateError::Permission { .. }), "{error:?}");
+    let (snapshot, _) = load_for_reading(disk.path(), at(2)).unwrap();
+    assert_eq!(snapshot.jobs.len(), 1);
 }

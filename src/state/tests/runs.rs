@@ -118,7 +118,7 @@ fn the_baseline_is_the_median_of_seven_good_runs_after_the_acknowledgement() {
 
 #[test]
 fn the_median_of_huge_numbers_does_not_overflow() {
-    use crate::state::runs::median;
+    use crate::state::history::median;
     assert_eq!(median(vec![]), 0);
     assert_eq!(median(vec![3, 1]), 2);
     assert_eq!(median(vec![u64::MAX, u64::MAX]), u64::MAX);
@@ -150,8 +150,7 @@ fn a_scheduled_start_is_remembered_and_never_goes_back() {
         job: job(),
         trigger: RunTrigger::Schedule,
         scheduled_for: Some(at(m)),
-        pid: 1,
-        boot_id: String::new(),
+        process: crate::lock::ProcessIdentity { boot_id: String::new(), pid: 1, start_ticks: None },
         started: at(m),
     };
     assert_eq!(f.state.last_occurrence(&job()).unwrap(), None);

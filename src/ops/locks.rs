@@ -1,0 +1,74 @@
+//! The two locks of a job: the agent's own, and the one a legacy script takes with `flock`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::Agent;
+use crate::config::JobConfig;
+use crate::event::Progress;
+use crate::lock::{FileLock, LockMode};
+use crate::model::JobName;
+
+/// Both locks, held. Dropping them lets go.
+#[derive(Debug)]
+pub struct Locks {
+    _private: FileLock,
+    _configured: Option<FileLock>,
+}
+
+/// Who holds a lock that was wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The lock file.
+    pub path: PathBuf,
+    /// Who, in words.
+    pub holder: String,
+}
+
+/// Takes both locks, in this order always: the private one, then the configured one. `wait` is how long to
+/// wait for them; not at all when absent.
+pub fn acquire(
+    agent: &Agent,
+    name: &JobName,
+    job: &JobConfig,
+    wait: Option<Duration>,
+    progress: &Progress,
+) -> Result<std::result::Result<Locks, Held>> {
+    let path = agent.lock_path(name);
+    let folder = path.parent().context("the lock has no folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    let take = |path: &PathBuf, mode| match deadline {
+        None => FileLock::try_acquire(path, mode),
+        Some(deadline) => FileLock::acquire_wait(path, mode, deadline, &|| progress.is_cancelled()),
+    };
+    let Some(private) = take(&path, LockMode::Private)? else {
+        return Ok(Err(Held { path, holder: own_holder(agent, name) }));
+    };
+    let Some(configured) = &job.lock_file else {
+        return Ok(Ok(Locks { _private: private, _configured: None }));
+    };
+    match take(configured, LockMode::Configured)? {
+        Some(lock) => Ok(Ok(Locks { _private: private, _configured: Some(lock) })),
+        None => {
+            let holder = "another program (a script that uses flock, or another agent)".to_owned();
+            Ok(Err(Held { path: configured.clone(), holder }))
+        }
+    }
+}
+
+fn own_holder(agent: &Agent, name: &JobName) -> String {
+    match agent.state.running(name) {
+        Ok(Some(run)) => {
+            let pid = run.process.map_or_else(|| "?".to_owned(), |p| p.pid.to_string());
+            format!(
+                "run {} (process {pid}, since {} UTC)",
+                run.run_id,
+                run.started.format("%Y-%m-%d %H:%M:%S")
+            )
+        }
+        _ => "another process of the agent".to_owned(),
+    }
+}

@@ -1,0 +1,100 @@
+//! Looks at sources and targets before anything is read, so that what cannot work fails in the first second.
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Agent, prune};
+use crate::event::{Event, Level, Observer, Progress};
+use crate::model::{ByteSize, JobName};
+use crate::source::{Context, Source};
+use crate::target::Target;
+
+/// Room asked for beyond what the last good backup took.
+const HEADROOM: f64 = 1.05;
+
+/// Looks at the target before anything is written there. A target too full for another backup like the last
+/// one is first relieved of what the policy has let expire anyway.
+pub fn target(
+    agent: &Agent,
+    job: &JobName,
+    target: &dyn Target,
+    observer: &dyn Observer,
+    progress: &Progress,
+) -> Result<()> {
+    let expected = agent.state.last_success(job)?.map_or(0, |run| run.stored_bytes);
+    let needed = (expected as f64 * HEADROOM) as u64;
+    let free = match target.probe() {
+        Ok(space) if space.free >= needed => return record(agent, target, space),
+        Ok(space) => Ok(space.free),
+        Err(e) => Err(e),
+    };
+    let removed = prune::at_target(agent, job, target.name(), Some(target), progress).unwrap_or_default();
+    if !removed.is_empty() {
+        let text = format!(
+            "target {} is nearly full: {} expired backups were removed first",
+            target.name(),
+            removed.len()
+        );
+        observer.event(&Event::Note(Level::Warning, text));
+    }
+    let space = match target.probe() {
+        Ok(space) => space,
+        Err(e) => {
+            agent.state.record_probe(
+                target.name(),
+                agent.now(),
+                false,
+                None,
+                None,
+                Some(&format!("{e:#}")),
+            )?;
+            return Err(free.err().unwrap_or(e));
+        }
+    };
+    record(agent, target, space)?;
+    if space.free < needed {
+        let text = format!(
+            "target {} has {} free; the last backup took {}",
+            target.name(),
+            ByteSize(space.free),
+            ByteSize(expected)
+        );
+        observer.event(&Event::Note(Level::Warning, text));
+    }
+    Ok(())
+}
+
+fn record(agent: &Agent, target: &dyn Target, space: crate::target::Space) -> Result<()> {
+    Ok(agent.state.record_probe(
+        target.name(),
+        agent.now(),
+        true,
+        Some(space.total),
+        Some(space.free),
+        None,
+    )?)
+}
+
+/// Looks at every source, and reports all that is wrong, not only the first.
+pub fn sources(sources: &[Box<dyn Source>], context: &Context, observer: &dyn Observer) -> Result<()> {
+    let mut problems = Vec::new();
+    for source in sources {
+        let result = source.preflight(context).with_context(|| format!("component {}", source.name()));
+        match result {
+            Ok(warnings) => {
+                for warning in warnings {
+                    observer.event(&Event::Note(Level::Warning, format!("{}: {warning}", source.name())));
+                }
+            }
+            Err(e) if context.progress.is_cancelled() => return Err(e),
+            Err(e) => problems.push(e),
+        }
+    }
+    match problems.len() {
+        0 => Ok(()),
+        1 => Err(problems.remove(0)),
+        _ => {
+            let texts: Vec<String> = problems.iter().map(|e| format!("{e:#}")).collect();
+            bail!("{}", texts.join("\n"))
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Runs that died: found, cleaned up after, and told.
+//!
+//! A `running` row whose private lock is free belongs to a run that was killed, or to a machine that lost
+//! its power. If its final folder stands, the run died between the rename and the record: the backup is
+//! read back and taken over. Else its leftovers are removed and it is marked interrupted.
+
+use anyhow::{Context, Result};
+
+use super::verify::{Depth, read_manifest, verify};
+use super::{Agent, open_target, tell};
+use crate::config::{JobConfig, TargetConfig};
+use crate::event::Progress;
+use crate::lock::{FileLock, LockMode, ProcessIdentity};
+use crate::manifest::Manifest;
+use crate::model::{JobName, Outcome, RunId, TargetName};
+use crate::state::{ComponentSummary, CopyStatus, EndedRun, NewCopy, Run};
+
+/// What became of a dead run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It is marked interrupted; its leftovers are gone.
+    Interrupted,
+    /// It had published: its backup was read back and counts.
+    Adopted(Outcome),
+    /// Its target is away, so that nobody can tell yet. It stays as it is.
+    Unknown(String),
+}
+
+/// Looks at all running rows, and reaps those that are dead.
+pub fn all(agent: &Agent) -> Result<Vec<(RunId, Fate)>> {
+    let mut reaped = Vec::new();
+    for run in agent.state.all_running()? {
+        // Held for as long as the run is dealt with, so that nobody starts one of this job meanwhile.
+        let Some(_lock) = try_lock(agent, &run.job)? else { continue };
+        if is_alive(&run) {
+            continue;
+        }
+        reaped.push((run.run_id.clone(), one(agent, &run)?));
+    }
+    Ok(reaped)
+}
+
+/// Reaps the dead runs of one job, whose private lock the caller holds.
+pub fn of_job(agent: &Agent, job: &JobName) -> Result<Vec<(RunId, Fate)>> {
+    let dead = agent.state.all_running()?.into_iter().filter(|run| run.job == *job && !is_alive(run));
+    dead.map(|run| Ok((run.run_id.clone(), one(agent, &run)?))).collect()
+}
+
+fn try_lock(agent: &Agent, job: &JobName) -> Result<Option<FileLock>> {
+    let path = agent.lock_path(job);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+    }
+    Ok(FileLock::try_acquire(&path, LockMode::Private)?)
+}
+
+/// True when the run's process lives although its lock is free: somebody removed the lock file.
+pub fn is_alive(run: &Run) -> bool {
+    run.process.as_ref().is_some_and(ProcessIdentity::is_alive)
+}
+
+fn one(agent: &Agent, run: &Run) -> Result<Fate> {
+    let job = agent.config.job.get(&run.job);
+    let target = match (&run.target, job) {
+        (Some(target), _) => Some(target.clone()),
+        (None, Some(job)) => job.targets.first().cloned(),
+        (None, None) => None,
+    };
+    let config = target.as_ref().and_then(|name| agent.config.target.get(name));
+    if let (Some(name), Some(config), Some(location)) = (&target, config, &run.location) {
+        match adopt(agent, run, job, name, config, location) {
+            Ok(Some(outcome)) => return Ok(Fate::Adopted(outcome)),
+            Ok(None) => {}
+            Err(e) => return Ok(Fate::Unknown(format!("{e:#}"))),
+        }
+    }
+    let mut reason = format!(
+        "the run ended without a word{}: its process was killed, or the machine went down",
+        run.step.map(|step| format!(" in step {step}")).unwrap_or_default()
+    );
+    if let (Some(name), Some(config)) = (&target, config)
+        && let Err(e) = open_target(name, config).clean(&run.run_id)
+    {
+        reason.push_str(&format!("; what it left behind could not be removed: {e:#}"));
+    }
+    let mut ended = EndedRun::new(run.run_id.clone(), Outcome::Interrupted, agent.now());
+    ended.error = Some(reason);
+    ended.failed_step = run.step;
+    let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
+    agent.state.end_run(&ended, &[], &messages)?;
+    Ok(Fate::Interrupted)
+}
+
+/// Takes over a backup that was published but not recorded. `None` when there is none at its location.
+fn adopt(
+    agent: &Agent,
+    run: &Run,
+    job: Option<&JobConfig>,
+    name: &TargetName,
+    config: &TargetConfig,
+    location: &str,
+) -> Result<Option<Outcome>> {
+    let target = open_target(name, config);
+    if !target.holds(location, &run.run_id)? {
+        return Ok(None);
+    }
+    let report = verify(target.as_ref(), location, &run.run_id, Depth::Digests, &Progress::default())?;
+    if report.result().is_err() {
+        target.remove(location, &run.run_id)?;
+        return Ok(None);
+    }
+    let manifest = read_manifest(target.as_ref(), location)?;
+    let copies = job.map_or_else(Vec::new, |job| copies_to_make(job, name, location, &manifest));
+    let mut ended = ended_by_manifest(&manifest, agent.now());
+    ended
+        .degraded
+        .push("run: it died after its backup was published; the backup was read back and counts".to_owned());
+    let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
+    agent.state.end_run(&ended, &copies, &messages)?;
+    Ok(Some(manifest.outcome))
+}
+
+/// The copies of a published backup: the verified primary, and those still to be made.
+pub fn copies_to_make(
+    job: &JobConfig,
+    primary: &TargetName,
+    location: &str,
+    manifest: &Manifest,
+) -> Vec<NewCopy> {
+    let first = NewCopy {
+        target: primary.clone(),
+        primary: true,
+        status: CopyStatus::Verified,
+        location: Some(location.to_owned()),
+        bytes: manifest.stored_bytes(),
+    };
+    let further = job.targets.iter().filter(|t| *t != primary).map(|target| NewCopy {
+        target: target.clone(),
+        primary: false,
+        status: CopyStatus::Pending,
+        location: None,
+        bytes: manifest.stored_bytes(),
+    });
+    std::iter::once(first).chain(further).collect()
+}
+
+/// The end of a run as its manifest tells it.
+pub fn ended_by_manifest(manifest: &Manifest, now: chrono::DateTime<chrono::Utc>) -> EndedRun {
+    let mut ended = EndedRun::new(manifest.run_id.clone(), manifest.outcome, now);
+    ended.source_bytes = manifest.source_bytes();
+    ended.stored_bytes = manifest.stored_bytes();
+    ended.warning_counts = manifest.warning_counts();
+    for component in &manifest.components {
+        ended.components.push(ComponentSummary {
+            name: component.name.clone(),
+            source_bytes: component.source_bytes,
+            stored_bytes: component.stored_bytes,
+            entries: component.entries,
+            warning_counts: component.warning_counts,
+        });
+        ended.warnings.extend(component.warnings.iter().cloned());
+    }
+    ended
+}

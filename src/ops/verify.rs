@@ -1,0 +1,209 @@
+//! Reads a stored backup back and compares it with its manifest.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+
+use crate::archive::{IndexReader, StreamDecoder, check_tar};
+use crate::event::Progress;
+use crate::manifest::{self, Component, Kind, Manifest};
+use crate::model::{RunId, Sha256};
+use crate::target::{Cache, Target};
+
+/// How closely a backup is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Depth {
+    /// Every file is there with its length.
+    Lengths,
+    /// And every byte is read, its digest compared.
+    Digests,
+    /// And every component is decompressed, its frames, entries and bytes counted.
+    Deep,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Files looked at.
+    pub files: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What is wrong, a sentence each; empty for a good backup.
+    pub problems: Vec<String>,
+}
+
+impl Report {
+    /// `Ok` for a good backup, else all problems as one sentence.
+    pub fn result(&self) -> Result<(), String> {
+        if self.problems.is_empty() { Ok(()) } else { Err(self.problems.join("; ")) }
+    }
+}
+
+/// Reads the manifest of a backup.
+pub fn read_manifest(target: &dyn Target, location: &str) -> Result<Manifest> {
+    let mut bytes = Vec::new();
+    target
+        .open(location, manifest::FILE, Cache::Cold)?
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("target {}: reading the manifest in {location}", target.name()))?;
+    Manifest::parse(&bytes).with_context(|| format!("target {}: {location}", target.name()))
+}
+
+/// Compares a backup with its manifest. An error means that it could not be looked at; what is wrong with
+/// it stands in the report.
+pub fn verify(
+    target: &dyn Target,
+    location: &str,
+    run: &RunId,
+    depth: Depth,
+    progress: &Progress,
+) -> Result<Report> {
+    let mut report = Report::default();
+    // A target that is away is no damage of the backup.
+    target.probe_readable(location)?;
+    let manifest = match read_manifest(target, location) {
+        Ok(manifest) => manifest,
+        Err(e) => {
+            report.problems.push(format!("{e:#}"));
+            return Ok(report);
+        }
+    };
+    if manifest.run_id != *run {
+        report.problems.push(format!("the manifest is that of run {}, not {run}", manifest.run_id));
+        return Ok(report);
+    }
+    check_sums(target, location, &manifest, &mut report);
+    for stored in manifest.files() {
+        report.files += 1;
+        let found = match depth {
+            Depth::Lengths => length(target, location, &stored.file).map(|length| (length, None)),
+            _ => digest(target, location, &stored.file, progress).map(|(length, d)| (length, Some(d))),
+        };
+        match found {
+            Err(e) if e.is::<crate::event::Interrupted>() => return Err(e),
+            Err(e) => report.problems.push(format!("{e:#}")),
+            Ok((length, _)) if length != stored.bytes => {
+                report
+                    .problems
+                    .push(format!("{} has {length} bytes, {} were written", stored.file, stored.bytes));
+            }
+            Ok((length, Some(found))) => {
+                report.bytes += length;
+                if found != stored.sha256 {
+                    report
+                        .problems
+                        .push(format!("{} has digest {found}, {} was written", stored.file, stored.sha256));
+                }
+            }
+            Ok((_, None)) => {}
+        }
+    }
+    if depth == Depth::Deep && report.problems.is_empty() {
+        for component in &manifest.components {
+            if let Err(e) = check_content(target, location, &manifest, component) {
+                report.problems.push(format!("{}: {e:#}", component.file));
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn length(target: &dyn Target, location: &str, file: &str) -> Result<u64> {
+    let stored = target.open(location, file, Cache::Warm)?;
+    stored.read_at().length().with_context(|| format!("looking at {file}"))
+}
+
+fn digest(target: &dyn Target, location: &str, file: &str, progress: &Progress) -> Result<(u64, Sha256)> {
+    let mut stored = target.open(location, file, Cache::Cold)?;
+    let mut digest = sha2::Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut length = 0;
+    loop {
+        if progress.is_cancelled() {
+            return Err(crate::event::Interrupted.into());
+        }
+        match stored.read(&mut buffer) {
+            Ok(0) => return Ok((length, Sha256(digest.finalize().into()))),
+            Ok(got) => {
+                digest.update(&buffer[..got]);
+                length += got as u64;
+                progress.add_source(got as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e).with_context(|| format!("reading {file} at byte {length}")),
+        }
+    }
+}
+
+/// `SHA256SUMS` must say what the manifest says: people restore by it.
+fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: &mut Report) {
+    let mut text = String::new();
+    let read = target
+        .open(location, manifest::SUMS_FILE, Cache::Cold)
+        .and_then(|mut file| file.read_to_string(&mut text).context("reading SHA256SUMS"));
+    if let Err(e) = read {
+        report.problems.push(format!("{e:#}"));
+        return;
+    }
+    let listed: BTreeMap<&str, &str> =
+        text.lines().filter_map(|line| line.split_once("  ").map(|(sum, file)| (file, sum))).collect();
+    for stored in manifest.files() {
+        if listed.get(stored.file.as_str()) != Some(&stored.sha256.to_string().as_str()) {
+            report.problems.push(format!("SHA256SUMS and the manifest do not agree on {}", stored.file));
+        }
+    }
+    match (
+        listed.get(manifest::RESTORE_FILE),
+        digest(target, location, manifest::RESTORE_FILE, &Progress::default()),
+    ) {
+        (Some(sum), Ok((_, found))) if **sum == found.to_string() => {}
+        (_, Err(e)) => report.problems.push(format!("{e:#}")),
+        _ => report.problems.push(format!("{} is not what was written", manifest::RESTORE_FILE)),
+    }
+}
+
+/// Decompresses a component to its end and compares what is in it.
+fn check_content(
+    target: &dyn Target,
+    location: &str,
+    manifest: &Manifest,
+    component: &Component,
+) -> Result<()> {
+    let stored = target.open(location, &component.file, Cache::Warm)?;
+    let mut decoder = StreamDecoder::new(stored, manifest.codec);
+    match component.kind {
+        Kind::Stream => {
+            let raw = io::copy(&mut decoder, &mut io::sink()).context("decompressing")?;
+            equal("bytes", raw, component.raw_bytes)?;
+        }
+        Kind::Tar => {
+            let found = check_tar(&mut decoder)?;
+            equal("entries", found.entries, component.entries)?;
+            equal("bytes", found.raw_bytes, component.raw_bytes)?;
+        }
+    }
+    let Some(index) = &component.index else { return Ok(()) };
+    let file = target.open(location, &index.file, Cache::Warm)?;
+    let reader = IndexReader::open(file.read_at().length()?, |offset, length| {
+        file.read_at().read_exact_at(offset, length).context("reading the index")
+    })?;
+    let (mut frames, mut entries, mut stored) = (0, 0, 0);
+    reader.for_each(|frame, found| {
+        frames += 1;
+        entries += found.len() as u64;
+        stored += u64::from(frame.stored);
+        Ok(())
+    })?;
+    equal("frames in the index", frames, component.frames)?;
+    equal("entries in the index", entries, component.entries)?;
+    equal("stored bytes in the index", stored, component.stored_bytes)
+}
+
+fn equal(what: &str, found: u64, expected: u64) -> Result<()> {
+    anyhow::ensure!(found == expected, "{found} {what}, the manifest says {expected}");
+    Ok(())
+}

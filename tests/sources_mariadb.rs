@@ -1,0 +1,413 @@
+//! The `mysql` source against a real MariaDB server, started here on a socket and a free loopback port.
+//!
+//! Needs `mariadb-server` on the machine: `cargo test --features real-peers --test sources_mariadb`.
+#![cfg(feature = "real-peers")]
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use backup_agent::config::SourceConfig;
+use backup_agent::event::Progress;
+use backup_agent::model::ComponentName;
+use backup_agent::source::{Capture, Context, Source, build};
+
+/// Everything an option file or a shell might stumble over.
+const PASSWORD: &str = "p#w;d \"double\" 'single' \\n back\\\\slash $HOME `x` =[] ü ";
+
+/// A server of its own, ended with this value.
+struct Server {
+    dir: tempfile::TempDir,
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let user =
+            if fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0) {
+                "root".to_owned()
+            } else {
+                std::env::var("USER").unwrap()
+            };
+        let installed = Command::new("mariadb-install-db")
+            .args(["--no-defaults", "--auth-root-authentication-method=socket", "--skip-test-db"])
+            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--user={user}"))
+            .output()
+            .expect("mariadb-install-db is needed: install the package mariadb-server");
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        // Between this and the server's own bind somebody else may take the port; the start then fails loudly.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new("mariadbd")
+            .arg("--no-defaults")
+            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--socket={}", dir.path().join("socket").display()))
+            .arg(format!("--pid-file={}", dir.path().join("pid").display()))
+            .arg(format!("--port={port}"))
+            .arg(format!("--user={user}"))
+            .args(["--bind-address=127.0.0.1", "--event-scheduler=ON", "--innodb-buffer-pool-size=32M"])
+            .args(["--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("mariadbd is needed: install the package mariadb-server");
+        let mut server = Self { dir, child, port };
+        server.wait();
+        server
+    }
+
+    fn wait(&mut self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!(
+                    "mariadbd ended: {status}\n{}",
+                    fs::read_to_string(self.dir.path().join("log")).unwrap()
+                );
+            }
+            if self.client().args(["-e", "SELECT 1"]).output().is_ok_and(|out| out.status.success()) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        panic!("mariadbd did not answer:\n{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    fn client(&self) -> Command {
+        let mut command = Command::new("mariadb");
+        command.arg("--no-defaults").arg(format!("--socket={}", self.socket().display())).args([
+            "--user=root",
+            "--batch",
+            "--skip-column-names",
+            "--default-character-set=utf8mb4",
+        ]);
+        command
+    }
+
+    /// Runs SQL through the client's standard input, as a restore does.
+    fn load(&self, sql: &[u8]) {
+        let mut child =
+            self.client().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(sql).unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    fn query(&self, sql: &str) -> String {
+        let out = self.client().args(["-e", sql]).output().unwrap();
+        assert!(out.status.success(), "{sql}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// What must be the same after a restore.
+    fn fingerprint(&self, database: &str) -> String {
+        self.query(&format!(
+            "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = '{database}';
+             USE {database};
+             SHOW CREATE TABLE orders; SHOW CREATE TABLE notes; SHOW CREATE VIEW totals;
+             CHECKSUM TABLE orders, notes EXTENDED;
+             SELECT id, label, HEX(raw), UNIX_TIMESTAMP(at), price FROM orders ORDER BY id;
+             SELECT ROUTINE_NAME, ROUTINE_TYPE, ROUTINE_DEFINITION, DEFINER FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = '{database}' ORDER BY 1;
+             SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = '{database}' ORDER BY 1;
+             SELECT EVENT_NAME, EVENT_DEFINITION, STATUS FROM information_schema.EVENTS WHERE EVENT_SCHEMA = '{database}' ORDER BY 1"
+        ))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const SHOP: &str = r#"
+CREATE DATABASE shop CHARACTER SET utf8mb4 COLLATE utf8mb4_german2_ci;
+USE shop;
+CREATE TABLE orders (id INT PRIMARY KEY AUTO_INCREMENT, label VARCHAR(200), raw VARBINARY(300), at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, price DECIMAL(10,2)) ENGINE=InnoDB;
+CREATE TABLE notes (id INT PRIMARY KEY, body LONGTEXT) ENGINE=MyISAM;
+SET time_zone = '+02:00';
+INSERT INTO orders (label, raw, at, price) VALUES ('Grüße 🦀', x'00ff270a5c22', '2026-07-01 12:00:00', 1.10), (NULL, NULL, '2026-01-01 00:00:00', -3), ('quote '' and \\ backslash\nline', x'80', '2026-10-25 02:30:00', 0);
+INSERT INTO orders (label, raw, at, price) SELECT CONCAT('row ', seq), UNHEX(SHA2(seq, 256)), '2026-06-01 10:00:00', seq FROM seq_1_to_5000;
+INSERT INTO notes VALUES (1, 'plain');
+CREATE VIEW totals AS SELECT COUNT(*) AS n, SUM(price) AS total FROM orders;
+DELIMITER //
+CREATE FUNCTION gross(net DECIMAL(10,2)) RETURNS DECIMAL(10,2) DETERMINISTIC RETURN net * 1.19//
+CREATE PROCEDURE tidy() BEGIN DELETE FROM notes WHERE id < 0; SELECT 'semi;colon'; END//
+CREATE TRIGGER stamp BEFORE INSERT ON notes FOR EACH ROW BEGIN SET NEW.body = CONCAT(NEW.body, ' (new)'); END//
+CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY DO BEGIN CALL tidy(); END//
+DELIMITER ;
+CREATE DATABASE other; CREATE TABLE other.t (id INT) ENGINE=InnoDB; INSERT INTO other.t VALUES (1);
+"#;
+
+/// One server with data, shared by the tests that only read it and are running; the last one ends it.
+fn shop() -> Arc<Server> {
+    static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    // A test that failed to start it leaves nothing half made.
+    let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = shared.upgrade() {
+        return server;
+    }
+    let server = Server::start();
+    server.load(SHOP.as_bytes());
+    let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
+    server.load(
+        format!(
+            "CREATE USER backup@localhost IDENTIFIED BY '{password}';
+             CREATE USER backup@127.0.0.1 IDENTIFIED BY '{password}';
+             GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, RELOAD ON *.* TO backup@localhost, backup@127.0.0.1;
+             CREATE USER narrow@localhost IDENTIFIED BY 'x'; GRANT SELECT ON other.* TO narrow@localhost;"
+        )
+        .as_bytes(),
+    );
+    let server = Arc::new(server);
+    *shared = Arc::downgrade(&server);
+    server
+}
+
+/// A folder for one test.
+struct Stage {
+    dir: tempfile::TempDir,
+    context: Context,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = dir.path().join("scratch");
+        fs::create_dir(&scratch).unwrap();
+        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
+        Self { dir, context: Context { scratch, progress: Arc::new(Progress::default()) } }
+    }
+
+    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn password(&self, text: &str) -> PathBuf {
+        self.file("password", text, 0o600)
+    }
+
+    fn capture(&self, source: &dyn Source) -> anyhow::Result<Vec<u8>> {
+        let Capture::Stream(mut stream) = source.open(&self.context)? else {
+            panic!("a stream was expected")
+        };
+        let mut bytes = Vec::new();
+        let read = stream.reader().read_to_end(&mut bytes);
+        stream.finish()?;
+        read?;
+        assert_eq!(fs::read_dir(&self.context.scratch)?.count(), 0, "something stayed in the scratch folder");
+        Ok(bytes)
+    }
+}
+
+fn source(settings: &str) -> Box<dyn Source> {
+    let config: SourceConfig = toml::from_str(&format!("type = 'mysql'\n{settings}")).unwrap();
+    build(&ComponentName::new("database").unwrap(), &config).unwrap()
+}
+
+fn over_socket(server: &Server, user: &str, password: &Path, databases: &str) -> Box<dyn Source> {
+    source(&format!(
+        "socket = '{}'\nuser = '{user}'\npassword_file = '{}'\ndatabases = {databases}",
+        server.socket().display(),
+        password.display()
+    ))
+}
+
+fn failure(result: anyhow::Result<impl std::fmt::Debug>) -> String {
+    let text = format!("{:#}", result.unwrap_err());
+    assert!(!text.contains("p#w") && !text.contains("wrong-passw0rd"), "the password is shown: {text}");
+    text
+}
+
+#[test]
+fn a_dump_restores_into_another_server_with_tables_routines_triggers_events_and_views() {
+    let (server, stage) = (shop(), Stage::new());
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
+    let warnings = source.preflight(&stage.context).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("shop.notes (MyISAM)"), "{warnings:?}");
+    let dump = stage.capture(&*source).unwrap();
+
+    let fresh = Server::start();
+    fresh.load(&dump);
+    assert_eq!(fresh.fingerprint("shop"), server.fingerprint("shop"));
+    assert_eq!(fresh.query("SHOW DATABASES LIKE 'other'"), "");
+    // The restored objects work.
+    fresh.query("USE shop; INSERT INTO notes VALUES (2, 'x'); CALL tidy()");
+    assert_eq!(fresh.query("SELECT body, shop.gross(100) FROM shop.notes WHERE id = 2"), "x (new)\t119.00\n");
+
+    // And all databases, users included, into yet another one.
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "[]");
+    source.preflight(&stage.context).unwrap();
+    let fresh = Server::start();
+    fresh.load(&stage.capture(&*source).unwrap());
+    assert_eq!(fresh.fingerprint("shop"), server.fingerprint("shop"));
+    assert_eq!(fresh.query("SELECT id FROM other.t"), "1\n");
+    assert!(fresh.query("SELECT User FROM mysql.user").contains("backup"));
+}
+
+#[test]
+fn every_way_to_give_the_login_works_with_a_password_full_of_special_characters() {
+    let (server, stage) = (shop(), Stage::new());
+    let (socket, port) = (server.socket().display().to_string(), server.port);
+    let quoted = PASSWORD.replace('\\', "\\\\").replace('"', "\\\"");
+    let option_file =
+        stage.file("my.cnf", &format!("[client]\nuser = backup\npassword = \"{quoted}\"\n"), 0o600);
+    let bare_file = stage.file("bare.cnf", &format!("[client]\nsocket = {socket}\nuser = backup\n"), 0o600);
+    let env = stage.file(
+        "env",
+        &format!(
+            "DB_CONNECTION=mysql\nDB_HOST=127.0.0.1\nDB_PORT={port}\nDB_DATABASE=other\nDB_USERNAME=backup\nDB_PASSWORD=\"{}\"\n",
+            quoted.replace('$', "\\$")
+        ),
+        0o640,
+    );
+    let password = stage.password(PASSWORD);
+    let (option_file, bare_file, env, password) =
+        (option_file.display(), bare_file.display(), env.display(), password.display());
+    for settings in [
+        format!("defaults_file = '{option_file}'\nsocket = '{socket}'\ndatabases = ['other']"),
+        format!("defaults_file = '{option_file}'\nhost = '127.0.0.1'\nport = {port}\ndatabases = ['other']"),
+        format!("defaults_file = '{bare_file}'\npassword_file = '{password}'\ndatabases = ['other']"),
+        format!(
+            "host = '127.0.0.1'\nport = {port}\nuser = 'backup'\npassword_file = '{password}'\ndatabases = ['other']"
+        ),
+        format!("env_file = '{env}'"),
+        // root, by the socket alone.
+        format!("socket = '{socket}'\nuser = 'root'\ndatabases = ['other']"),
+    ] {
+        let source = source(&settings);
+        let warnings =
+            source.preflight(&stage.context).unwrap_or_else(|error| panic!("{settings}: {error:#}"));
+        assert!(warnings.is_empty(), "{settings}: {warnings:?}");
+        let dump = String::from_utf8(stage.capture(&*source).unwrap()).unwrap();
+        assert!(dump.contains("INSERT INTO `t` VALUES") && dump.contains("-- Dump completed"), "{settings}");
+    }
+}
+
+#[test]
+fn the_password_is_in_no_process_list_while_the_dump_runs() {
+    let (server, stage) = (shop(), Stage::new());
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
+    let Capture::Stream(mut stream) = source.open(&stage.context).unwrap() else { panic!() };
+    let mut first = [0; 100];
+    stream.reader().read_exact(&mut first).unwrap();
+    let mut dumps = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        for file in ["cmdline", "environ"] {
+            let Ok(bytes) = fs::read(entry.path().join(file)) else { continue };
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            assert!(!text.contains("p#w;d"), "{text}");
+            dumps +=
+                usize::from(file == "cmdline" && text.contains(&*stage.context.scratch.to_string_lossy()));
+        }
+    }
+    assert!(dumps > 0, "no dump was running while the process list was read");
+    std::io::copy(&mut stream.reader(), &mut std::io::sink()).unwrap();
+    stream.finish().unwrap();
+}
+
+#[test]
+fn a_wrong_password_names_user_and_place_and_not_the_password() {
+    let (server, stage) = (shop(), Stage::new());
+    let password = stage.password("wrong-passw0rd");
+    let source = over_socket(&server, "backup", &password, "['shop']");
+    for text in [failure(source.preflight(&stage.context)), failure(stage.capture(&*source))] {
+        assert!(text.contains("refused the login of user backup"), "{text}");
+        assert!(
+            text.contains(&*server.socket().to_string_lossy()) && text.contains(&*password.to_string_lossy()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_database_is_named_together_with_those_there_are() {
+    let (server, stage) = (shop(), Stage::new());
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop', 'shpo']");
+    let text = failure(source.preflight(&stage.context));
+    assert!(text.contains("no database shpo") && text.contains("other, shop"), "{text}");
+    let text = failure(stage.capture(&*source));
+    assert!(text.contains("does not exist") && text.contains("shpo"), "{text}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_as_such() {
+    let stage = Stage::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let password = stage.password("wrong-passw0rd");
+    let source = source(&format!(
+        "host = '127.0.0.1'\nport = {port}\nuser = 'backup'\npassword_file = '{}'\ndatabases = ['shop']",
+        password.display()
+    ));
+    for text in [failure(source.preflight(&stage.context)), failure(stage.capture(&*source))] {
+        assert!(text.contains(&format!("no database server answers at 127.0.0.1, port {port}")), "{text}");
+    }
+}
+
+#[test]
+fn a_user_without_the_needed_privileges_fails_the_dump() {
+    let (server, stage) = (shop(), Stage::new());
+    let source = over_socket(&server, "narrow", &stage.password("x"), "['other']");
+    let text = failure(stage.capture(&*source));
+    assert!(text.contains("user narrow lacks a privilege"), "{text}");
+}
+
+#[test]
+fn a_dump_program_older_than_the_server_is_refused_with_both_versions() {
+    let (server, stage) = (shop(), Stage::new());
+    let program = stage.file(
+        "old-dump",
+        "#!/bin/sh\necho 'mysqldump  Ver 10.19 Distrib 5.5.68-MariaDB, for Linux (x86_64)'\n",
+        0o755,
+    );
+    let password = stage.password(PASSWORD);
+    let source = source(&format!(
+        "program = '{}'\nsocket = '{}'\nuser = 'backup'\npassword_file = '{}'\ndatabases = ['shop']",
+        program.display(),
+        server.socket().display(),
+        password.display()
+    ));
+    let text = failure(source.preflight(&stage.context));
+    let version = server.query("SELECT VERSION()");
+    assert!(text.contains("5.5.68-MariaDB") && text.contains(version.trim()), "{text}");
+}
+
+#[test]
+fn a_server_that_dies_during_the_dump_fails_it() {
+    let stage = Stage::new();
+    let mut server = Server::start();
+    server.load(
+        b"CREATE DATABASE big; USE big; CREATE TABLE big.t (id INT PRIMARY KEY, x CHAR(250));
+          INSERT INTO big.t SELECT seq, REPEAT('x', 250) FROM seq_1_to_200000;
+          CREATE USER backup@localhost IDENTIFIED BY 'x'; GRANT ALL ON *.* TO backup@localhost;",
+    );
+    let source = over_socket(&server, "backup", &stage.password("x"), "['big']");
+    let Capture::Stream(mut stream) = source.open(&stage.context).unwrap() else { panic!() };
+    let mut first = vec![0; 1 << 20];
+    stream.reader().read_exact(&mut first).unwrap();
+    server.child.kill().unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.reader().read_to_end(&mut rest);
+    let text = failure(stream.finish());
+    assert!(text.contains("broke off") && text.contains("exit code"), "{text}");
+}
