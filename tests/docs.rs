@@ -142,7 +142,7 @@ fn commands(text: &str) -> Vec<Vec<&str>> {
     });
     let mut found = Vec::new();
     for piece in code {
-        let words: Vec<&str> = piece.split_whitespace().collect();
+        let words: Vec<&str> = piece.split(" #").next().unwrap_or_default().split_whitespace().collect();
         for at in 0..words.len() {
             if words[at] == "agent" || words[at].ends_with("/agent") {
                 let end =
