@@ -40,6 +40,10 @@ const MEASUREMENTS: [Measurement; 4] =
     [("speed", speed), ("memory", memory), ("files", files), ("daemon", watched)];
 
 fn main() -> Result<()> {
+    // A test runner that was told to take every target asks what tests there are: none.
+    if std::env::args().any(|argument| argument == "--list") {
+        return Ok(());
+    }
     let options = options()?;
     std::fs::create_dir_all(&options.dir)?;
     for (name, measure) in MEASUREMENTS {
