@@ -18,6 +18,12 @@
 //! that what hangs holds up nothing else: a NAS that hangs costs the copy that is being made, not the next
 //! run, and neither a mail nor an answer of `/metrics`.
 
+mod context;
+mod due;
+mod limits;
+mod runner;
+mod scheduler;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,6 +32,8 @@ use crate::config::{Config, LoadOptions};
 use crate::event::{Observer, Progress, Silent};
 use crate::model::JobName;
 use crate::run::End;
+
+pub use limits::raise_open_files;
 
 /// What the daemon is given.
 pub struct Options {
