@@ -10,7 +10,8 @@ pub fn hit(place: &str) -> anyhow::Result<()> {
     match setting.split_once('=') {
         Some((name, action)) if name == place => match action {
             "kill" => {
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let _ =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
                 Ok(())
             }
             "panic" => panic!("failpoint {place}"),

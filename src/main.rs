@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `agent`: everything it does begins in [`backup_agent::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    backup_agent::cli::main()
+}

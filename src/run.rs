@@ -87,7 +87,12 @@ pub struct Backup {
 }
 
 /// Runs a job once. An error means that not even the state could be used; then the failure was told past it.
-pub fn run_job(agent: &Agent, request: &Request, observer: &dyn Observer, progress: &Arc<Progress>) -> Result<End> {
+pub fn run_job(
+    agent: &Agent,
+    request: &Request,
+    observer: &dyn Observer,
+    progress: &Arc<Progress>,
+) -> Result<End> {
     let job = agent.job(&request.job)?;
     let begun = Instant::now();
 
@@ -112,7 +117,11 @@ pub fn run_job(agent: &Agent, request: &Request, observer: &dyn Observer, progre
 
     let mut ran = run.copy_and_tell(recorded)?;
     ran.duration = begun.elapsed();
-    observer.event(&Event::RunEnded { outcome: ran.outcome, degraded: ran.degraded.clone(), duration: ran.duration });
+    observer.event(&Event::RunEnded {
+        outcome: ran.outcome,
+        degraded: ran.degraded.clone(),
+        duration: ran.duration,
+    });
     Ok(End::Ran(Box::new(ran)))
 }
 
@@ -177,7 +186,10 @@ impl<'a> Running<'a> {
         run.log.span().in_scope(|| tracing::info!("run {} of job {} begins", run.run_id, request.job));
         if let Some(problem) = clock_problem {
             agent.state.set_fact(FactKey::ClockJump, &problem, started)?;
-            run.note(Level::Warning, format!("{problem}: the backup is made, but nothing is removed for a day"));
+            run.note(
+                Level::Warning,
+                format!("{problem}: the backup is made, but nothing is removed for a day"),
+            );
         }
         Ok(run)
     }
@@ -212,9 +224,10 @@ impl<'a> Running<'a> {
                 let manifest = self.manifest(captured, &options);
                 publish::describe(stage.as_mut(), &manifest)?;
                 let place = stage.place();
-                let location = publish::publish(stage.as_mut(), &self.locations(&config.template), &mut |location| {
-                    Ok(self.agent.state.set_location(&self.run_id, name, location, &place)?)
-                })?;
+                let location =
+                    publish::publish(stage.as_mut(), &self.locations(&config.template), &mut |location| {
+                        Ok(self.agent.state.set_location(&self.run_id, name, location, &place)?)
+                    })?;
                 Ok(Backup { target: name.clone(), location, manifest })
             })
         })();
@@ -238,7 +251,9 @@ impl<'a> Running<'a> {
                 prune::with_fresh(self.agent, &self.request.job, name, target, fresh, self.progress)
             });
             match pruned {
-                Ok(removed) => removed.iter().for_each(|run| self.note(Level::Info, format!("run {run} expired at {name}"))),
+                Ok(removed) => removed
+                    .iter()
+                    .for_each(|run| self.note(Level::Info, format!("run {run} expired at {name}"))),
                 Err(e) => degraded.push(format!("retention {name}: {e:#}")),
             }
         }
@@ -274,7 +289,8 @@ impl<'a> Running<'a> {
             }
         };
         ended.steps = std::mem::take(&mut self.lock_steps().done);
-        let component = error.as_ref().and_then(|e| e.downcast_ref::<ComponentError>()).map(|e| e.component.clone());
+        let component =
+            error.as_ref().and_then(|e| e.downcast_ref::<ComponentError>()).map(|e| e.component.clone());
         self.log_end(&ended);
         let copies = made.as_ref().map_or_else(Vec::new, |made| {
             let Backup { target, location, manifest } = &made.backup;
@@ -289,7 +305,12 @@ impl<'a> Running<'a> {
         })
     }
 
-    fn write_end(&self, ended: &mut EndedRun, component: Option<ComponentName>, copies: &[NewCopy]) -> Result<()> {
+    fn write_end(
+        &self,
+        ended: &mut EndedRun,
+        component: Option<ComponentName>,
+        copies: &[NewCopy],
+    ) -> Result<()> {
         let state = &self.agent.state;
         let run = Run::begun(&self.run_id, &self.request.job, self.request.trigger, self.started);
         let tail = self.log.tail(30);
@@ -418,7 +439,10 @@ impl<'a> Running<'a> {
 
     fn log_end(&self, ended: &EndedRun) {
         if let Some(error) = &ended.error {
-            tracing::error!("{}: {error}", ended.failed_step.map_or_else(|| "run".to_owned(), |s| s.to_string()));
+            tracing::error!(
+                "{}: {error}",
+                ended.failed_step.map_or_else(|| "run".to_owned(), |s| s.to_string())
+            );
         }
         ended.degraded.iter().for_each(|text| tracing::warn!("degraded: {text}"));
         tracing::info!("run {} ends: {}", self.run_id, ended.outcome);
@@ -449,7 +473,9 @@ impl Observer for Running<'_> {
                 crate::model::ByteSize(*stored_bytes)
             ),
             Event::CopyStarted(target) => tracing::info!("copying to {target}"),
-            Event::CopyEnded(target, Ok(())) => tracing::info!("the copy at {target} is there and was read back"),
+            Event::CopyEnded(target, Ok(())) => {
+                tracing::info!("the copy at {target} is there and was read back")
+            }
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no copy at {target}: {error}"),
             _ => {}
         }
@@ -475,7 +501,9 @@ impl Minder {
         let thread = std::thread::spawn(move || {
             let mut late = false;
             let mut recorded = Instant::now();
-            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_millis(250)) {
+            while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
+                stopped.recv_timeout(Duration::from_millis(250))
+            {
                 if !late && deadline.is_some_and(|d| Instant::now() >= d) {
                     late = true;
                     progress.cancel();

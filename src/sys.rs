@@ -48,3 +48,12 @@ pub fn die_with_parent(command: &mut Command) {
         });
     }
 }
+
+/// Ignores SIGXFSZ, so that a write beyond the file size limit fails with an error instead of killing the
+/// process. Children inherit it, as they do SIGPIPE's treatment by the standard library.
+pub fn ignore_file_size_signal() {
+    // SAFETY: setting a signal to be ignored runs no code of ours in a handler and touches no memory.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}

@@ -1,1 +1,111 @@
-//! The verbs.
+//! The verbs: what a person or a cron line can ask for, one file each.
+//!
+//! [`main`] parses, sets up, dispatches, and turns the result into an exit code. A verb prints its answer to
+//! standard output; what goes wrong goes to standard error as one chain of reasons.
+
+mod args;
+mod backup;
+mod check;
+mod common;
+mod config;
+mod inspect;
+mod keep;
+mod notify;
+mod output;
+mod progress;
+mod restore;
+mod serve;
+mod tend;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Verb};
+
+/// The exit codes of everything but `check`.
+pub mod code {
+    /// Success, or a backup with warnings.
+    pub const OK: u8 = 0;
+    /// Failure: no new backup.
+    pub const FAILURE: u8 = 1;
+    /// Wrong usage or configuration.
+    pub const USAGE: u8 = 2;
+    /// The backup is kept, but something could not be read.
+    pub const PARTIAL: u8 = 3;
+    /// The backup is good; a copy, retention or a further verification failed.
+    pub const DEGRADED: u8 = 4;
+    /// Another run holds the lock (EX_TEMPFAIL).
+    pub const LOCKED: u8 = 75;
+    /// Ended by a signal.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    // One TLS provider for everything; a second installation would only say that there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::sys::ignore_file_size_signal();
+    let is_check = matches!(cli.verb, Verb::Check(_));
+    match dispatch(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) if is_check => {
+            output::print(&format!("BACKUP UNKNOWN - {e:#}\n"));
+            ExitCode::from(3)
+        }
+        Err(e) => {
+            let code = if e.is::<common::UsageError>() { code::USAGE } else { code::FAILURE };
+            output::error(&e);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Usage errors exit with 2; those of `check` with 3, which monitoring systems read as "unknown".
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let is_check = std::env::args()
+        .skip(1)
+        .find(|a| !a.starts_with('-'))
+        .is_some_and(|a| a == "check" || a == "monitor");
+    ExitCode::from(if is_check { 3 } else { code::USAGE })
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
+    let global = &cli.global;
+    match &cli.verb {
+        Verb::Backup(args) => backup::backup(global, args),
+        Verb::Run(args) => serve::run(global, args),
+        Verb::Check(args) => check::check(global, args),
+        Verb::List(args) => inspect::list(global, args),
+        Verb::Show(args) => inspect::show(global, args),
+        Verb::Status(args) => inspect::status(global, args),
+        Verb::History(args) => inspect::history(global, args),
+        Verb::Schedule(args) => inspect::schedule(global, args),
+        Verb::Metrics => inspect::metrics(global),
+        Verb::Verify(args) => verify::verify(global, args),
+        Verb::Restore(args) => restore::restore(global, args),
+        Verb::Tend(args) => tend::tend(global, args),
+        Verb::Pause(args) => keep::pause(global, args),
+        Verb::Resume(args) => keep::resume(global, args),
+        Verb::Ack(args) => keep::ack(global, args),
+        Verb::Prune(args) => keep::prune(global, args),
+        Verb::Notify(args) => notify::notify(global, args),
+        Verb::Config(args) => config::config(global, args),
+        Verb::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "agent", &mut text);
+            output::print(&String::from_utf8_lossy(&text));
+            Ok(code::OK)
+        }
+        Verb::TargetIo => common::target_io(),
+    }
+}

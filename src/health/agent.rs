@@ -57,14 +57,12 @@ fn probed<'a>(
     view: &AgentView<'a>,
 ) -> impl Iterator<Item = (&'a TargetName, &'a TargetConfig, Option<&'a Probe>, bool)> {
     let AgentView { snapshot, config, .. } = *view;
-    config
-        .target
-        .iter()
-        .filter(|(name, _)| config.job.values().any(|job| job.targets.contains(name)))
-        .map(|(name, target)| {
+    config.target.iter().filter(|(name, _)| config.job.values().any(|job| job.targets.contains(name))).map(
+        |(name, target)| {
             let primary = config.job.values().any(|job| job.targets.first() == Some(name));
             (name, target, snapshot.targets.get(name), primary)
-        })
+        },
+    )
 }
 
 pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
@@ -92,10 +90,12 @@ pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
         Ok if up.is_empty() => None,
         Ok => Some(Verdict::ok(format!("usable: {}", up.join(", ")))),
         Unknown => Some(
-            Verdict::with(Unknown, lines.join("; ")).hint("The daemon looks by itself; without it `agent tend` does"),
+            Verdict::with(Unknown, lines.join("; "))
+                .hint("The daemon looks by itself; without it `agent tend` does"),
         ),
         status => Some(
-            Verdict::with(status, lines.join("; ")).hint("Is it mounted and writable? Runs go on where they can"),
+            Verdict::with(status, lines.join("; "))
+                .hint("Is it mounted and writable? Runs go on where they can"),
         ),
     }
 }
@@ -136,7 +136,9 @@ pub(super) fn free_space(view: &AgentView<'_>) -> Option<Verdict> {
     let text = lines.join("; ");
     let verdict = match worst(statuses) {
         Ok => Verdict::ok(text),
-        Unknown => Verdict::with(Unknown, text).hint("The daemon looks by itself; without it `agent tend` does"),
+        Unknown => {
+            Verdict::with(Unknown, text).hint("The daemon looks by itself; without it `agent tend` does")
+        }
         status => Verdict::with(status, text).hint("Make room, or keep fewer backups there (`keep`)"),
     };
     Some(perfs.into_iter().fold(verdict, Verdict::perf))

@@ -47,8 +47,7 @@ pub(super) fn overdue(view: &JobView<'_>) -> Option<Verdict> {
         state.last_success.as_ref().map_or("never".to_owned(), |run| moment(run.started, tz))
     );
     let under_way = state.running.as_ref().filter(|run| {
-        let limit =
-            job.max_runtime.and_then(|limit| TimeDelta::from_std(limit).ok()).unwrap_or(UNDER_WAY);
+        let limit = job.max_runtime.and_then(|limit| TimeDelta::from_std(limit).ok()).unwrap_or(UNDER_WAY);
         run.started >= due && now - run.started <= limit && !is_dead(view, run)
     });
     let verdict = match under_way {
@@ -74,8 +73,10 @@ pub(super) fn never_succeeded(view: &JobView<'_>) -> Option<Verdict> {
     match (due, &state.last_run) {
         (Some(due), None) if due > now => Some(Verdict::ok(format!("first run due {}", moment(due, tz)))),
         _ => {
-            let text =
-                format!("no good backup yet, {} after it was configured", words(since(state.row.first_seen, now)));
+            let text = format!(
+                "no good backup yet, {} after it was configured",
+                words(since(state.row.first_seen, now))
+            );
             Some(Verdict::bad(text).hint(format!("Run `agent backup {name}` and look at what it says")))
         }
     }
@@ -130,11 +131,7 @@ pub(super) fn size(view: &JobView<'_>) -> Option<Verdict> {
     let perf = Perf::new(format!("{name}_size"), run.stored_bytes as f64, Unit::Bytes);
     let found = shrunk(&run.components, &state.baselines, job.source.keys(), job.health.max_shrink);
     let verdict = if found.is_empty() {
-        Verdict::ok(format!(
-            "{} stored from {}",
-            ByteSize(run.stored_bytes),
-            ByteSize(run.source_bytes)
-        ))
+        Verdict::ok(format!("{} stored from {}", ByteSize(run.stored_bytes), ByteSize(run.source_bytes)))
     } else {
         let what: Vec<String> =
             found.iter().map(|shrink| format!("{} shrank: {}", shrink.component, shrink.text)).collect();
@@ -157,8 +154,9 @@ pub(super) fn runtime(view: &JobView<'_>) -> Option<Verdict> {
             let hangs = now - run.started > delta.checked_add(&HANGS_AFTER).unwrap_or(TimeDelta::MAX);
             match (hangs, run.process.as_ref().map(|process| process.pid)) {
                 (false, _) => Verdict::bad(text).hint("It is about to be ended"),
-                (true, Some(pid)) => Verdict::with(Critical, text)
-                    .hint(format!("It should have been ended: look at process {pid} (a hung disk or share?)")),
+                (true, Some(pid)) => Verdict::with(Critical, text).hint(format!(
+                    "It should have been ended: look at process {pid} (a hung disk or share?)"
+                )),
                 (true, None) => Verdict::with(Critical, text)
                     .hint(format!("It should have been ended: look at `agent status {name}`")),
             }
@@ -172,7 +170,9 @@ pub(super) fn dead_run(view: &JobView<'_>) -> Option<Verdict> {
     let run = view.state.running.as_ref().filter(|run| is_dead(view, run))?;
     let at = run.step.map(|step| format!(" at step {step}")).unwrap_or_default();
     let text = format!("the run started {} ago died{at} without a word", ran(view, run));
-    Some(Verdict::bad(text).hint("`agent tend` records it as interrupted and cleans up; so does the next run"))
+    Some(
+        Verdict::bad(text).hint("`agent tend` records it as interrupted and cleans up; so does the next run"),
+    )
 }
 
 pub(super) fn contention(view: &JobView<'_>) -> Option<Verdict> {
@@ -190,7 +190,9 @@ pub(super) fn contention(view: &JobView<'_>) -> Option<Verdict> {
             Verdict::bad(format!("{count} runs in a day found the lock held, the last {last} ago"))
                 .hint(format!("Look who holds {lock} (`lslocks`), or space the schedules further apart"))
         }
-        _ if count > 0 => Verdict::ok(format!("{count} of at most {limit} runs in a day found the lock held")),
+        _ if count > 0 => {
+            Verdict::ok(format!("{count} of at most {limit} runs in a day found the lock held"))
+        }
         _ => Verdict::ok("no run found the lock held in the last day"),
     };
     Some(verdict.perf(perf))
@@ -200,8 +202,11 @@ pub(super) fn files(view: &JobView<'_>) -> Option<Verdict> {
     let result = view.extra.backup_files.get(view.name)?;
     Some(match result {
         Ok(()) => Verdict::ok("manifest and files of the newest good backup are there"),
-        Err(problem) => Verdict::bad(format!("the newest good backup is not whole: {}", first_line(problem)))
-            .hint(format!("`agent list {0}` shows what is left; `agent backup {0}` makes a new one", view.name)),
+        Err(problem) => {
+            Verdict::bad(format!("the newest good backup is not whole: {}", first_line(problem))).hint(
+                format!("`agent list {0}` shows what is left; `agent backup {0}` makes a new one", view.name),
+            )
+        }
     })
 }
 
@@ -219,7 +224,9 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
     let (mut lines, mut statuses, mut waiting) = (Vec::new(), Vec::new(), 0);
     for (target, state) in known_targets(view) {
         waiting += state.pending;
-        let Some(oldest) = state.oldest_pending.filter(|oldest| now - *oldest > COPIES_LATE) else { continue };
+        let Some(oldest) = state.oldest_pending.filter(|oldest| now - *oldest > COPIES_LATE) else {
+            continue;
+        };
         statuses.push(if now - oldest > COPIES_LOST { Critical } else { Warning });
         let reason = state.last_error.as_deref().map(|e| format!(": {}", first_line(e))).unwrap_or_default();
         lines.push(format!(

@@ -32,7 +32,7 @@ pub use checks::{CHECKS, Check, Scope, findings};
 pub use due::{allowance, next_due, next_run, overdue_at};
 pub use report::{Format, Perf, Report, Unit};
 pub use shrink::{Shrink, measured_run, shrunk};
-pub use words::{since, moment, words};
+pub use words::{moment, since, words};
 
 use crate::model::{JobName, RunId};
 use crate::state::{HealthRow, HealthStatus};

@@ -260,8 +260,11 @@ impl fmt::Display for Perf {
             write!(f, "{}=", self.label)?;
         } else {
             // Quotes double inside quotes; an equals sign is allowed in no label, and | ends the text.
-            let label: String =
-                self.label.chars().map(|c| if c.is_control() || "=|".contains(c) { '_' } else { c }).collect();
+            let label: String = self
+                .label
+                .chars()
+                .map(|c| if c.is_control() || "=|".contains(c) { '_' } else { c })
+                .collect();
             write!(f, "'{}'=", label.replace('\'', "''"))?;
         }
         let Some(value) = self.value.filter(|value| value.is_finite()) else { return f.write_str("U") };

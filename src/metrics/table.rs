@@ -220,7 +220,11 @@ pub static TABLE: &[Metric] = &[
         Job(|j| j.state.contention.last.map(at)),
     ),
     // The run that goes on.
-    gauge("backup_running", "1 while a run is recorded as running.", Job(|j| Some(flag(j.state.running.is_some())))),
+    gauge(
+        "backup_running",
+        "1 while a run is recorded as running.",
+        Job(|j| Some(flag(j.state.running.is_some()))),
+    ),
     gauge(
         "backup_run_start_timestamp_seconds",
         "Start of the running run.",
@@ -267,7 +271,11 @@ pub static TABLE: &[Metric] = &[
         "When a copy last succeeded.",
         JobCopy(|t| t.last_copy_success.map(at)),
     ),
-    counter("backup_copy_failures_total", "Attempts to copy that failed.", JobCopy(|t| Some(t.failures as f64))),
+    counter(
+        "backup_copy_failures_total",
+        "Attempts to copy that failed.",
+        JobCopy(|t| Some(t.failures as f64)),
+    ),
     gauge("backup_backups", "Complete backups kept at the target.", JobTarget(|t| Some(t.kept as f64))),
     gauge(
         "backup_last_verify_timestamp_seconds",
@@ -317,10 +325,11 @@ pub static TABLE: &[Metric] = &[
         "backup_remind_seconds",
         "How often a failure that lasts is mailed again.",
         Job(|j| {
-            let reminders = j.config.channels_for(j.job).into_iter().filter_map(|(_, channel)| match channel {
-                NotifyConfig::Email(email) => Some(email.remind.as_secs_f64()),
-                NotifyConfig::Heartbeat(_) => None,
-            });
+            let reminders =
+                j.config.channels_for(j.job).into_iter().filter_map(|(_, channel)| match channel {
+                    NotifyConfig::Email(email) => Some(email.remind.as_secs_f64()),
+                    NotifyConfig::Heartbeat(_) => None,
+                });
             reminders.min_by(f64::total_cmp)
         }),
     ),
@@ -377,10 +386,7 @@ fn step_times(run: Option<&Run>) -> Vec<(String, f64)> {
     times.into_iter().collect()
 }
 
-fn components(
-    run: Option<&Run>,
-    value: fn(&crate::state::ComponentSummary) -> u64,
-) -> Vec<(String, f64)> {
+fn components(run: Option<&Run>, value: fn(&crate::state::ComponentSummary) -> u64) -> Vec<(String, f64)> {
     run.iter()
         .flat_map(|run| &run.components)
         .map(|component| (component.name.to_string(), value(component) as f64))
@@ -390,7 +396,8 @@ fn components(
 /// Rows of jobs that are no longer configured, and those of checks this version does not know, are left out.
 fn health_rows(facts: &Facts) -> Vec<(Vec<String>, f64)> {
     let known = |check: &str| health::CHECKS.iter().any(|known| known.name == check);
-    let configured = |job: &Option<JobName>| job.as_ref().is_none_or(|job| facts.config.job.contains_key(job));
+    let configured =
+        |job: &Option<JobName>| job.as_ref().is_none_or(|job| facts.config.job.contains_key(job));
     facts
         .snapshot
         .health

@@ -23,7 +23,8 @@ pub(super) fn families(facts: Option<&Facts>) -> Vec<MetricFamily> {
             let samples: Vec<Metric> = collect(&metric.source, facts, &jobs)
                 .into_iter()
                 .map(|(values, value)| {
-                    let labels = metric.labels().zip(values).map(|(name, value)| label(name, value)).collect();
+                    let labels =
+                        metric.labels().zip(values).map(|(name, value)| label(name, value)).collect();
                     sample(metric.kind, labels, value)
                 })
                 .collect();
@@ -73,7 +74,9 @@ fn collect(source: &Source, facts: Option<&Facts>, jobs: &[JobFacts<'_>]) -> Sam
         Source::JobTarget(value) => at_targets(jobs, 0, *value),
         Source::JobCopy(value) => at_targets(jobs, 1, *value),
         Source::Target(value) => used_targets(facts)
-            .filter_map(|target| Some((vec![target.to_string()], value(facts.snapshot.targets.get(target)?)?)))
+            .filter_map(|target| {
+                Some((vec![target.to_string()], value(facts.snapshot.targets.get(target)?)?))
+            })
             .collect(),
         Source::Channel(value) => facts
             .config

@@ -1,4 +1,4 @@
-//! What each kind of message says, as headline and sections; [`super::text`] and [`super::html`] lay
+//! What a message about a run says, as headline and sections; [`super::text`] and [`super::html`] lay
 //! them out.
 //!
 //! The order is the order of the questions somebody has who is woken by it: what is wrong, what do I
@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::facts::{AgentFacts, CheckFacts, DigestFacts, LastGood, RunFacts, Streak, TestFacts};
+use super::facts::{GoodBackup, LastGood, RunFacts, Streak};
 use super::hints;
 use super::message::Kind;
 use super::text::{between, line, lines, moment, span, verbatim};
@@ -69,19 +69,23 @@ pub enum Block {
     Commands(Vec<(String, String)>),
 }
 
-fn section(title: &'static str, blocks: Vec<Block>) -> Section {
+pub(super) fn section(title: &'static str, blocks: Vec<Block>) -> Section {
     Section { title: Some(title), blocks }
 }
 
-fn para(text: impl Into<String>) -> Block {
+pub(super) fn para(text: impl Into<String>) -> Block {
     Block::Para(text.into())
 }
 
-fn footer(host: &str, command: &str) -> String {
-    format!("backup-agent on {}. What is told, and to whom: `{} config show`, section notify.", line(host, 64), line(command, 200))
+pub(super) fn footer(host: &str, command: &str) -> String {
+    format!(
+        "backup-agent on {}. What is told, and to whom: `{} config show`, section notify.",
+        line(host, 64),
+        line(command, 200)
+    )
 }
 
-fn plural(count: u64, one: &str, many: &str) -> String {
+pub(super) fn plural(count: u64, one: &str, many: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
 }
 
@@ -102,7 +106,8 @@ fn error_lines(error: Option<&str>) -> Vec<String> {
 
 /// An error chain of several lines as one line.
 fn one_line(error: &str) -> Option<String> {
-    let causes: Vec<&str> = error.lines().map(|l| l.trim().trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
+    let causes: Vec<&str> =
+        error.lines().map(|l| l.trim().trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
     Some(line(&causes.join(": "), 300)).filter(|e| !e.is_empty())
 }
 
@@ -191,7 +196,8 @@ pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<
     }
     if !trouble {
         sections.extend(sizes(facts));
-        let look = ("Look closer:".to_owned(), format!("{} show {}", line(&facts.command, 200), facts.run_id));
+        let look =
+            ("Look closer:".to_owned(), format!("{} show {}", line(&facts.command, 200), facts.run_id));
         sections.push(section("More", vec![Block::Commands(vec![look])]));
     }
     if trouble && !facts.log_tail.is_empty() {
@@ -208,22 +214,28 @@ pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<
 fn headline(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<Utc>) -> (Tone, String) {
     let (job, host) = (&facts.job, line(&facts.host, 64));
     match kind {
-        Kind::Failure => (Tone::Bad, format!("The backup of {job} on {host} failed. There is no new backup.")),
+        Kind::Failure => {
+            (Tone::Bad, format!("The backup of {job} on {host} failed. There is no new backup."))
+        }
         Kind::Partial => (
             Tone::Bad,
-            format!("The backup of {job} on {host} is incomplete: something could not be read. What could be read is kept."),
+            format!(
+                "The backup of {job} on {host} is incomplete: something could not be read. What could be read is kept."
+            ),
         ),
         Kind::Interrupted => (
             Tone::Bad,
-            format!("The backup of {job} on {host} was interrupted before it was finished. There is no new backup."),
+            format!(
+                "The backup of {job} on {host} was interrupted before it was finished. There is no new backup."
+            ),
         ),
-        Kind::Degraded => (
-            Tone::Middling,
-            format!("The backup of {job} on {host} is good, but something after it failed."),
-        ),
-        Kind::Reminder if facts.outcome.is_good() => {
-            (Tone::Middling, format!("The backup of {job} on {host} is good, but what failed after it still fails."))
+        Kind::Degraded => {
+            (Tone::Middling, format!("The backup of {job} on {host} is good, but something after it failed."))
         }
+        Kind::Reminder if facts.outcome.is_good() => (
+            Tone::Middling,
+            format!("The backup of {job} on {host} is good, but what failed after it still fails."),
+        ),
         Kind::Reminder => (
             Tone::Bad,
             match streak {
@@ -281,7 +293,9 @@ fn what_happened(kind: Kind, facts: &RunFacts, streak: Option<&Streak>) -> Vec<B
             (None, Some(step)) => Some(format!("the step {step}")),
             (None, None) => None,
         };
-        rows.extend(failed.map(|f| (if kind == Kind::Interrupted { "Interrupted" } else { "What failed" }, f)));
+        rows.extend(
+            failed.map(|f| (if kind == Kind::Interrupted { "Interrupted" } else { "What failed" }, f)),
+        );
     }
     rows.push((
         "Started",
@@ -298,7 +312,10 @@ fn what_happened(kind: Kind, facts: &RunFacts, streak: Option<&Streak>) -> Vec<B
         rows.push(("Result", format!("{}{warnings}, {} stored", facts.outcome, ByteSize(stored(facts)))));
     }
     if let Some(streak) = streak.filter(|s| kind != Kind::Recovery && s.runs > 1) {
-        rows.push(("Failing since", format!("{}, {} so far", moment(streak.since, zone), plural(streak.runs, "run", "runs"))));
+        rows.push((
+            "Failing since",
+            format!("{}, {} so far", moment(streak.since, zone), plural(streak.runs, "run", "runs")),
+        ));
     }
     rows.push(("Run", facts.run_id.to_string()));
     blocks.push(Block::Facts(rows));
@@ -340,7 +357,18 @@ fn what_it_was(facts: &RunFacts, streak: Option<&Streak>) -> Option<Section> {
 
 fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
     let mut blocks = Vec::new();
-    match &facts.newest_verified {
+    // A good run that was read back is itself the newest; the state may not know it yet.
+    let itself = facts.copies.iter().find(|c| facts.outcome.is_good() && c.state == "verified");
+    let newest = match itself {
+        Some(copy) => &LastGood::Backup(GoodBackup {
+            run_id: facts.run_id.clone(),
+            taken: facts.started,
+            target: copy.target.clone(),
+            location: None,
+        }),
+        None => &facts.newest_verified,
+    };
+    match newest {
         LastGood::Backup(backup) => {
             let age = span(between(backup.taken, now));
             blocks.push(para(format!(
@@ -376,7 +404,9 @@ fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
                 .copies
                 .iter()
                 .map(|copy| match &copy.detail {
-                    Some(detail) => format!("{}: {} ({})", copy.target, line(&copy.state, 40), line(detail, 300)),
+                    Some(detail) => {
+                        format!("{}: {} ({})", copy.target, line(&copy.state, 40), line(detail, 300))
+                    }
                     None => format!("{}: {}", copy.target, line(&copy.state, 40)),
                 })
                 .collect(),
@@ -392,8 +422,11 @@ fn next(facts: &RunFacts, now: DateTime<Utc>) -> Section {
             moment(at, facts.timezone),
             span(between(now, at))
         ),
-        Some(_) => "The job runs again by itself in a moment. You get one message when it is good again.".to_owned(),
-        None => "The job has no schedule here: it does not run again until somebody or something starts it.".to_owned(),
+        Some(_) => {
+            "The job runs again by itself in a moment. You get one message when it is good again.".to_owned()
+        }
+        None => "The job has no schedule here: it does not run again until somebody or something starts it."
+            .to_owned(),
     };
     section("What happens by itself", vec![para(text)])
 }
@@ -405,7 +438,11 @@ fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     evidence.extend(facts.degraded.iter().map(String::as_str));
     if facts.outcome == Outcome::Partial {
         evidence.extend(
-            facts.first_warnings.iter().filter(|w| w.kind == WarningKind::Unreadable).map(|w| w.detail.as_str()),
+            facts
+                .first_warnings
+                .iter()
+                .filter(|w| w.kind == WarningKind::Unreadable)
+                .map(|w| w.detail.as_str()),
         );
     }
     for hint in hints::find(&evidence) {
@@ -416,7 +453,10 @@ fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     if kind == Kind::Degraded || (kind == Kind::Reminder && facts.outcome.is_good()) {
         rows.push(("Try again what is pending:".to_owned(), format!("{command} tend")));
     } else {
-        rows.push(("Once the cause is gone, do not wait for the schedule:".to_owned(), format!("{command} backup {}", facts.job)));
+        rows.push((
+            "Once the cause is gone, do not wait for the schedule:".to_owned(),
+            format!("{command} backup {}", facts.job),
+        ));
     }
     rows.push(("See everything that can be restored:".to_owned(), format!("{command} list")));
     blocks.push(Block::Commands(rows));
@@ -435,7 +475,8 @@ fn warnings(facts: &RunFacts) -> Option<Section> {
         .collect();
     let mut blocks = vec![para(format!("{}: {}.", plural(counts.total(), "file", "files"), told.join(", ")))];
     // Unreadable files are what makes a backup incomplete; they must not be hidden behind the others.
-    let mut listed: Vec<_> = facts.first_warnings.iter().filter(|w| WarningKind::COUNTED.contains(&w.kind)).collect();
+    let mut listed: Vec<_> =
+        facts.first_warnings.iter().filter(|w| WarningKind::COUNTED.contains(&w.kind)).collect();
     listed.sort_by_key(|w| std::cmp::Reverse(w.kind));
     let mut items: Vec<String> = listed
         .iter()
@@ -462,156 +503,13 @@ fn sizes(facts: &RunFacts) -> Option<Section> {
         .take(30)
         .map(|c| {
             let entries = if c.entries > 0 { format!(", {} entries", c.entries) } else { String::new() };
-            format!("{}: {} read, {} stored{entries}", c.name, ByteSize(c.source_bytes), ByteSize(c.stored_bytes))
+            format!(
+                "{}: {} read, {} stored{entries}",
+                c.name,
+                ByteSize(c.source_bytes),
+                ByteSize(c.stored_bytes)
+            )
         })
         .collect();
     Some(section("What was captured", vec![Block::List(items)]))
-}
-
-/// The subject's part of a digest.
-pub fn digest_summary(facts: &DigestFacts) -> String {
-    let good: u64 = facts.jobs.iter().map(|j| j.good_runs).sum();
-    let bad: u64 = facts.jobs.iter().map(|j| j.bad_runs).sum();
-    let jobs = facts.jobs.len() as u64;
-    match bad {
-        0 => format!("{} of {} good", plural(good, "backup", "backups"), plural(jobs, "job", "jobs")),
-        _ => format!("{} good, {bad} not, of {}", plural(good, "backup", "backups"), plural(jobs, "job", "jobs")),
-    }
-}
-
-/// The digest of a day.
-pub fn digest(facts: &DigestFacts, now: DateTime<Utc>) -> Body {
-    let zone = facts.timezone;
-    let bad: u64 = facts.jobs.iter().map(|j| j.bad_runs).sum();
-    let mut sections = vec![Section {
-        title: None,
-        blocks: vec![para(format!("From {} to {}.", moment(facts.from, zone), moment(facts.until, zone)))],
-    }];
-    for job in &facts.jobs {
-        let mut rows = vec![(
-            "Runs",
-            match job.bad_runs {
-                0 => format!("{} good", job.good_runs),
-                n => format!("{} good, {n} not", job.good_runs),
-            },
-        )];
-        rows.push((
-            "Last good",
-            match job.last_good {
-                Some(at) => format!("{}, {} stored", moment(at, zone), ByteSize(job.stored_bytes)),
-                None => "none yet".to_owned(),
-            },
-        ));
-        rows.push((
-            "Verified",
-            match &job.newest_verified {
-                LastGood::Backup(b) => format!("{}, {} old, at {}", b.run_id, span(between(b.taken, now)), b.target),
-                LastGood::Nothing => "NOTHING: no verified backup exists".to_owned(),
-                LastGood::Unknown => "unknown: the state could not be read".to_owned(),
-            },
-        ));
-        if job.warnings > 0 {
-            rows.push(("Warnings", plural(job.warnings, "file changed or vanished while read", "files changed or vanished while read")));
-        }
-        let mut blocks = vec![para(format!("Job {}", job.job)), Block::Facts(rows)];
-        if !job.notes.is_empty() {
-            blocks.push(Block::List(job.notes.iter().take(10).map(|n| line(n, 300)).collect()));
-        }
-        sections.push(Section { title: None, blocks });
-    }
-    let command = line(&facts.command, 200);
-    sections.push(section("More", vec![Block::Commands(vec![("All runs:".to_owned(), format!("{command} history"))])]));
-    Body {
-        tone: if bad == 0 { Tone::Good } else { Tone::Middling },
-        headline: format!("Backups on {}: {}.", line(&facts.host, 64), digest_summary(facts)),
-        sections,
-        footer: footer(&facts.host, &facts.command),
-    }
-}
-
-/// The subject's part of a check.
-pub fn check_summary(facts: &CheckFacts) -> String {
-    let status = line(&facts.status, 20);
-    let wrong: Vec<_> = facts.findings.iter().filter(|f| f.status != "OK").collect();
-    match wrong.as_slice() {
-        [] => format!("{status}, all backups are fine"),
-        [one] => format!("{status}, {}", finding(one)),
-        [first, rest @ ..] => format!("{status}, {} (and {} more)", finding(first), rest.len()),
-    }
-}
-
-fn finding(finding: &super::facts::FindingFacts) -> String {
-    let text = line(&finding.text, 400);
-    match &finding.job {
-        Some(job) => format!("{job}: {text}"),
-        None => text,
-    }
-}
-
-/// What the health checks found.
-pub fn check(facts: &CheckFacts) -> Body {
-    let items: Vec<String> =
-        facts.findings.iter().take(50).map(|f| format!("{}: {}", line(&f.status, 20), finding(f))).collect();
-    let command = line(&facts.command, 200);
-    let look = vec![("The same again:".to_owned(), format!("{command} check")), ("All jobs:".to_owned(), format!("{command} status"))];
-    Body {
-        tone: match facts.status.as_str() {
-            "OK" => Tone::Good,
-            "WARNING" => Tone::Middling,
-            _ => Tone::Bad,
-        },
-        headline: format!("Backup check on {}: {}.", line(&facts.host, 64), line(&facts.status, 20)),
-        sections: vec![
-            Section {
-                title: None,
-                blocks: vec![
-                    para(format!("Checked on {}.", moment(facts.at, facts.timezone))),
-                    Block::List(items),
-                ],
-            },
-            section("Look closer", vec![Block::Commands(look)]),
-        ],
-        footer: footer(&facts.host, &facts.command),
-    }
-}
-
-/// A try of a channel.
-pub fn test(facts: &TestFacts) -> Body {
-    Body {
-        tone: Tone::Plain,
-        headline: format!("This is a test from backup-agent on {}. Nothing is wrong.", line(&facts.host, 64)),
-        sections: vec![Section {
-            title: None,
-            blocks: vec![
-                para("If you can read this, the messages about backups of this host reach you."),
-                Block::Facts(vec![
-                    ("Channel", facts.channel.to_string()),
-                    ("Tells about", line(&facts.tells, 200)),
-                    ("Sent", moment(facts.at, facts.timezone)),
-                ]),
-            ],
-        }],
-        footer: footer(&facts.host, "agent"),
-    }
-}
-
-
-/// Something about the agent itself.
-pub fn agent(facts: &AgentFacts) -> Body {
-    let mut blocks = vec![para(line(&facts.meaning, 600))];
-    if !facts.details.is_empty() {
-        let details = facts.details.iter().flat_map(|d| lines(d, 10)).take(SHOWN_LOG_LINES).collect();
-        blocks.push(Block::Lines(details));
-    }
-    blocks.push(Block::Facts(vec![("Noticed", moment(facts.at, facts.timezone))]));
-    let mut sections = vec![Section { title: None, blocks }];
-    if let Some(advice) = &facts.advice {
-        sections.push(section("What to do", vec![para(line(advice, 600))]));
-    }
-    Body {
-        tone: Tone::Bad,
-        headline: format!("backup-agent on {}: {}.", line(&facts.host, 64), line(&facts.title, 200)),
-        sections,
-        footer: footer(&facts.host, &facts.command),
-    }
 }

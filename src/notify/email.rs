@@ -3,7 +3,8 @@
 //!
 //! The connection is encrypted, except to this machine. The mail library's own timeout does not fire
 //! against a server that accepts a connection and then is silent: a deadline stands around every send.
-//! The library must be built without its `tracing` feature, which logs the login.
+//! The library is built without two of its features: `tracing` logs the login, and `pool` panics when a
+//! transport is made or dropped outside an async runtime. Each message has a connection of its own.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +14,6 @@ use anyhow::{Context as _, Result, bail};
 use lettre::address::Envelope;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
-use lettre::transport::smtp::PoolConfig;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
@@ -74,7 +74,10 @@ impl Mailer {
     /// Checks the settings; nothing is sent and no connection made.
     pub fn new(settings: &EmailSettings) -> Result<Self> {
         let server = parse_url(&settings.url)?;
-        let from: Mailbox = settings.from.parse().with_context(|| format!("`from`: {:?} is no mail address", settings.from))?;
+        let from: Mailbox = settings
+            .from
+            .parse()
+            .with_context(|| format!("`from`: {:?} is no mail address", settings.from))?;
         if settings.to.is_empty() {
             bail!("`to` names no receiver");
         }
@@ -86,12 +89,12 @@ impl Mailer {
 
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&server.host)
             .port(server.port)
-            .timeout(Some(settings.timeout))
-            .pool_config(PoolConfig::new().max_size(1));
+            .timeout(Some(settings.timeout));
         if server.encryption != Encryption::None {
             let mut tls = TlsParameters::builder(server.host.clone());
             if let Some(path) = &settings.ca_file {
-                let pem = std::fs::read(path).with_context(|| format!("cannot read `ca_file` {}", path.display()))?;
+                let pem = std::fs::read(path)
+                    .with_context(|| format!("cannot read `ca_file` {}", path.display()))?;
                 let certificate = Certificate::from_pem(&pem)
                     .with_context(|| format!("`ca_file` {} holds no PEM certificate", path.display()))?;
                 tls = tls.add_root_certificate(certificate);
@@ -141,12 +144,15 @@ impl Mailer {
         match tokio::time::timeout(self.timeout, self.transport.send(message)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.explain(&error, letter.recipient)),
-            Err(_) => Err(SendError::new(Failure::Unreachable, format!(
-                "the mail server {} did not finish taking the message for {} within {}",
-                self.server,
-                letter.recipient,
-                text::span(self.timeout)
-            ))),
+            Err(_) => Err(SendError::new(
+                Failure::Unreachable,
+                format!(
+                    "the mail server {} did not finish taking the message for {} within {}",
+                    self.server,
+                    letter.recipient,
+                    text::span(self.timeout)
+                ),
+            )),
         }
     }
 
@@ -155,7 +161,8 @@ impl Mailer {
             SendError::new(Failure::Permanent, format!("{:?} is no mail address: {e}", letter.recipient))
         };
         let to: Mailbox = letter.recipient.parse().map_err(|e| no_address(&e))?;
-        let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()]).map_err(|e| no_address(&e))?;
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![to.email.clone()])
+            .map_err(|e| no_address(&e))?;
         let mut message = Message::builder()
             .from(self.from.clone())
             .to(to)
@@ -165,8 +172,9 @@ impl Mailer {
             // Rendered subjects are clean already; a spooled file could have been edited.
             .subject(text::line(letter.subject, super::message::SUBJECT_LIMIT));
         for (name, value) in letter.headers {
-            let name = HeaderName::new_from_ascii(name.clone())
-                .map_err(|_| SendError::new(Failure::Permanent, format!("{name:?} is no name of a mail header")))?;
+            let name = HeaderName::new_from_ascii(name.clone()).map_err(|_| {
+                SendError::new(Failure::Permanent, format!("{name:?} is no name of a mail header"))
+            })?;
             message = message.raw_header(HeaderValue::new(name, text::line(value, 500)));
         }
         message
@@ -182,25 +190,41 @@ impl Mailer {
         const LOGIN_CODES: [u16; 5] = [454, 530, 534, 535, 538];
         let code = error.status().map(u16::from);
         match code {
-            Some(code) if LOGIN_CODES.contains(&code) => SendError::new(Failure::Unreachable, format!(
-                "the mail server {server} refused the login ({code} {answer}); check `user` and `password_file`"
-            )),
-            Some(code) if error.is_permanent() => SendError::new(Failure::Permanent, format!(
-                "the mail server {server} refused the message for {recipient} for good ({code} {answer})"
-            )),
-            Some(code) => SendError::new(Failure::Transient, format!(
-                "the mail server {server} does not take the message for {recipient} now ({code} {answer})"
-            )),
-            None if error.is_tls() => SendError::new(Failure::Unreachable, format!(
-                "no encrypted connection to the mail server {server}: {answer}; check the certificate, \
+            Some(code) if LOGIN_CODES.contains(&code) => SendError::new(
+                Failure::Unreachable,
+                format!(
+                    "the mail server {server} refused the login ({code} {answer}); check `user` and `password_file`"
+                ),
+            ),
+            Some(code) if error.is_permanent() => SendError::new(
+                Failure::Permanent,
+                format!(
+                    "the mail server {server} refused the message for {recipient} for good ({code} {answer})"
+                ),
+            ),
+            Some(code) => SendError::new(
+                Failure::Transient,
+                format!(
+                    "the mail server {server} does not take the message for {recipient} now ({code} {answer})"
+                ),
+            ),
+            None if error.is_tls() => SendError::new(
+                Failure::Unreachable,
+                format!(
+                    "no encrypted connection to the mail server {server}: {answer}; check the certificate, \
                  `ca_file` and this machine's clock"
-            )),
-            None if error.is_client() => SendError::new(Failure::Unreachable, format!(
-                "the mail server {server} does not offer what is asked for: {answer}; check `smtp` and `user`"
-            )),
-            None => SendError::new(Failure::Unreachable, format!(
-                "cannot send by the mail server {server} to {recipient}: {answer}"
-            )),
+                ),
+            ),
+            None if error.is_client() => SendError::new(
+                Failure::Unreachable,
+                format!(
+                    "the mail server {server} does not offer what is asked for: {answer}; check `smtp` and `user`"
+                ),
+            ),
+            None => SendError::new(
+                Failure::Unreachable,
+                format!("cannot send by the mail server {server} to {recipient}: {answer}"),
+            ),
         }
     }
 
@@ -232,9 +256,11 @@ fn answer_of(error: &lettre::transport::smtp::Error) -> String {
 }
 
 fn parse_url(url: &str) -> Result<Server> {
-    const FORMS: &str = "`smtps://HOST:465`, `smtp://HOST:587?tls=required`, or `smtp://127.0.0.1:25` for this machine";
+    const FORMS: &str =
+        "`smtps://HOST:465`, `smtp://HOST:587?tls=required`, or `smtp://127.0.0.1:25` for this machine";
     // The address is not repeated in errors: somebody may have put a password into it.
-    let url = reqwest::Url::parse(url).with_context(|| format!("`smtp` is no address; it looks like {FORMS}"))?;
+    let url =
+        reqwest::Url::parse(url).with_context(|| format!("`smtp` is no address; it looks like {FORMS}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         bail!("`smtp` must not hold a login: use `user` and `password_file`");
     }
@@ -257,7 +283,9 @@ fn parse_url(url: &str) -> Result<Server> {
         ("smtps", None | Some(true)) => Encryption::Tls,
         ("smtp", Some(true)) => Encryption::StartTls,
         ("smtp", _) if is_loopback(&host) => Encryption::None,
-        ("smtp", _) => bail!("`smtp`: mail to {host} must be encrypted: add `?tls=required`, or use smtps://"),
+        ("smtp", _) => {
+            bail!("`smtp`: mail to {host} must be encrypted: add `?tls=required`, or use smtps://")
+        }
         ("smtps", Some(false)) => bail!("`smtp`: smtps:// and tls=none contradict one another"),
         (scheme, _) => bail!("`smtp`: {scheme}:// is no mail server; it looks like {FORMS}"),
     };

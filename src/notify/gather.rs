@@ -8,7 +8,7 @@ use chrono_tz::Tz;
 
 use super::body::SHOWN_LOG_LINES;
 use super::facts::{ComponentFacts, CopyFacts, GoodBackup, LastGood, RunFacts};
-use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
+use crate::model::{ChannelName, ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::state::{Copy, CopyStatus, EndedRun, Run, State, StateError};
 
 /// What messages about one job need beside the state.
@@ -26,10 +26,19 @@ pub struct JobContext {
     pub next_run: Option<DateTime<Utc>>,
     /// Where the targets are, for people.
     pub target_paths: BTreeMap<TargetName, String>,
+    /// The channels that tell about this job; all when absent.
+    pub channels: Option<Vec<ChannelName>>,
     /// A paused job gets no reminders.
     pub paused: bool,
     /// What a digest should mention: findings of the health checks.
     pub notes: Vec<String>,
+}
+
+impl JobContext {
+    /// True when a channel tells about this job.
+    pub fn tells(&self, channel: &ChannelName) -> bool {
+        self.channels.as_ref().is_none_or(|names| names.contains(channel))
+    }
 }
 
 /// The newest verified backup of a job.
@@ -61,8 +70,7 @@ pub fn ended(
     ended: &EndedRun,
     failed_component: Option<ComponentName>,
 ) -> RunFacts {
-    let newest_verified =
-        state.and_then(|s| last_good(s, context).ok()).unwrap_or(LastGood::Unknown);
+    let newest_verified = state.and_then(|s| last_good(s, context).ok()).unwrap_or(LastGood::Unknown);
     RunFacts {
         job: context.job.clone(),
         host: context.host.clone(),

@@ -59,6 +59,9 @@ impl Pinger {
         }
         let client = reqwest::Client::builder()
             .timeout(settings.timeout)
+            // HTTP/2 logs the path at its lowest level, and a redirect would be logged as well.
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("backup-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("cannot set up HTTP for the heartbeat")?;
@@ -87,19 +90,25 @@ impl Pinger {
             }
         };
         let status = tokio::time::timeout(self.timeout, attempt).await.map_err(|_| {
-            SendError::new(Failure::Unreachable, format!("the heartbeat at {} did not answer within {}", self.host, text::span(self.timeout)))
+            SendError::new(
+                Failure::Unreachable,
+                format!("the heartbeat at {} did not answer within {}", self.host, text::span(self.timeout)),
+            )
         })??;
         match status {
             s if s.is_success() => Ok(()),
             // Limits pass; so may an address that is wrong today, once somebody corrects it.
-            s => Err(SendError::new(Failure::Unreachable, format!(
-                "the heartbeat at {} answered {s}{}",
-                self.host,
-                match s.as_u16() {
-                    401 | 403 | 404 | 410 => "; check the address in `url_file`",
-                    _ => "",
-                }
-            ))),
+            s => Err(SendError::new(
+                Failure::Unreachable,
+                format!(
+                    "the heartbeat at {} answered {s}{}",
+                    self.host,
+                    match s.as_u16() {
+                        301..=308 | 401 | 403 | 404 | 410 => "; check the address in `url_file`",
+                        _ => "",
+                    }
+                ),
+            )),
         }
     }
 
@@ -110,7 +119,8 @@ impl Pinger {
             while !body.is_char_boundary(end) {
                 end -= 1;
             }
-            request = request.header("content-type", "text/plain; charset=utf-8").body(body[..end].to_owned());
+            request =
+                request.header("content-type", "text/plain; charset=utf-8").body(body[..end].to_owned());
         }
         match request.send().await {
             Ok(response) => Ok(response.status()),
@@ -122,11 +132,10 @@ impl Pinger {
                     reason.push_str(&format!(": {cause}"));
                     source = cause.source();
                 }
-                Err(SendError::new(Failure::Unreachable, format!(
-                    "cannot reach the heartbeat at {}: {}",
-                    self.host,
-                    text::line(&reason, 300)
-                )))
+                Err(SendError::new(
+                    Failure::Unreachable,
+                    format!("cannot reach the heartbeat at {}: {}", self.host, text::line(&reason, 300)),
+                ))
             }
         }
     }

@@ -29,7 +29,7 @@ pub fn escape(text: &str) -> String {
 fn prose(text: &str) -> String {
     let escaped = escape(text);
     let parts: Vec<&str> = escaped.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escaped;
     }
     let code = format!("<code style=\"{MONO}\">");
@@ -73,10 +73,7 @@ pub fn render(body: &Body) -> String {
     );
     for section in &body.sections {
         if let Some(title) = &section.title {
-            out.push_str(&format!(
-                "<h2 style=\"margin:20px 0 6px;font-size:15px\">{}</h2>\n",
-                escape(title)
-            ));
+            out.push_str(&format!("<h2 style=\"margin:20px 0 6px;font-size:15px\">{}</h2>\n", escape(title)));
         }
         for block in &section.blocks {
             block_html(&mut out, block);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::body;
 use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
 use super::transitions::RunEnd;
-use super::{html, text};
+use super::{html, notices, text};
 use crate::model::{InvalidValue, Outcome};
 
 /// Longest subject, in characters.
@@ -211,10 +211,14 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
             let about = format!("{} on {host}: {}", facts.job, body::run_summary(kind, facts, streak, now));
             (about, body::run(kind, facts, streak, now))
         }
-        Content::Digest(facts) => (format!("{host}: {}", body::digest_summary(facts)), body::digest(facts, now)),
-        Content::Check(facts) => (format!("{host}: {}", body::check_summary(facts)), body::check(facts)),
-        Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), body::test(facts)),
-        Content::Agent(facts) => (format!("{host}: {}", facts.title), body::agent(facts)),
+        Content::Digest(facts) => {
+            (format!("{host}: {}", notices::digest_summary(facts)), notices::digest(facts, now))
+        }
+        Content::Check(facts) => {
+            (format!("{host}: {}", notices::check_summary(facts)), notices::check(facts))
+        }
+        Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), notices::test(facts)),
+        Content::Agent(facts) => (format!("{host}: {}", facts.title), notices::agent(facts)),
     };
     let mut headers = vec![
         ("X-Backup-Agent-Label".to_owned(), label.clone()),
@@ -238,11 +242,23 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
                 // A reminder is told again and again about the same run.
                 Kind::Reminder => format!("{}.{kind}.{stamp}", facts.run_id),
                 // A run can end a failure at its end, and a degradation of its own later.
-                Kind::Recovery if streak.is_some_and(|s| s.outcome.is_good()) => format!("{}.mended", facts.run_id),
+                Kind::Recovery if streak.is_some_and(|s| s.outcome.is_good()) => {
+                    format!("{}.mended", facts.run_id)
+                }
                 // Copies can fail one after the other; each new degradation is told.
                 Kind::Degraded => {
-                    let end = RunEnd { outcome: facts.outcome, step: None, component: None, degraded: facts.degraded.clone(), open: false };
-                    format!("{}.{kind}.{}", facts.run_id, short_hash(&format!("{:?}", BTreeSet::from_iter(end.troubles()))))
+                    let end = RunEnd {
+                        outcome: facts.outcome,
+                        step: None,
+                        component: None,
+                        degraded: facts.degraded.clone(),
+                        open: false,
+                    };
+                    format!(
+                        "{}.{kind}.{}",
+                        facts.run_id,
+                        short_hash(&format!("{:?}", BTreeSet::from_iter(end.troubles())))
+                    )
                 }
                 _ => format!("{}.{kind}", facts.run_id),
             }
@@ -250,7 +266,12 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
         // What lasts is told once a day, however often it is found.
         Content::Check(facts) => {
             let found: BTreeSet<_> = facts.findings.iter().map(|f| (&f.status, &f.job, &f.check)).collect();
-            format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&format!("{found:?}")), id_text(&host))
+            format!(
+                "{}.{kind}.{}.{}",
+                now.format("%Y%m%d"),
+                short_hash(&format!("{found:?}")),
+                id_text(&host)
+            )
         }
         Content::Agent(facts) => {
             format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&facts.title), id_text(&host))
@@ -271,7 +292,12 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
 /// receiver, so that a receiver who gets it twice can tell. `sender` gives the domain.
 pub fn message_id(rendered: &Rendered, channel: &str, recipient: &str, sender: &str) -> String {
     let domain = sender.trim_end_matches('>').rsplit('@').next().unwrap_or("localhost");
-    format!("<{}.{}@{}>", id_text(&rendered.key), short_hash(&format!("{channel}\n{recipient}")), id_text(domain))
+    format!(
+        "<{}.{}@{}>",
+        id_text(&rendered.key),
+        short_hash(&format!("{channel}\n{recipient}")),
+        id_text(domain)
+    )
 }
 
 fn short_hash(text: &str) -> String {
@@ -313,7 +339,7 @@ pub fn late_notice(created: DateTime<Utc>, now: DateTime<Utc>, why: Option<&str>
 pub fn with_notice(plain: &str, html_body: &str, notice: &str) -> (String, String) {
     let notice = text::line(notice, 400);
     (
-        format!("NOTE: {notice}\n\n{plain}"),
+        format!("{}\n{plain}", text::paragraph(&format!("NOTE: {notice}"))),
         html_body.replacen(html::NOTICE_SLOT, &html::notice(&notice), 1),
     )
 }

@@ -12,6 +12,7 @@ pub mod heartbeat;
 pub mod hints;
 pub mod html;
 pub mod message;
+pub mod notices;
 pub mod outbox;
 pub mod plan;
 pub mod spool;
@@ -73,9 +74,18 @@ enum Sender {
     Heartbeat(Pinger),
 }
 
+impl AsRef<Channel> for Channel {
+    fn as_ref(&self) -> &Channel {
+        self
+    }
+}
+
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("name", &self.name).field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Channel")
+            .field("name", &self.name)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +108,12 @@ impl Channel {
             success: transitions::SuccessMode::Always,
             remind: std::time::Duration::ZERO,
         };
-        Ok(Self { name, policy, labels: Labels::default(), sender: Sender::Heartbeat(Pinger::new(settings)?) })
+        Ok(Self {
+            name,
+            policy,
+            labels: Labels::default(),
+            sender: Sender::Heartbeat(Pinger::new(settings)?),
+        })
     }
 
     /// True for a channel that is told of every run and keeps no record of troubles.

@@ -67,7 +67,12 @@ fn wait(attempts: u64, jitter: f64) -> Duration {
     wait.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0)).min(LONGEST_WAIT)
 }
 
-fn judge(result: Result<(), SendError>, attempts: u64, created: DateTime<Utc>, now: DateTime<Utc>) -> Verdict {
+fn judge(
+    result: Result<(), SendError>,
+    attempts: u64,
+    created: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Verdict {
     match result {
         Ok(()) => Verdict::Sent,
         Err(error) if error.failure == Failure::Permanent => Verdict::Never(error.text),
@@ -182,11 +187,19 @@ async fn blocking<T: Send + 'static>(
 fn find<'a>(channels: &'a [Arc<Channel>], name: &ChannelName) -> Result<&'a Arc<Channel>, SendError> {
     // Perhaps only this process has an older configuration: it is tried again, and given up in the end.
     channels.iter().find(|c| c.name == *name).ok_or_else(|| {
-        SendError::new(Failure::Unreachable, format!("the channel {name} is not in the configuration any more"))
+        SendError::new(
+            Failure::Unreachable,
+            format!("the channel {name} is not in the configuration any more"),
+        )
     })
 }
 
-async fn deliver_outbox(state: &State, channels: &[Arc<Channel>], clock: &Arc<dyn Clock>, done: &mut Delivery) {
+async fn deliver_outbox(
+    state: &State,
+    channels: &[Arc<Channel>],
+    clock: &Arc<dyn Clock>,
+    done: &mut Delivery,
+) {
     let longest = channels.iter().map(|c| c.timeout()).max().unwrap_or_default();
     let lease = longest * BATCH as u32 + LEASE_SLACK;
     // Channels whose server did not answer in this round: the rest of their messages need not find out
@@ -245,8 +258,16 @@ async fn deliver_channel(
             (Err(error), _) => Err(error.clone()),
             (Ok(_), Some(reason)) => Err(SendError::new(Failure::Unreachable, reason.clone())),
             (Ok(channel), None) => {
-                send(channel, &message.recipient, &message.message_id, &message.payload, message.created_at, message.last_error.as_deref(), clock.now())
-                    .await
+                send(
+                    channel,
+                    &message.recipient,
+                    &message.message_id,
+                    &message.payload,
+                    message.created_at,
+                    message.last_error.as_deref(),
+                    clock.now(),
+                )
+                .await
             }
         };
         if let Err(SendError { failure: Failure::Unreachable, text }) = &result {
@@ -263,13 +284,23 @@ async fn deliver_channel(
             }
             Verdict::Again(at, text) => {
                 done.failed += 1;
-                tracing::warn!("not told yet, next attempt at {}: {}: {text}", at.format("%H:%M:%S UTC"), message.subject);
+                tracing::warn!(
+                    "not told yet, next attempt at {}: {}: {text}",
+                    at.format("%H:%M:%S UTC"),
+                    message.subject
+                );
                 done.problems.push(text.clone());
                 blocking(&state, move |s| s.message_failed(id, now, &text, NextTry::At(at))).await
             }
             Verdict::Never(text) => {
                 done.given_up += 1;
-                problem(&mut done, format!("{} was not told, and this message is not tried again: {}: {text}", message.recipient, message.subject));
+                problem(
+                    &mut done,
+                    format!(
+                        "{} was not told, and this message is not tried again: {}: {text}",
+                        message.recipient, message.subject
+                    ),
+                );
                 blocking(&state, move |s| s.message_failed(id, now, &text, NextTry::Never)).await
             }
         };
@@ -312,10 +343,23 @@ async fn send(
     channel.send(&letter).await
 }
 
-async fn send_spooled(spooled: &Spooled, channels: &[Arc<Channel>], now: DateTime<Utc>) -> Result<(), SendError> {
+async fn send_spooled(
+    spooled: &Spooled,
+    channels: &[Arc<Channel>],
+    now: DateTime<Utc>,
+) -> Result<(), SendError> {
     let m = &spooled.message;
     let channel = find(channels, &m.channel)?;
-    send(channel, &m.recipient, &m.message_id, &m.payload, spooled.created, spooled.last_error.as_deref(), now).await
+    send(
+        channel,
+        &m.recipient,
+        &m.message_id,
+        &m.payload,
+        spooled.created,
+        spooled.last_error.as_deref(),
+        now,
+    )
+    .await
 }
 
 /// The spooled messages; what is wrong with the spool becomes a problem.
@@ -345,9 +389,13 @@ async fn import_spool(state: &State, state_dir: &Path, clock: &Arc<dyn Clock>, d
             let Some(at) = delivered else { return Ok(()) };
             // Found among what waits; another process may have sent it once more meanwhile.
             let waiting = s.pending_messages()?;
-            let row = waiting.iter().find(|m| m.message_id == message.message_id && m.recipient == message.recipient);
+            let row = waiting
+                .iter()
+                .find(|m| m.message_id == message.message_id && m.recipient == message.recipient);
             match row {
-                Some(row) => s.message_delivered(row.id, at.min(now), "accepted while the state could not be written"),
+                Some(row) => {
+                    s.message_delivered(row.id, at.min(now), "accepted while the state could not be written")
+                }
                 None => Ok(()),
             }
         })

@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::{AgentFacts, CheckFacts, DigestFacts, DigestJob, RunFacts, Streak};
 use super::gather::{self, JobContext};
 use super::message::{Content, Kind, Rendered, render};
-use super::transitions::{
-    Due, Fate, PastRun, RunEnd, Told, Trouble, after_run, digest_due, reminder,
-};
+use super::transitions::{Due, Fate, PastRun, RunEnd, Told, Trouble, after_run, digest_due, reminder};
 use super::{Channel, heartbeat};
 use crate::model::{JobName, Outcome, RunId};
 use crate::state::{Message, MessageKind, MessageStatus, NewMessage, Run, State, StateError};
@@ -89,8 +87,8 @@ pub fn without_state(channels: &[impl AsRef<Channel>], facts: &RunFacts, now: Da
     plan
 }
 
-/// What is due by the passing of time, for the daemon's loop and `agent tend`: reminders, digests, and
-/// whatever about a job's newest run was not queued yet (a recovery after late copies, a degradation
+/// What is due by the passing of time, for the daemon's loop and `agent tend`, for all jobs at once (a
+/// digest tells of all of them): reminders, digests, and whatever about a job's newest run was not queued yet (a recovery after late copies, a degradation
 /// found later, a message lost with a process that died).
 pub fn periodic(
     state: &State,
@@ -105,10 +103,14 @@ pub fn periodic(
         let runs = [std::slice::from_ref(&newest), &before[..]].concat();
         // Read from the state once, and only when something is due.
         let mut facts = None;
-        for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat()) {
+        let readers = channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat());
+        for channel in readers.filter(|c| context.tells(&c.name)) {
             let rows = rows_of(state, channel, &context.job, &runs)?;
             let mut due = made_up(state, channel, context, &newest, &before, &rows, &mut facts, now)?;
-            if due.is_empty() && !context.paused && reminder(&channel.policy, &history(&runs, &rows, now), now) {
+            if due.is_empty()
+                && !context.paused
+                && reminder(&channel.policy, &history(&runs, &rows, now), now)
+            {
                 let facts = known(&mut facts, state, context, &newest)?;
                 plan_reminder(&mut due, channel, facts, &before, now);
             }
@@ -163,7 +165,12 @@ fn runs_before(state: &State, job: &JobName, before: Option<&RunId>) -> Result<V
 }
 
 /// The messages this channel has or will get about these runs.
-fn rows_of(state: &State, channel: &Channel, job: &JobName, runs: &[Run]) -> Result<Vec<Message>, StateError> {
+fn rows_of(
+    state: &State,
+    channel: &Channel,
+    job: &JobName,
+    runs: &[Run],
+) -> Result<Vec<Message>, StateError> {
     match runs.iter().map(|r| r.started).min() {
         Some(since) => state.messages_about(&channel.name, job, since),
         None => Ok(Vec::new()),
@@ -182,7 +189,9 @@ fn told(rows: &[Message], now: DateTime<Utc>) -> BTreeMap<(&RunId, String), Told
         let fate = match row.status {
             MessageStatus::Delivered => Fate::Delivered(row.closed_at.unwrap_or(row.created_at)),
             // On its way at this moment: whoever is told next should not hear that nobody was told.
-            MessageStatus::Pending if row.claimed_until.is_some_and(|until| until > now) => Fate::Delivered(now),
+            MessageStatus::Pending if row.claimed_until.is_some_and(|until| until > now) => {
+                Fate::Delivered(now)
+            }
             MessageStatus::Pending => Fate::Pending,
             MessageStatus::Failed => Fate::Lost,
             MessageStatus::Superseded => continue,
@@ -414,7 +423,8 @@ fn made_up(
     plan_run(&mut plan, channel, facts, before, rows, now);
     // Reminders are judged apart, with the newest run's own messages in view.
     plan.messages.retain(|m| {
-        m.kind != MessageKind::Reminder && !rows.iter().any(|r| r.message_id == m.message_id && r.recipient == m.recipient)
+        m.kind != MessageKind::Reminder
+            && !rows.iter().any(|r| r.message_id == m.message_id && r.recipient == m.recipient)
     });
     // What is withdrawn is withdrawn for the sake of a new message.
     if plan.messages.is_empty() {
@@ -437,8 +447,9 @@ fn plan_digests(
     jobs: &[JobContext],
     now: DateTime<Utc>,
 ) -> Result<(), StateError> {
-    let Some(host) = jobs.first() else { return Ok(()) };
     for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat()) {
+        let jobs: Vec<&JobContext> = jobs.iter().filter(|j| j.tells(&channel.name)).collect();
+        let Some(host) = jobs.first() else { continue };
         let last = state.last_message(&channel.name, None, &[MessageKind::Digest])?.map(|m| m.created_at);
         let first_seen = state.jobs()?.iter().map(|j| j.first_seen).min().unwrap_or(now);
         let Some((from, until)) = digest_due(&channel.policy, last, first_seen, now, host.timezone) else {

@@ -85,11 +85,14 @@ pub fn read(state_dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     let listed = match fs::read_dir(&folder) {
         Ok(listed) => listed,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
-        Err(e) => return Err(e).with_context(|| format!("cannot list the spool folder {}", folder.display())),
+        Err(e) => {
+            return Err(e).with_context(|| format!("cannot list the spool folder {}", folder.display()));
+        }
     };
     let mut paths = Vec::new();
     for entry in listed {
-        let path = entry.with_context(|| format!("cannot list the spool folder {}", folder.display()))?.path();
+        let path =
+            entry.with_context(|| format!("cannot list the spool folder {}", folder.display()))?.path();
         if path.extension().is_some_and(|e| e == "json") {
             paths.push(path);
         }
@@ -97,12 +100,23 @@ pub fn read(state_dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     paths.sort();
     let (mut entries, mut broken) = (Vec::new(), Vec::new());
     for path in paths {
-        let message = fs::read(&path).map_err(anyhow::Error::from).and_then(|t| Ok(serde_json::from_slice(&t)?));
-        match message {
-            Ok(message) => entries.push(Entry { path, message }),
+        let text = match fs::read(&path) {
+            Ok(text) => text,
             // Another process may have delivered it in between.
-            Err(_) if !path.exists() => {}
-            Err(e) => broken.push(format!("{}: {e:#}", path.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => {
+                broken.push(format!("{}: {e}", path.display()));
+                continue;
+            }
+        };
+        match serde_json::from_slice(&text) {
+            Ok(message) => entries.push(Entry { path, message }),
+            Err(e) => {
+                // Put aside, so that it is reported once and stays visible.
+                let aside = path.with_extension("broken");
+                let kept = if fs::rename(&path, &aside).is_ok() { aside } else { path };
+                broken.push(format!("{}: {e}", kept.display()));
+            }
         }
     }
     Ok((entries, broken))

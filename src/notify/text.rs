@@ -98,7 +98,7 @@ pub fn span(length: Duration) -> String {
     match (seconds, minutes) {
         (..120, _) => format!("{seconds} s"),
         (_, ..120) => format!("{minutes} min"),
-        (_, ..360) if minutes % 60 != 0 => format!("{} h {} min", minutes / 60, minutes % 60),
+        (_, ..360) if !minutes.is_multiple_of(60) => format!("{} h {} min", minutes / 60, minutes % 60),
         (_, ..2880) => format!("{} h", (minutes + 30) / 60),
         _ => format!("{} days", (minutes + 720) / 1440),
     }
@@ -161,6 +161,13 @@ fn block_text(out: &mut String, block: &Block) {
             }
         }
     }
+}
+
+/// Sentences in lines of the usual width.
+pub fn paragraph(text: &str) -> String {
+    let mut out = String::new();
+    wrap(&mut out, text, "", "");
+    out
 }
 
 /// Appends `text` in lines of at most [`WIDTH`] characters; a longer word stands alone.

@@ -63,7 +63,9 @@ pub fn capture_all(
         let expected_bytes = baseline.map(|b| b.source_bytes);
         observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
         let component = capture_one(source.as_ref(), stage, context, plan)
-            .and_then(|c| check_content(&c.0, c.1, source.as_ref(), baseline, plan.health, observer).map(|()| c.0))
+            .and_then(|c| {
+                check_content(&c.0, c.1, source.as_ref(), baseline, plan.health, observer).map(|()| c.0)
+            })
             .map_err(|e| ComponentError { component: name.clone(), source: e.into() })?;
         observer.event(&Event::ComponentEnded {
             component: name,
@@ -130,7 +132,10 @@ fn capture_one(
 
 fn is_write_error(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| {
-        matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+        matches!(
+            e.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        )
     })
 }
 

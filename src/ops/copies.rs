@@ -109,7 +109,8 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     if let Some(location) = &copy.location {
         let at = At { location: location.clone(), ..to.clone() };
         let request = Request::Verify { at, run: run.clone(), depth: Depth::Digests };
-        if let Ok(Reply::Verified { report }) = isolate::call(&request, stall, deadline, progress, &mut |_| Ok(()))
+        if let Ok(Reply::Verified { report }) =
+            isolate::call(&request, stall, deadline, progress, &mut |_| Ok(()))
             && report.problems.is_empty()
         {
             return Ok(state.copy_done(run, target, location, report.bytes, true, agent.now())?);
@@ -123,7 +124,8 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
         state.copy_expired(run, target, agent.now())?;
         bail!("the backup expired at every other target before it could be copied");
     };
-    let zone = agent.config.job.get(&copy.job).map_or(agent.config.timezone, |job| agent.config.job_timezone(job));
+    let zone =
+        agent.config.job.get(&copy.job).map_or(agent.config.timezone, |job| agent.config.job_timezone(job));
     let locations = candidate_locations(
         &config.template,
         copy.job.as_str(),
@@ -149,8 +151,12 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
 
 /// Where the backup can be copied from: a verified copy before a complete one, the primary before others.
 fn source(agent: &Agent, copy: &Copy) -> Result<Option<At>> {
-    let mut kept: Vec<Copy> =
-        agent.state.copies_of(&copy.run_id)?.into_iter().filter(|c| c.status.is_kept() && c.target != copy.target).collect();
+    let mut kept: Vec<Copy> = agent
+        .state
+        .copies_of(&copy.run_id)?
+        .into_iter()
+        .filter(|c| c.status.is_kept() && c.target != copy.target)
+        .collect();
     kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
     Ok(kept.into_iter().find_map(|c| {
         let config = agent.config.target.get(&c.target)?.clone();
@@ -175,8 +181,10 @@ pub(super) fn copy(
     }
     target.probe()?;
     let mut stage = target.stage(run)?;
-    let staged = copy_files(source.as_ref(), &from.location, stage.as_mut(), &manifest, progress)
-        .and_then(|bytes| publish::publish(stage.as_mut(), locations, publishing).map(|location| (bytes, location)));
+    let staged =
+        copy_files(source.as_ref(), &from.location, stage.as_mut(), &manifest, progress).and_then(|bytes| {
+            publish::publish(stage.as_mut(), locations, publishing).map(|location| (bytes, location))
+        });
     let (bytes, location) = match staged {
         Ok(done) => done,
         Err(e) => {

@@ -210,8 +210,9 @@ impl Running {
         thread::Builder::new().name("target-io".to_owned()).spawn(move || {
             for line in BufReader::new(output).lines() {
                 let Ok(line) = line else { return };
-                let reply = serde_json::from_str(&line)
-                    .unwrap_or_else(|e| Reply::Failed { error: format!("an answer that makes no sense: {e}") });
+                let reply = serde_json::from_str(&line).unwrap_or_else(|e| Reply::Failed {
+                    error: format!("an answer that makes no sense: {e}"),
+                });
                 if send.send(reply).is_err() {
                     return;
                 }
@@ -266,7 +267,12 @@ pub fn verify_copy(
     let result = report.result();
     // Lengths alone do not make a copy verified.
     if depth > Depth::Lengths || result.is_err() {
-        agent.state.record_verify(run, &at.target, result.as_ref().map(|()| ()).map_err(String::as_str), agent.now())?;
+        agent.state.record_verify(
+            run,
+            &at.target,
+            result.as_ref().map(|()| ()).map_err(String::as_str),
+            agent.now(),
+        )?;
     }
     Ok(report)
 }
@@ -309,7 +315,11 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
     say(&reply.unwrap_or_else(|e| Reply::Failed { error: format!("{e:#}") }))
 }
 
-fn answer(request: &Request, progress: &Progress, publishing: &mut dyn FnMut(&str) -> Result<()>) -> Result<Reply> {
+fn answer(
+    request: &Request,
+    progress: &Progress,
+    publishing: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Reply> {
     match request {
         Request::Probe { at } => Ok(Reply::Probed { space: at.open().probe()? }),
         Request::Verify { at, run, depth } => {
@@ -318,6 +328,8 @@ fn answer(request: &Request, progress: &Progress, publishing: &mut dyn FnMut(&st
         }
         Request::Remove { at, run } => at.open().remove(&at.location, run).map(|()| Reply::Removed),
         Request::Clean { at, run } => at.open().clean(run).map(|_| Reply::Removed),
-        Request::Copy { from, to, locations, run } => copies::copy(from, to, locations, run, progress, publishing),
+        Request::Copy { from, to, locations, run } => {
+            copies::copy(from, to, locations, run, progress, publishing)
+        }
     }
 }

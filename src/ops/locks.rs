@@ -63,7 +63,11 @@ fn own_holder(agent: &Agent, name: &JobName) -> String {
     match agent.state.running(name) {
         Ok(Some(run)) => {
             let pid = run.process.map_or_else(|| "?".to_owned(), |p| p.pid.to_string());
-            format!("run {} (process {pid}, since {} UTC)", run.run_id, run.started.format("%Y-%m-%d %H:%M:%S"))
+            format!(
+                "run {} (process {pid}, since {} UTC)",
+                run.run_id,
+                run.started.format("%Y-%m-%d %H:%M:%S")
+            )
         }
         _ => "another process of the agent".to_owned(),
     }

@@ -29,13 +29,24 @@ pub fn target(
     };
     let removed = prune::at_target(agent, job, target.name(), Some(target), progress).unwrap_or_default();
     if !removed.is_empty() {
-        let text = format!("target {} is nearly full: {} expired backups were removed first", target.name(), removed.len());
+        let text = format!(
+            "target {} is nearly full: {} expired backups were removed first",
+            target.name(),
+            removed.len()
+        );
         observer.event(&Event::Note(Level::Warning, text));
     }
     let space = match target.probe() {
         Ok(space) => space,
         Err(e) => {
-            agent.state.record_probe(target.name(), agent.now(), false, None, None, Some(&format!("{e:#}")))?;
+            agent.state.record_probe(
+                target.name(),
+                agent.now(),
+                false,
+                None,
+                None,
+                Some(&format!("{e:#}")),
+            )?;
             return Err(free.err().unwrap_or(e));
         }
     };
@@ -53,7 +64,14 @@ pub fn target(
 }
 
 fn record(agent: &Agent, target: &dyn Target, space: crate::target::Space) -> Result<()> {
-    Ok(agent.state.record_probe(target.name(), agent.now(), true, Some(space.total), Some(space.free), None)?)
+    Ok(agent.state.record_probe(
+        target.name(),
+        agent.now(),
+        true,
+        Some(space.total),
+        Some(space.free),
+        None,
+    )?)
 }
 
 /// Looks at every source, and reports all that is wrong, not only the first.

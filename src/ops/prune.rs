@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::isolate::{self, At, Request};
 use super::Agent;
+use super::isolate::{self, At, Request};
 use crate::config::Keep;
 use crate::event::Progress;
 use crate::model::{JobName, Outcome, RunId, TargetName};
@@ -72,8 +72,10 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
         pinned: false,
         bytes: 0,
     }));
-    let trusted = clock_problem(agent)?.is_none() && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
-    let decisions = decide(&stored, &policy(config.keep.as_ref()), Counts::Verified, zone, agent.now(), trusted);
+    let trusted = clock_problem(agent)?.is_none()
+        && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
+    let decisions =
+        decide(&stored, &policy(config.keep.as_ref()), Counts::Verified, zone, agent.now(), trusted);
     Ok(Plan { decisions, copies })
 }
 
@@ -134,7 +136,12 @@ pub fn with_fresh(
     recorded(agent, job, name, carry_out(agent, job, name, Some(target), fresh, progress))
 }
 
-fn recorded(agent: &Agent, job: &JobName, target: &TargetName, result: Result<Vec<RunId>>) -> Result<Vec<RunId>> {
+fn recorded(
+    agent: &Agent,
+    job: &JobName,
+    target: &TargetName,
+    result: Result<Vec<RunId>>,
+) -> Result<Vec<RunId>> {
     let error = result.as_ref().err().map(|e| format!("{e:#}"));
     agent.state.record_retention(job, target, error.as_deref(), agent.now())?;
     result

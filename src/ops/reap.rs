@@ -112,14 +112,21 @@ fn adopt(
     let manifest = read_manifest(target.as_ref(), location)?;
     let copies = job.map_or_else(Vec::new, |job| copies_to_make(job, name, location, &manifest));
     let mut ended = ended_by_manifest(&manifest, agent.now());
-    ended.degraded.push("run: it died after its backup was published; the backup was read back and counts".to_owned());
+    ended
+        .degraded
+        .push("run: it died after its backup was published; the backup was read back and counts".to_owned());
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     agent.state.end_run(&ended, &copies, &messages)?;
     Ok(Some(manifest.outcome))
 }
 
 /// The copies of a published backup: the verified primary, and those still to be made.
-pub fn copies_to_make(job: &JobConfig, primary: &TargetName, location: &str, manifest: &Manifest) -> Vec<NewCopy> {
+pub fn copies_to_make(
+    job: &JobConfig,
+    primary: &TargetName,
+    location: &str,
+    manifest: &Manifest,
+) -> Vec<NewCopy> {
     let first = NewCopy {
         target: primary.clone(),
         primary: true,

@@ -71,7 +71,10 @@ pub fn restore(
         restored.components.push((component.name.clone(), folder, summary));
     }
     if !wanted.paths.is_empty() && restored.entries() == 0 {
-        bail!("no path in run {run} matches {}; list them with: tar --zstd -tf FILE", wanted.paths.join(", "));
+        bail!(
+            "no path in run {run} matches {}; list them with: tar --zstd -tf FILE",
+            wanted.paths.join(", ")
+        );
     }
     Ok(restored)
 }
@@ -94,7 +97,10 @@ fn prepare_folder(to: &Path, force: bool) -> Result<()> {
     match std::fs::read_dir(to) {
         Ok(mut entries) => {
             if entries.next().is_some() && !force {
-                bail!("{} is not empty; choose another folder, or replace what is there with --force", to.display());
+                bail!(
+                    "{} is not empty; choose another folder, or replace what is there with --force",
+                    to.display()
+                );
             }
             Ok(())
         }
@@ -116,7 +122,9 @@ fn restore_component(
 ) -> Result<RestoreSummary> {
     match component.kind {
         Kind::Stream => restore_stream(target, location, manifest, component, folder, wanted, options),
-        Kind::Tar if wanted.paths.is_empty() => restore_whole(target, location, manifest, component, folder, options),
+        Kind::Tar if wanted.paths.is_empty() => {
+            restore_whole(target, location, manifest, component, folder, options)
+        }
         Kind::Tar => restore_chosen(target, location, manifest, component, folder, wanted, options),
     }
 }
@@ -183,7 +191,8 @@ fn patterns(paths: &[String]) -> Result<Override> {
 fn matches(patterns: &Override, path: &[u8]) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let is_dir = path.ends_with(b"/");
-    let path = Path::new("/").join(Path::new(std::ffi::OsStr::from_bytes(path.strip_suffix(b"/").unwrap_or(path))));
+    let path =
+        Path::new("/").join(Path::new(std::ffi::OsStr::from_bytes(path.strip_suffix(b"/").unwrap_or(path))));
     // A path is chosen by itself, or by a folder above it.
     let mut dir = is_dir;
     for part in path.ancestors() {
@@ -207,7 +216,8 @@ fn restore_stream(
     let stored = target.open(location, &component.file, Cache::Warm)?;
     let mut decoder = StreamDecoder::new(stored, manifest.codec);
     let totals = decoder.totals();
-    let plain = component.file.strip_suffix(&format!(".{}", manifest.codec.extension())).unwrap_or(&component.file);
+    let plain =
+        component.file.strip_suffix(&format!(".{}", manifest.codec.extension())).unwrap_or(&component.file);
     let path = folder.join(plain);
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -244,7 +254,8 @@ mod tests {
 
     #[test]
     fn a_pattern_chooses_files_folders_and_what_is_below_them() {
-        let chosen = |pattern: &str, path: &str| matches(&patterns(&[pattern.to_owned()]).unwrap(), path.as_bytes());
+        let chosen =
+            |pattern: &str, path: &str| matches(&patterns(&[pattern.to_owned()]).unwrap(), path.as_bytes());
         assert!(chosen("var/www/app/artisan", "var/www/app/artisan"));
         assert!(chosen("/var/www/app/artisan", "var/www/app/artisan"));
         assert!(chosen("var/www/app", "var/www/app/"));

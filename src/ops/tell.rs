@@ -7,19 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Agent;
 use crate::config::{Config, EmailConfig, NotifyConfig, NotifyOn, SuccessMail, resolve_secret};
 use crate::model::{ChannelName, ComponentName, JobName, RunId};
 use crate::notify::email::EmailSettings;
-use crate::notify::facts::{CopyFacts, RunFacts};
+use crate::notify::facts::{CheckFacts, CopyFacts, FindingFacts, RunFacts};
 use crate::notify::heartbeat::HeartbeatSettings;
 use crate::notify::message::{Kind, Labels};
 use crate::notify::outbox::{self, Delivery};
 use crate::notify::transitions::{Policy, SuccessMode};
 use crate::notify::{Channel, gather, plan};
-use crate::state::{Copy, EndedRun, NewMessage, Run};
+use crate::state::{Copy, EndedRun, FactKey, NewMessage, Run};
+
+/// How often the same findings of the health checks are mailed again.
+const TELL_CHECK_AGAIN: TimeDelta = TimeDelta::hours(24);
 
 /// Makes the channels of a configuration. Fails on the first one whose settings cannot work, so that this
 /// shows at the start and not at the first failure.
@@ -45,12 +48,19 @@ fn channel_of(name: &ChannelName, config: &NotifyConfig) -> Result<Channel> {
                 timeout: email.timeout,
                 ca_file: email.ca_file.clone(),
             };
-            Channel::email(name.clone(), policy(email), Labels::new(email.labels.iter().map(|(kind, label)| (kind.as_str(), label.as_str())))?, &settings)
+            Channel::email(
+                name.clone(),
+                policy(email),
+                Labels::new(email.labels.iter().map(|(kind, label)| (kind.as_str(), label.as_str())))?,
+                &settings,
+            )
         }
         NotifyConfig::Heartbeat(heartbeat) => {
             let url = match (&heartbeat.url, &heartbeat.url_file) {
                 (Some(url), _) => crate::model::Secret::new(url.clone()),
-                (None, file) => resolve_secret(None, file.as_deref())?.context("it has neither url nor url_file")?,
+                (None, file) => {
+                    resolve_secret(None, file.as_deref())?.context("it has neither url nor url_file")?
+                }
             };
             Channel::heartbeat(name.clone(), &HeartbeatSettings { url, timeout: heartbeat.timeout })
         }
@@ -86,7 +96,13 @@ impl Agent {
         let now = self.now();
         let config = self.config.job.get(job);
         let timezone = config.map_or(self.config.timezone, |j| self.config.job_timezone(j));
-        let paused = self.state.job(job).ok().flatten().and_then(|row| row.paused_until).is_some_and(|until| until > now);
+        let paused = self
+            .state
+            .job(job)
+            .ok()
+            .flatten()
+            .and_then(|row| row.paused_until)
+            .is_some_and(|until| until > now);
         gather::JobContext {
             job: job.clone(),
             host: self.config.host_name(),
@@ -94,6 +110,7 @@ impl Agent {
             command: self.command.clone(),
             next_run: config.and_then(|j| j.schedule()).and_then(|s| s.next_after(timezone, now)),
             target_paths: self.target_paths(),
+            channels: config.and_then(|j| j.notify.clone()),
             paused,
             notes: Vec::new(),
         }
@@ -124,14 +141,23 @@ pub fn plan_end(
 
 /// The copies of a run that is about to be recorded, as messages show them.
 fn copies_of(agent: &Agent, job: &JobName, ended: &EndedRun) -> Vec<CopyFacts> {
-    let Some(config) = agent.config.job.get(job).filter(|_| ended.stored_bytes > 0) else { return Vec::new() };
+    let Some(config) = agent.config.job.get(job).filter(|_| ended.stored_bytes > 0) else {
+        return Vec::new();
+    };
     let states = std::iter::once("verified").chain(std::iter::repeat("pending"));
     let pairs = config.targets.iter().zip(states);
-    pairs.map(|(target, state)| CopyFacts { target: target.clone(), state: state.to_owned(), detail: None }).collect()
+    pairs
+        .map(|(target, state)| CopyFacts { target: target.clone(), state: state.to_owned(), detail: None })
+        .collect()
 }
 
 /// Tells of a run without the state, which cannot be opened or written: through the spool, and straight.
-pub fn without_state(config: &Config, facts: &RunFacts, now: DateTime<Utc>, clock: Arc<dyn crate::clock::Clock>) -> Result<Delivery> {
+pub fn without_state(
+    config: &Config,
+    facts: &RunFacts,
+    now: DateTime<Utc>,
+    clock: Arc<dyn crate::clock::Clock>,
+) -> Result<Delivery> {
     let channels = channels(config)?;
     let due = plan::without_state(&channels, facts, now);
     block_on(outbox::tell_without_state(&config.state_dir, &due.messages, &channels, clock))
@@ -158,11 +184,8 @@ pub fn copy_came_after_all(agent: &Agent, copy: &Copy) -> Result<()> {
 /// degradations, recoveries after late copies.
 pub fn by_time(agent: &Agent) -> Result<()> {
     let now = agent.now();
-    for job in agent.config.job.keys() {
-        let context = agent.job_context(job);
-        let channels = agent.channels_for(job);
-        plan::periodic(&agent.state, &channels, &[context], now)?.enqueue(&agent.state, now)?;
-    }
+    let jobs: Vec<_> = agent.config.job.keys().map(|job| agent.job_context(job)).collect();
+    plan::periodic(&agent.state, &agent.channels, &jobs, now)?.enqueue(&agent.state, now)?;
     Ok(())
 }
 
@@ -190,4 +213,48 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
     // A look-up of a name may hang in the system's resolver; nobody waits for it.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(result)
+}
+
+/// Tells of a run whose state failed under it.
+pub fn run_without_state(agent: &Agent, job: &JobName, error: &anyhow::Error) -> Result<Delivery> {
+    let now = agent.now();
+    let context = agent.job_context(job);
+    let mut ended = EndedRun::new(RunId::generate(now), crate::model::Outcome::Failure, now);
+    ended.error = Some(format!("{error:#}"));
+    let facts = gather::ended(None, &context, now, &ended, None);
+    without_state(&agent.config, &facts, now, Arc::clone(&agent.clock))
+}
+
+/// Tells what the health checks found, unless the very same was told within the last day.
+pub fn findings(agent: &Agent, summary: &str, problems: &[&crate::health::Finding]) -> Result<()> {
+    let now = agent.now();
+    let told = agent.state.fact(FactKey::CheckMailed)?;
+    let same = problems
+        .iter()
+        .map(|f| format!("{:?}/{}/{:?}", f.job, f.check, f.status))
+        .collect::<Vec<_>>()
+        .join(";");
+    if told.is_some_and(|fact| fact.value == same && now - fact.at < TELL_CHECK_AGAIN) {
+        return Ok(());
+    }
+    let status = |s: crate::state::HealthStatus| format!("{s:?}").to_uppercase();
+    let facts = CheckFacts {
+        host: agent.config.host_name(),
+        timezone: agent.config.timezone,
+        at: now,
+        status: status(crate::health::worst(problems.iter().map(|f| f.status))),
+        findings: problems
+            .iter()
+            .map(|f| FindingFacts {
+                status: status(f.status),
+                job: f.job.clone(),
+                check: f.check.to_owned(),
+                text: f.text(),
+            })
+            .collect(),
+        command: agent.command.clone(),
+    };
+    tracing::debug!("telling: {summary}");
+    plan::check(&agent.channels, &facts, now).enqueue(&agent.state, now)?;
+    Ok(agent.state.set_fact(FactKey::CheckMailed, &same, now)?)
 }

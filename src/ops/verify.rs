@@ -87,12 +87,16 @@ pub fn verify(
             Err(e) if e.is::<crate::event::Interrupted>() => return Err(e),
             Err(e) => report.problems.push(format!("{e:#}")),
             Ok((length, _)) if length != stored.bytes => {
-                report.problems.push(format!("{} has {length} bytes, {} were written", stored.file, stored.bytes));
+                report
+                    .problems
+                    .push(format!("{} has {length} bytes, {} were written", stored.file, stored.bytes));
             }
             Ok((length, Some(found))) => {
                 report.bytes += length;
                 if found != stored.sha256 {
-                    report.problems.push(format!("{} has digest {found}, {} was written", stored.file, stored.sha256));
+                    report
+                        .problems
+                        .push(format!("{} has digest {found}, {} was written", stored.file, stored.sha256));
                 }
             }
             Ok((_, None)) => {}
@@ -152,7 +156,10 @@ fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: 
             report.problems.push(format!("SHA256SUMS and the manifest do not agree on {}", stored.file));
         }
     }
-    match (listed.get(manifest::RESTORE_FILE), digest(target, location, manifest::RESTORE_FILE, &Progress::default())) {
+    match (
+        listed.get(manifest::RESTORE_FILE),
+        digest(target, location, manifest::RESTORE_FILE, &Progress::default()),
+    ) {
         (Some(sum), Ok((_, found))) if **sum == found.to_string() => {}
         (_, Err(e)) => report.problems.push(format!("{e:#}")),
         _ => report.problems.push(format!("{} is not what was written", manifest::RESTORE_FILE)),
@@ -160,7 +167,12 @@ fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: 
 }
 
 /// Decompresses a component to its end and compares what is in it.
-fn check_content(target: &dyn Target, location: &str, manifest: &Manifest, component: &Component) -> Result<()> {
+fn check_content(
+    target: &dyn Target,
+    location: &str,
+    manifest: &Manifest,
+    component: &Component,
+) -> Result<()> {
     let stored = target.open(location, &component.file, Cache::Warm)?;
     let mut decoder = StreamDecoder::new(stored, manifest.codec);
     match component.kind {

@@ -26,6 +26,8 @@ words! {
         AgentHeartbeat = "agent-heartbeat",
         /// Set at each turn of the scheduler.
         SchedulerTick = "scheduler-tick",
+        /// Set when findings of the checks were mailed; the value says which.
+        CheckMailed = "check-mailed",
         /// Set when a clock far from what the state knows was met; the value says how far.
         ClockJump = "clock-jump",
     }

@@ -373,8 +373,7 @@ impl State {
         job: &JobName,
         since: DateTime<Utc>,
     ) -> Result<Vec<Message>, StateError> {
-        let condition =
-            "job = ?1 AND channel = ?2 AND created_at >= ?3 AND status <> 'superseded' ORDER BY id DESC LIMIT 1000";
+        let condition = "job = ?1 AND channel = ?2 AND created_at >= ?3 AND status <> 'superseded' ORDER BY id DESC LIMIT 1000";
         self.read("read the outbox", |tx| {
             select(
                 tx,

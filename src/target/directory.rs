@@ -122,10 +122,13 @@ impl Target for DirectoryTarget {
     fn probe_readable(&self, location: &str) -> Result<()> {
         self.check()?;
         let folder = self.folder(location)?;
-        rustix::fs::access(&folder, rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK).or_else(|e| match e {
-            // That it is gone is for the reader to find out: it is damage.
-            rustix::io::Errno::NOENT => Ok(()),
-            e => Err(io::Error::from(e)).with_context(|| format!("target {}: opening {}", self.name, folder.display())),
+        rustix::fs::access(&folder, rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK).or_else(|e| {
+            match e {
+                // That it is gone is for the reader to find out: it is damage.
+                rustix::io::Errno::NOENT => Ok(()),
+                e => Err(io::Error::from(e))
+                    .with_context(|| format!("target {}: opening {}", self.name, folder.display())),
+            }
         })
     }
 

@@ -77,7 +77,8 @@ impl<C: Context> Answers<C> {
             return plain(StatusCode::NOT_FOUND, "There is nothing here. The start page is /.\n");
         };
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD: this server only reads.\n");
+            let mut answer =
+                plain(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD: this server only reads.\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
@@ -113,7 +114,10 @@ impl<C: Context> Answers<C> {
             Ok(view) => html(StatusCode::OK, page::render(&view)),
             Err(error) => {
                 let config = self.context.config();
-                html(StatusCode::SERVICE_UNAVAILABLE, page::unreadable(&config.host_name(), &format!("{error:#}")))
+                html(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    page::unreadable(&config.host_name(), &format!("{error:#}")),
+                )
             }
         }
     }
@@ -128,7 +132,9 @@ impl<C: Context> Answers<C> {
         };
         match body {
             Ok(body) => answer(code, "application/json", body),
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("The status has no JSON form: {error}\n")),
+            Err(error) => {
+                plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("The status has no JSON form: {error}\n"))
+            }
         }
     }
 
@@ -174,7 +180,9 @@ impl<C: Context> Answers<C> {
         };
         let result = match tokio::time::timeout(READ_TIMEOUT, read).await {
             Ok(result) => result,
-            Err(_) => Err(anyhow!("the state was not read within {} s: is its disk busy?", READ_TIMEOUT.as_secs())),
+            Err(_) => {
+                Err(anyhow!("the state was not read within {} s: is its disk busy?", READ_TIMEOUT.as_secs()))
+            }
         };
         result.inspect_err(|error: &anyhow::Error| warn!("a page could not read the state: {error:#}"))
     }
@@ -242,10 +250,14 @@ mod tests {
 
     #[test]
     fn addresses_localhost_and_the_own_name_are_own_and_other_names_are_not() {
-        for host in ["127.0.0.1:9736", "127.0.0.1", "[::1]:9736", "[::1]", "localhost", "LOCALHOST:1", "Db1:9736"] {
+        for host in
+            ["127.0.0.1:9736", "127.0.0.1", "[::1]:9736", "[::1]", "localhost", "LOCALHOST:1", "Db1:9736"]
+        {
             assert!(is_own_host(host, "db1"), "{host}");
         }
-        for host in ["evil.example", "evil.example:9736", "127.0.0.1.evil.example", "", "localhost.evil.example"] {
+        for host in
+            ["evil.example", "evil.example:9736", "127.0.0.1.evil.example", "", "localhost.evil.example"]
+        {
             assert!(!is_own_host(host, "db1"), "{host}");
         }
     }

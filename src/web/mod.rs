@@ -24,6 +24,8 @@
 
 mod answers;
 pub mod api;
+mod html;
+mod job_card;
 mod page;
 mod server;
 mod style;

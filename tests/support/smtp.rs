@@ -60,7 +60,7 @@ impl Mail {
 import email, email.policy, json, sys
 m = email.message_from_bytes(sys.stdin.buffer.read(), policy=email.policy.default)
 body = lambda kind: (m.get_body(preferencelist=(kind,)) or email.message.EmailMessage())
-text = lambda kind: body(kind).get_content() if m.get_body(preferencelist=(kind,)) else None
+text = lambda kind: body(kind).get_content().replace("\r\n", "\n") if m.get_body(preferencelist=(kind,)) else None
 json.dump({"headers": [[k, str(v)] for k, v in m.items()], "subject": str(m["subject"]), "type": m.get_content_type(),
   "text": text("plain"), "html": text("html"), "types": [p.get_content_type() for p in m.walk()],
   "defects": [str(d) for p in m.walk() for d in p.defects]}, sys.stdout)
@@ -110,22 +110,52 @@ impl Certificates {
             assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         };
         let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        run(&[&["req", "-x509", "-subj", "/CN=test authority", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"], &curve[..]].concat());
-        run(&[&["req", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"], &curve[..]].concat());
+        run(&[
+            &[
+                "req",
+                "-x509",
+                "-subj",
+                "/CN=test authority",
+                "-days",
+                "2",
+                "-keyout",
+                "ca.key",
+                "-out",
+                "ca.pem",
+            ],
+            &curve[..],
+        ]
+        .concat());
+        run(&[&["req", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"], &curve[..]]
+            .concat());
         std::fs::write(
             file("server.ext"),
             "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n",
         )
         .unwrap();
         run(&[
-            "x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-extfile", "server.ext", "-out", "server.pem",
+            "x509",
+            "-req",
+            "-in",
+            "server.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "server.ext",
+            "-out",
+            "server.pem",
         ]);
         Self { authority: file("ca.pem"), certificate: file("server.pem"), key: file("server.key") }
     }
 
     fn server_config(&self) -> Arc<ServerConfig> {
-        let chain = CertificateDer::pem_file_iter(&self.certificate).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+        let chain =
+            CertificateDer::pem_file_iter(&self.certificate).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
@@ -160,7 +190,11 @@ impl SmtpServer {
         Self::start(Security::Plain, None, None)
     }
 
-    pub fn start(security: Security, certificates: Option<&Certificates>, login: Option<(&str, &str)>) -> Self {
+    pub fn start(
+        security: Security,
+        certificates: Option<&Certificates>,
+        login: Option<(&str, &str)>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -178,7 +212,8 @@ impl SmtpServer {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 thread::spawn(move || {
                     // A client that goes away is no error here.
-                    let _ = Session { stream: Stream::Plain(stream), shared, tls, security, user: None }.serve();
+                    let _ =
+                        Session { stream: Stream::Plain(stream), shared, tls, security, user: None }.serve();
                 });
             }
         });
@@ -372,7 +407,9 @@ impl Session {
 
     fn authenticate(&mut self, line: &str) -> io::Result<()> {
         let words: Vec<&str> = line.split(' ').collect();
-        let decode = |text: &str| String::from_utf8_lossy(&BASE64.decode(text.trim()).unwrap_or_default()).into_owned();
+        let decode = |text: &str| {
+            String::from_utf8_lossy(&BASE64.decode(text.trim()).unwrap_or_default()).into_owned()
+        };
         let (user, password) = match words.get(1).map(|w| w.to_ascii_uppercase()).as_deref() {
             Some("PLAIN") => {
                 let answer = match words.get(2) {
@@ -461,5 +498,8 @@ impl Session {
 }
 
 fn address(line: &str) -> String {
-    line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(a, _)| a.to_owned()).unwrap_or_default()
+    line.split_once('<')
+        .and_then(|(_, rest)| rest.split_once('>'))
+        .map(|(a, _)| a.to_owned())
+        .unwrap_or_default()
 }

@@ -58,7 +58,11 @@ impl Fixture {
                 job: job.clone(),
                 trigger: RunTrigger::Manual,
                 scheduled_for: None,
-                process: crate::lock::ProcessIdentity { boot_id: "boot".into(), pid: 4711, start_ticks: None },
+                process: crate::lock::ProcessIdentity {
+                    boot_id: "boot".into(),
+                    pid: 4711,
+                    start_ticks: None,
+                },
                 started: at(m),
             })
             .unwrap();

@@ -52,7 +52,11 @@ fn one_run(state: &State, n: i64) {
         job: job(),
         trigger: RunTrigger::Cron,
         scheduled_for: None,
-        process: crate::lock::ProcessIdentity { boot_id: String::new(), pid: std::process::id(), start_ticks: None },
+        process: crate::lock::ProcessIdentity {
+            boot_id: String::new(),
+            pid: std::process::id(),
+            start_ticks: None,
+        },
         started: at(n),
     };
     state.begin_run(&new).unwrap();
@@ -478,7 +482,11 @@ fn a_full_file_system_is_told_apart_at_every_size_and_leaves_whole_transactions(
                     job: job(),
                     trigger: RunTrigger::Cron,
                     scheduled_for: None,
-                    process: crate::lock::ProcessIdentity { boot_id: String::new(), pid: 1, start_ticks: None },
+                    process: crate::lock::ProcessIdentity {
+                        boot_id: String::new(),
+                        pid: 1,
+                        start_ticks: None,
+                    },
                     started: at(0),
                 };
                 let mut fill = |n: i64| {

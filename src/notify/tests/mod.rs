@@ -1,5 +1,8 @@
 //! Tests of what is pure: texts, messages, decisions.
 
+mod plan;
+mod transitions;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -146,7 +149,9 @@ fn hostile_texts_reach_neither_headers_nor_html() {
             }];
             let mut streak = streak();
             streak.error = Some(hostile.to_owned());
-            for kind in [Kind::Failure, Kind::Partial, Kind::Degraded, Kind::Recovery, Kind::Reminder, Kind::Success] {
+            for kind in
+                [Kind::Failure, Kind::Partial, Kind::Degraded, Kind::Recovery, Kind::Reminder, Kind::Success]
+            {
                 let message = render(Content::Run(kind, &facts, Some(&streak)), &Labels::default(), now());
                 assert!(message.subject.chars().count() <= message::SUBJECT_LIMIT);
                 for value in message.headers.iter().map(|(_, v)| v).chain([&message.subject]) {
@@ -156,7 +161,11 @@ fn hostile_texts_reach_neither_headers_nor_html() {
                     assert!(!body.chars().any(|c| c.is_control() && c != '\n'), "{body:?}");
                     assert!(!body.contains(['\u{202e}', '\u{2028}']), "{body:?}");
                 }
-                assert!(!message.html.contains("<script") && !message.html.contains("<img"), "{}", message.html);
+                assert!(
+                    !message.html.contains("<script") && !message.html.contains("<img"),
+                    "{}",
+                    message.html
+                );
                 assert_eq!(message.html.matches(html::NOTICE_SLOT).count(), 1);
                 let id = message::message_id(&message, "admin", hostile, hostile);
                 assert!(id.starts_with('<') && id.ends_with('>') && id.len() < 300, "{id}");
@@ -173,7 +182,11 @@ fn a_message_stays_small_whatever_it_is_about() {
     facts.log_tail = vec!["log ".repeat(10_000); 10_000];
     facts.degraded = vec!["copy nas: gone ".repeat(1000); 1000];
     facts.first_warnings = vec![
-        FileWarning { kind: WarningKind::Changed, path: PathText(vec![b'a'; 4000]), detail: "x".repeat(4000) };
+        FileWarning {
+            kind: WarningKind::Changed,
+            path: PathText(vec![b'a'; 4000]),
+            detail: "x".repeat(4000)
+        };
         1000
     ];
     facts.warning_counts.changed = 1_000_000;
@@ -199,11 +212,19 @@ fn an_incomplete_backup_lists_unreadable_files_before_others() {
         path: PathText(path.as_bytes().to_vec()),
         detail: detail.to_owned(),
     };
-    facts.first_warnings = (0..30).map(|i| warning(WarningKind::Changed, &format!("log/{i}"), "grew")).collect();
-    facts.first_warnings.push(warning(WarningKind::Unreadable, "storage/keys/oauth.key", "Permission denied"));
+    facts.first_warnings =
+        (0..30).map(|i| warning(WarningKind::Changed, &format!("log/{i}"), "grew")).collect();
+    facts.first_warnings.push(warning(
+        WarningKind::Unreadable,
+        "storage/keys/oauth.key",
+        "Permission denied",
+    ));
     facts.warning_counts = WarningCounts { changed: 30, unreadable: 1, ..Default::default() };
     let message = rendered(Kind::Partial, &facts);
-    assert_eq!(message.subject, "[backup-partial] askproai on web1: backup is incomplete, 1 file was unreadable");
+    assert_eq!(
+        message.subject,
+        "[backup-partial] askproai on web1: backup is incomplete, 1 file was unreadable"
+    );
     let first = message.text.lines().find(|l| l.starts_with("  - ") && l.contains('(')).unwrap();
     assert_eq!(first, "  - unreadable storage/keys/oauth.key (Permission denied)");
     assert!(message.text.contains("and 21 more"), "{}", message.text);

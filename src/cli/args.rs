@@ -1,0 +1,349 @@
+//! The command line, as clap reads it and `--help` shows it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::{ChannelName, ComponentName, JobName, TargetName};
+
+/// Scheduled backups of this server: verified, watched, and told about.
+///
+/// Whatever fails, whenever it fails: there is an intact, verified backup, or somebody was told.
+#[derive(Debug, Parser)]
+#[command(name = "agent", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 success or warning, 1 failure, 2 usage or configuration, 3 partial, \
+4 degraded, 75 locked, 130 interrupted; `check` exits like a monitoring plugin (0 to 3).\n\
+Start here: `agent config init`, or `agent run --now` in any folder.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration file [default: /etc/backup-agent/config.toml]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Work with the backups in this folder, made by `agent backup --to` or `agent run --now`, without a
+    /// configuration
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
+    pub backups: Option<PathBuf>,
+    /// More log lines (twice: still more)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Back up now: one job, several, or all
+    Backup(Backup),
+    /// Run the daemon: schedule, health checks, /metrics and status page
+    Run(Run),
+    /// Say whether all backups are as they should be, as a monitoring plugin (other backup tools call the
+    /// check of their archives `check`: that is `verify` here)
+    #[command(visible_alias = "monitor")]
+    Check(Check),
+    /// List the backups
+    List(List),
+    /// Show one backup or run: what is in it, warnings, log
+    Show(Show),
+    /// Read backups back and compare every byte with what was written
+    Verify(Verify),
+    /// Bring files back
+    Restore(Restore),
+    /// Do what is due beside the runs: reap dead runs, make pending copies, send messages (for hosts
+    /// without the daemon)
+    Tend(Tend),
+    /// Let a job rest until a time: no scheduled runs, no alarms
+    Pause(Pause),
+    /// End a pause
+    Resume(JobArg),
+    /// Accept that a job's data shrank: the next runs are the new normal
+    Ack(JobArg),
+    /// Remove what the retention policy lets expire
+    Prune(Prune),
+    /// Show the state of every job
+    Status(Json),
+    /// Show the latest runs
+    History(History),
+    /// Show the next times each job runs
+    Schedule(Schedule),
+    /// Print the metrics in Prometheus' text format
+    Metrics,
+    /// Try the notification channels, or look at their queue
+    Notify(Notify),
+    /// Check, write, show or describe the configuration
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Work on a target in a process of its own
+    #[command(name = "internal-target-io", hide = true)]
+    TargetIo,
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The jobs [default: the only one, if there is only one]
+    #[arg(value_name = "JOB", conflicts_with_all = ["all", "source"])]
+    pub jobs: Vec<JobName>,
+    /// All jobs of the configuration
+    #[arg(long, conflicts_with = "source")]
+    pub all: bool,
+    /// Back up this folder without any configuration
+    #[arg(long, value_name = "DIR", requires = "to")]
+    pub source: Vec<PathBuf>,
+    /// Where `--source` goes
+    #[arg(long, value_name = "DIR", requires = "source")]
+    pub to: Option<PathBuf>,
+    /// All cores, and no restraint towards the machine's other work
+    #[arg(long)]
+    pub fast: bool,
+    /// Wait this long for another run's lock
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub lock_wait: Option<Duration>,
+    /// What a held lock means: exit with 75, or skip quietly with 0
+    #[arg(long, value_enum, default_value = "fail")]
+    pub if_locked: IfLocked,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IfLocked {
+    /// Exit with 75
+    Fail,
+    /// Exit with 0
+    Skip,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Also back up every job at once; without a configuration: this folder into ./backups
+    #[arg(long)]
+    pub now: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// Print nothing when all is well
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Mail what is wrong through the configured channels
+    #[arg(long)]
+    pub mail: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only of this job
+    pub job: Option<JobName>,
+    /// Only at this target
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Also expired ones
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The run: its id, the beginning or the last six characters of it, or `latest`
+    pub id: String,
+    /// Of this job, for `latest`
+    #[arg(long)]
+    pub job: Option<JobName>,
+    /// The log of the run too
+    #[arg(long)]
+    pub log: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The backup: an id as for `show`, or `latest` [default: latest]
+    #[arg(default_value = "latest")]
+    pub id: String,
+    /// Of this job, for `latest`
+    #[arg(long)]
+    pub job: Option<JobName>,
+    /// Only at this target [default: every one that has it]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Also decompress everything and walk through the archives
+    #[arg(long)]
+    pub deep: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup: an id as for `show`, or `latest`
+    pub id: String,
+    /// The folder to restore into; new or empty
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Only this component
+    #[arg(long, value_name = "NAME")]
+    pub component: Option<ComponentName>,
+    /// Only paths that match: as they stand in the archive, with * ? and **; a folder means all below it
+    #[arg(long, value_name = "GLOB")]
+    pub path: Vec<String>,
+    /// Of this job, for `latest`
+    #[arg(long)]
+    pub job: Option<JobName>,
+    /// From this target [default: the nearest that has it]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Restore into a folder that is not empty, and replace files there
+    #[arg(long)]
+    pub force: bool,
+    /// Keep set-uid and set-gid bits of files
+    #[arg(long)]
+    pub allow_setid: bool,
+    /// Take owners by number, without looking up names
+    #[arg(long)]
+    pub numeric_owner: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Tend {
+    /// How long to make copies at the most
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub copy_wait: Duration,
+    /// Try copies and messages again at once that wait for their next attempt
+    #[arg(long)]
+    pub retry: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct JobArg {
+    /// The job
+    pub job: JobName,
+}
+
+#[derive(Debug, Args)]
+pub struct Pause {
+    /// The job
+    pub job: JobName,
+    /// Until when: a duration (2h, 3days), a date (2026-12-01), or a time (2026-12-01T08:00)
+    #[arg(long, value_name = "WHEN")]
+    pub until: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// Only at this target
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Only say what would be removed, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct History {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// How many runs
+    #[arg(long, short = 'n', default_value_t = 20)]
+    pub limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Schedule {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// How many times
+    #[arg(long, short = 'n', default_value_t = 10)]
+    pub count: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Notify {
+    #[command(subcommand)]
+    pub verb: NotifyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NotifyVerb {
+    /// Send a test message now
+    Test {
+        /// Only through this channel
+        channel: Option<ChannelName>,
+    },
+    /// Show messages that wait, failed or went out
+    Queue {
+        /// How many
+        #[arg(long, short = 'n', default_value_t = 20)]
+        limit: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Config {
+    #[command(subcommand)]
+    pub verb: ConfigVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Report everything that is wrong with the configuration
+    Check,
+    /// Write a commented example
+    Init {
+        /// Where to [default: the configuration file]; `-` prints it
+        file: Option<PathBuf>,
+    },
+    /// Print the effective values, secrets left out
+    Show,
+    /// Print the JSON Schema, for editors
+    Schema,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; for example 90s, 5min, 2h"))
+}

@@ -1,0 +1,234 @@
+//! What every verb needs first: the configuration, the state, logging.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::args::Global;
+use super::{code, output};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config, ConfigErrors, LoadOptions, LogFormat};
+use crate::log;
+use crate::model::{JobName, RunId};
+use crate::ops::{Agent, isolate, tell};
+use crate::state::{Run, State, StateError};
+
+/// An error of usage or configuration: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Where backups made without a configuration keep their state.
+const ADHOC_STATE: &str = ".backup-agent";
+/// Where `agent run --now` puts them.
+pub const DEFAULT_BACKUPS: &str = "backups";
+
+/// Loads the configuration. `secrets` are looked at only by verbs that may need them: an ordinary user's
+/// check must not fail on files it need not read.
+pub fn load(global: &Global, secrets: bool) -> Result<Config> {
+    if let Some(folder) = &global.backups {
+        return adhoc(folder);
+    }
+    let options = LoadOptions { check_files: secrets, ..LoadOptions::new(global.config.clone()) };
+    match config::load(&options) {
+        Ok(loaded) => {
+            loaded.warnings.iter().for_each(|warning| tracing::debug!("{warning}"));
+            Ok(loaded.config)
+        }
+        // Beside the backups of `agent run --now` its own configuration is meant.
+        Err(e)
+            if e.missing
+                && global.config.is_none()
+                && Path::new(DEFAULT_BACKUPS).join(ADHOC_STATE).is_dir() =>
+        {
+            embedded()
+        }
+        Err(e) => Err(config_error(global, &e).into()),
+    }
+}
+
+/// The error of a configuration that is missing or wrong, with what to do.
+pub fn config_error(global: &Global, errors: &ConfigErrors) -> UsageError {
+    if errors.missing && global.config.is_none() {
+        return UsageError(format!(
+            "there is no configuration at {}; write one with `agent config init`, or back up without one: \
+             `agent backup --source DIR --to DIR`, `agent run --now`",
+            config::DEFAULT_FILE
+        ));
+    }
+    UsageError(errors.to_string().trim_end().to_owned())
+}
+
+/// The embedded configuration for the current folder.
+pub fn embedded() -> Result<Config> {
+    let folder = std::env::current_dir().context("asking for the current folder")?;
+    Ok(config::embedded_default(&folder, None))
+}
+
+/// The configuration of a folder of backups made without one.
+fn adhoc(folder: &Path) -> Result<Config> {
+    if !folder.join(ADHOC_STATE).is_dir() {
+        return Err(UsageError(format!(
+            "{} holds no backups made by `agent backup --to` or `agent run --now` (there is no {ADHOC_STATE} in it)",
+            folder.display()
+        ))
+        .into());
+    }
+    Ok(config::adhoc(&[], folder, None))
+}
+
+/// Sets up logging for a verb that ends. `quiet_level` is the level on a terminal without `-v`.
+pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) -> Result<()> {
+    let configured = config.and_then(|c| c.log.level.clone());
+    let level = match global.verbose {
+        0 => configured.unwrap_or_else(|| quiet_level.to_owned()),
+        1 => "debug".to_owned(),
+        _ => "trace".to_owned(),
+    };
+    let format = match config.map(|c| c.log.format) {
+        Some(LogFormat::Json) => log::Format::Json,
+        _ => log::Format::Text,
+    };
+    log::init_with_writer(format, Some(&level), output::colour_on_stderr(), super::progress::AboveBars)
+        .map_err(|e| UsageError(e.to_string()).into())
+}
+
+/// Opens the state for writing and puts everything together.
+pub fn open(global: &Global, config: Config) -> Result<Agent> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let state = State::open(&config.state_dir, clock.now())?;
+    assemble(global, config, state, clock)
+}
+
+/// Opens the state for reading only.
+pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
+        StateError::NotFound { .. } => anyhow!("{e}. Nothing was backed up with this configuration yet"),
+        e => e.into(),
+    })?;
+    assemble(global, config, state, clock)
+}
+
+fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>) -> Result<Agent> {
+    let channels = if state.is_read_only() { Vec::new() } else { tell::channels(&config)? };
+    let command = command(global);
+    Ok(Agent { config: Arc::new(config), state, clock, channels: Arc::new(channels), command })
+}
+
+/// How this program is called here, for the commands in messages.
+pub fn command(global: &Global) -> String {
+    let quoted = |path: &PathBuf| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
+        if absolute.contains(char::is_whitespace) { format!("'{absolute}'") } else { absolute }
+    };
+    match (&global.config, &global.backups) {
+        (Some(config), _) => format!("agent --config {}", quoted(config)),
+        (_, Some(folder)) => format!("agent --backups {}", quoted(folder)),
+        _ => "agent".to_owned(),
+    }
+}
+
+/// The job that is meant when none is named.
+pub fn only_job(config: &Config) -> Result<JobName> {
+    let mut jobs = config.job.keys();
+    match (jobs.next(), jobs.next()) {
+        (Some(job), None) => Ok(job.clone()),
+        (None, _) => Err(UsageError("the configuration has no job".to_owned()).into()),
+        _ => {
+            let names: Vec<&str> = config.job.keys().map(JobName::as_str).collect();
+            Err(UsageError(format!("which job? Name one, or say --all: {}", names.join(", "))).into())
+        }
+    }
+}
+
+/// Checks that a job named on the command line exists.
+pub fn known_job(config: &Config, job: &JobName) -> Result<()> {
+    if config.job.contains_key(job) {
+        return Ok(());
+    }
+    let names: Vec<&str> = config.job.keys().map(JobName::as_str).collect();
+    Err(UsageError(format!("there is no job {job} in the configuration; it has: {}", names.join(", ")))
+        .into())
+}
+
+/// The run an id means: whole, its beginning, its last six characters, or `latest` good backup.
+pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
+    if id == "latest" {
+        let jobs: Vec<JobName> = match job {
+            Some(job) => vec![job.clone()],
+            None => agent.state.jobs()?.into_iter().map(|row| row.job).collect(),
+        };
+        let mut found = Vec::new();
+        for job in &jobs {
+            found.extend(agent.state.last_success(job)?);
+        }
+        if job.is_none() && found.len() > 1 {
+            let names: Vec<&str> = found.iter().map(|run| run.job.as_str()).collect();
+            return Err(UsageError(format!("`latest` of which job? Say --job: {}", names.join(", "))).into());
+        }
+        return found.pop().context("there is no good backup yet");
+    }
+    let found: Vec<Run> =
+        agent.state.find_runs(id)?.into_iter().filter(|run| job.is_none_or(|job| run.job == *job)).collect();
+    match found.len() {
+        1 => found.into_iter().next().context("a run was found and lost"),
+        0 => {
+            let near: Vec<String> = agent.state.nearest_ids(id, 3)?.iter().map(RunId::to_string).collect();
+            let hint = if near.is_empty() {
+                "there are no runs yet".to_owned()
+            } else {
+                format!("the nearest are: {}", near.join(", "))
+            };
+            bail!("there is no run {id}; {hint}")
+        }
+        n => {
+            let first: Vec<String> = found.iter().take(5).map(|run| run.run_id.to_string()).collect();
+            Err(UsageError(format!("{n} runs begin with {id}: {} …", first.join(", "))).into())
+        }
+    }
+}
+
+/// The child's side of work on a target.
+pub fn target_io() -> Result<u8> {
+    isolate::serve(&mut io::stdin().lock(), &mut io::stdout())?;
+    Ok(code::OK)
+}
+
+/// Asks `progress` to stop at SIGINT, SIGTERM or SIGHUP; a second signal ends the process at once.
+pub fn stop_on_signals(progress: &Arc<crate::event::Progress>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let progress = Arc::clone(progress);
+    let (ready, installed) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let listening = tell::block_on(async {
+            let mut signals = (
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::hangup())?,
+            );
+            let _ = ready.send(());
+            for count in 1.. {
+                tokio::select! {
+                    _ = signals.0.recv() => {}
+                    _ = signals.1.recv() => {}
+                    _ = signals.2.recv() => {}
+                }
+                if count > 1 {
+                    std::process::exit(i32::from(code::INTERRUPTED));
+                }
+                tracing::warn!("stopping; leftovers are removed (again: stop at once)");
+                progress.cancel();
+            }
+            io::Result::Ok(())
+        });
+        if let Ok(Err(e)) | Err(e) = listening.map(|r| r.map_err(anyhow::Error::from)) {
+            tracing::error!("listening for signals: {e:#}");
+        }
+    })?;
+    // A signal that comes before this would end the process the hard way.
+    let _ = installed.recv_timeout(std::time::Duration::from_secs(5));
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! `agent config`: checked, written, shown, described.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::args::{Config, ConfigVerb, Global};
+use super::{code, common, output};
+use crate::config::{self, LoadOptions};
+use crate::ops::tell;
+
+pub fn config(global: &Global, args: &Config) -> Result<u8> {
+    match &args.verb {
+        ConfigVerb::Check => check(global),
+        ConfigVerb::Init { file } => init(global, file.as_deref()),
+        ConfigVerb::Show => {
+            output::print(&config::show(&common::load(global, false)?));
+            Ok(code::OK)
+        }
+        ConfigVerb::Schema => {
+            output::json(&config::schema())?;
+            Ok(code::OK)
+        }
+    }
+}
+
+fn check(global: &Global) -> Result<u8> {
+    let loaded = match config::load(&LoadOptions::new(global.config.clone())) {
+        Ok(loaded) => loaded,
+        Err(e) => return Err(common::config_error(global, &e).into()),
+    };
+    tell::channels(&loaded.config).map_err(|e| common::UsageError(format!("{e:#}")))?;
+    let sources: Vec<String> = loaded.sources.iter().map(|path| path.display().to_string()).collect();
+    output::print(&format!(
+        "the configuration is good: {}\n  jobs: {}\n  targets: {}\n  channels: {}\n",
+        sources.join(", "),
+        names(loaded.config.job.keys()),
+        names(loaded.config.target.keys()),
+        names(loaded.config.notify.keys()),
+    ));
+    loaded.warnings.iter().for_each(|warning| output::print(&format!("  warning: {warning}\n")));
+    Ok(code::OK)
+}
+
+fn names<T: std::fmt::Display>(items: impl Iterator<Item = T>) -> String {
+    let names: Vec<String> = items.map(|item| item.to_string()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn init(global: &Global, file: Option<&Path>) -> Result<u8> {
+    let file = file.map(Path::to_owned).or_else(|| global.config.clone());
+    let file = file.unwrap_or_else(|| PathBuf::from(config::DEFAULT_FILE));
+    if file == Path::new("-") {
+        output::print(config::example());
+        return Ok(code::OK);
+    }
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+    }
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&file);
+    match made {
+        Ok(mut out) => out
+            .write_all(config::example().as_bytes())
+            .with_context(|| format!("writing {}", file.display()))?,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            bail!("{} exists and is left as it is; see the example with: agent config init -", file.display())
+        }
+        Err(e) => return Err(e).with_context(|| format!("writing {}", file.display())),
+    }
+    output::print(&format!(
+        "wrote {}\nEdit it, then: agent config check, agent backup, agent notify test\n",
+        file.display()
+    ));
+    Ok(code::OK)
+}

@@ -1,0 +1,127 @@
+//! `agent restore`: files brought back.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::json;
+
+use super::args::{Global, Restore};
+use super::progress::Bar;
+use super::{code, common, output};
+use crate::archive::RestoreOptions;
+use crate::event::Progress;
+use crate::model::ByteSize;
+use crate::ops::restore::{Restored, Wanted, restore as bring_back};
+use crate::ops::{Agent, open_target};
+use crate::state::{Copy, CopyStatus, Run};
+
+/// How many problems are shown; the rest is counted.
+const SHOWN: usize = 20;
+
+pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
+    let config = common::load(global, false)?;
+    common::start_log(global, Some(&config), "warn")?;
+    let agent = common::open_reading(global, config)?;
+    let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
+    let progress = Arc::new(Progress::default());
+    common::stop_on_signals(&progress)?;
+    let copy = nearest(&agent, &run, args)?;
+    let location = copy.location.clone().context("the backup has no location")?;
+    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let options = RestoreOptions {
+        overwrite: args.force,
+        allow_setid: args.allow_setid,
+        owners: rustix::process::geteuid().is_root(),
+        numeric_owner: args.numeric_owner,
+        progress: Arc::clone(&progress),
+    };
+    let wanted = Wanted {
+        component: args.component.clone(),
+        paths: args.path.clone(),
+        to: std::path::absolute(&args.to)?,
+        force: args.force,
+    };
+    let expected =
+        if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };
+    let bar = Bar::start(&progress);
+    bar.begin(&format!("restoring from {}", copy.target), expected, &progress);
+    let restored = bring_back(target.as_ref(), &location, &run.run_id, &wanted, &options);
+    bar.finish();
+    let restored = restored?;
+    if args.json {
+        print_json(&run, &copy, &restored)?
+    } else {
+        print_text(&run, &copy, &restored)
+    }
+    Ok(if restored.problems() == 0 { code::OK } else { code::FAILURE })
+}
+
+/// The copy to restore from: the one asked for, else a verified one, the primary first.
+fn nearest(agent: &Agent, run: &Run, args: &Restore) -> Result<Copy> {
+    let mut copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?;
+    copies.retain(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt);
+    if let Some(target) = &args.target {
+        copies.retain(|c| c.target == *target);
+    }
+    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
+    copies.into_iter().next().ok_or_else(|| {
+        let at = args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}"));
+        let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));
+        anyhow!(
+            "run {} has no backup{at} any more: it {ended}; `{} list` shows those there are",
+            run.run_id,
+            agent.command
+        )
+    })
+}
+
+fn print_text(run: &Run, copy: &Copy, restored: &Restored) {
+    for (name, folder, summary) in &restored.components {
+        output::print(&format!(
+            "restored {name} of {} from {}: {} entries, {} into {}\n",
+            run.run_id,
+            copy.target,
+            summary.entries,
+            ByteSize(summary.bytes),
+            folder.display()
+        ));
+        if summary.setid_dropped > 0 {
+            output::print(&format!(
+                "  set-uid and set-gid bits of {} files were left out; keep them with --allow-setid\n",
+                summary.setid_dropped
+            ));
+        }
+        let shown = |label: &str, list: &[(crate::manifest::PathText, String)]| {
+            for (path, why) in list.iter().take(SHOWN) {
+                output::print(&format!("  {label} {}: {why}\n", path.display()));
+            }
+            if list.len() > SHOWN {
+                output::print(&format!("  … and {} more\n", list.len() - SHOWN));
+            }
+        };
+        shown("not restored:", &summary.problems);
+        shown("note:", &summary.notes);
+    }
+}
+
+fn print_json(run: &Run, copy: &Copy, restored: &Restored) -> Result<()> {
+    let components: Vec<_> = restored
+        .components
+        .iter()
+        .map(|(name, folder, summary)| {
+            let list = |list: &[(crate::manifest::PathText, String)]| -> Vec<_> {
+                list.iter().map(|(path, why)| json!({"path": path, "why": why})).collect()
+            };
+            json!({
+                "component": name,
+                "folder": folder,
+                "entries": summary.entries,
+                "bytes": summary.bytes,
+                "setid_dropped": summary.setid_dropped,
+                "problems": list(&summary.problems),
+                "notes": list(&summary.notes),
+            })
+        })
+        .collect();
+    output::json(&json!({"run_id": run.run_id, "target": copy.target, "components": components}))
+}

@@ -1,0 +1,184 @@
+//! `agent run`: the daemon, and the start without a configuration.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::args::{Global, Run};
+use super::progress::BackupBar;
+use super::{common, output};
+use crate::clock::SystemClock;
+use crate::config::{Config, DEFAULT_FILE, LoadOptions};
+use crate::daemon::{self, Options, Source, Watcher};
+use crate::event::{Event, Observer, Progress};
+use crate::model::{ByteSize, JobName, Outcome};
+use crate::run::End;
+
+pub fn run(global: &Global, args: &Run) -> Result<u8> {
+    let interactive = std::io::stderr().is_terminal();
+    let without_file = args.now && global.config.is_none() && !Path::new(DEFAULT_FILE).exists();
+    let source = if without_file {
+        let config = common::embedded()?;
+        prepare(&config)?;
+        Source::Fixed(Box::new(config))
+    } else {
+        Source::Files(LoadOptions::new(global.config.clone()))
+    };
+    let watcher =
+        Terminal { fixed: without_file, interactive: interactive || args.now, verbose: global.verbose };
+    let options = Options {
+        source,
+        clock: Arc::new(SystemClock),
+        command: common::command(global),
+        now: args.now,
+        interactive: args.now,
+        watcher: Arc::new(watcher),
+    };
+    match daemon::run(options) {
+        Ok(reason) => Ok(reason.code()),
+        Err(e) => match e.downcast_ref::<crate::config::ConfigErrors>() {
+            Some(errors) => Err(common::config_error(global, errors).into()),
+            None => Err(e),
+        },
+    }
+}
+
+/// The folder of backups made without a configuration is made here: nobody else may make targets.
+fn prepare(config: &Config) -> Result<()> {
+    for target in config.target.values() {
+        std::fs::create_dir_all(&target.path)
+            .with_context(|| format!("making folder {}", target.path.display()))?;
+    }
+    Ok(())
+}
+
+/// What a person sees of the daemon.
+struct Terminal {
+    fixed: bool,
+    interactive: bool,
+    verbose: u8,
+}
+
+impl Watcher for Terminal {
+    fn configured(&self, config: &Config) {
+        let global = Global { config: None, backups: None, verbose: self.verbose };
+        // The daemon's log goes to the journal; a person in front of it sees lines of the program instead.
+        let level = if self.fixed && self.interactive { "warn" } else { "info" };
+        if let Err(e) = common::start_log(&global, Some(config), level) {
+            output::error(&e);
+        }
+        if self.fixed {
+            output::print(&introduction(config));
+        }
+    }
+
+    fn listening(&self, address: SocketAddr) {
+        if self.interactive {
+            output::print(&format!("status page http://{address}/   metrics http://{address}/metrics\n"));
+        }
+    }
+
+    fn begins(&self, _: &JobName, progress: &Arc<Progress>) -> Box<dyn Observer> {
+        if self.interactive { Box::new(Drawn::start(progress)) } else { Box::new(crate::event::Silent) }
+    }
+
+    fn ended(&self, job: &JobName, end: &Result<End>) {
+        if self.interactive {
+            output::print(&outcome(job, end, self.fixed));
+        }
+    }
+}
+
+/// The three lines that say what happens here and where.
+fn introduction(config: &Config) -> String {
+    let mut text = String::new();
+    for (name, job) in &config.job {
+        let Some((_, target)) = config.primary_target(job) else { continue };
+        let paths: Vec<String> = job
+            .source
+            .values()
+            .filter_map(|s| match s {
+                crate::config::SourceConfig::Files(files) => Some(&files.paths),
+                _ => None,
+            })
+            .flatten()
+            .map(|p| p.display().to_string())
+            .collect();
+        text.push_str(&format!(
+            "job {name}: {} into {}, at {} ({}); keeps the newest and one a day\n",
+            paths.join(", "),
+            target.path.display(),
+            job.schedule.as_deref().unwrap_or("no schedule"),
+            config.job_timezone(job)
+        ));
+    }
+    text.push_str(&format!("state in {}; Ctrl-C ends\n", config.state_dir.display()));
+    text
+}
+
+fn outcome(job: &JobName, end: &Result<End>, fixed: bool) -> String {
+    match end {
+        Err(e) => format!("{} job {job}: {e:#}\n", output::tinted("failure", 8)),
+        Ok(End::Locked(held)) => {
+            format!("locked   job {job}: {} holds {}\n", held.holder, held.path.display())
+        }
+        Ok(End::Ran(ran)) => {
+            let took = crate::health::words(ran.duration);
+            let word = output::tinted(ran.outcome.as_str(), 8);
+            let mut text = format!("{word} job {job}, run {}, {took}", ran.run_id);
+            if let Some(backup) = &ran.backup {
+                text.push_str(&format!(
+                    ": {} read, {} stored in {}\n",
+                    ByteSize(backup.manifest.source_bytes()),
+                    ByteSize(backup.manifest.stored_bytes()),
+                    backup.location
+                ));
+            } else {
+                text.push('\n');
+            }
+            if let Some(error) = &ran.error {
+                text.push_str(&format!("  {error}\n"));
+            }
+            ran.degraded.iter().for_each(|why| text.push_str(&format!("  degraded {why}\n")));
+            if fixed && ran.outcome != Outcome::Failure {
+                text.push_str(
+                    "  look: agent list, agent show latest; bring back: agent restore latest --to DIR\n",
+                );
+            }
+            text
+        }
+    }
+}
+
+/// A bar that ends with the run it draws.
+struct Drawn(std::sync::Mutex<Option<BackupBar>>);
+
+impl Drawn {
+    fn start(progress: &Arc<Progress>) -> Self {
+        Self(std::sync::Mutex::new(Some(BackupBar::start(progress))))
+    }
+}
+
+impl Observer for Drawn {
+    fn event(&self, event: &Event) {
+        let mut bar = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Event::RunEnded { .. } = event {
+            if let Some(bar) = bar.take() {
+                bar.finish();
+            }
+        } else if let Some(bar) = bar.as_ref() {
+            bar.event(event);
+        }
+    }
+}
+
+impl Drop for Drawn {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.get_mut().unwrap_or_else(|e| e.into_inner()).take() {
+            bar.finish();
+        }
+    }
+}
