@@ -26,7 +26,6 @@ const SNAPSHOT_AGE: Duration = Duration::from_secs(1);
 /// What all loops share.
 pub(super) struct Shared {
     pub clock: Arc<dyn Clock>,
-    pub command: String,
     pub watcher: Arc<dyn Watcher>,
     pub state: State,
     agent: RwLock<Arc<Agent>>,
@@ -79,7 +78,6 @@ impl Shared {
     pub(super) fn new(options: &Options, agent: Agent) -> Self {
         Self {
             clock: Arc::clone(&options.clock),
-            command: options.command.clone(),
             watcher: Arc::clone(&options.watcher),
             state: agent.state.clone(),
             agent: RwLock::new(Arc::new(agent)),

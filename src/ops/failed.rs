@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use super::{Agent, tell};
 use crate::lock::ProcessIdentity;
 use crate::model::{JobName, Outcome, RunId};
-use crate::notify::gather;
 use crate::state::{EndedRun, NewRun, Run, RunTrigger, write_status};
 
 /// Records and tells a run of `job` that ended with an error instead of an outcome: its row, if it has one, is
@@ -28,8 +27,7 @@ pub fn record(
         Ok(()) => tell::deliver(agent).problems,
         Err(e) => {
             tracing::error!("job {job}: the failure could not be recorded, it is told without the state: {e:#}");
-            let facts = gather::ended(None, &agent.job_context(job), now, &ended, None);
-            match tell::without_state(&agent.config, &facts, now, std::sync::Arc::clone(&agent.clock)) {
+            match tell::run_without_state(agent, job, error) {
                 Ok(delivery) => delivery.problems,
                 Err(e) => vec![format!("{e:#}")],
             }
