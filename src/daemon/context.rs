@@ -183,7 +183,9 @@ impl Shared {
         runs.active.values().for_each(|active| active.progress.cancel());
         drop(runs);
         self.copying.cancel();
-        [&self.scheduler, &self.messages, &self.copies, &self.health, &self.reaper].into_iter().for_each(Wake::wake);
+        [&self.scheduler, &self.messages, &self.copies, &self.health, &self.reaper]
+            .into_iter()
+            .for_each(Wake::wake);
     }
 }
 

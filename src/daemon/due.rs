@@ -135,7 +135,10 @@ mod tests {
         let today = start("2026-11-24T03:00:00Z", "2026-11-24T03:00:00Z", RunTrigger::Schedule);
         assert_eq!(due(&facts(&schedule, "2026-11-24T03:00:00Z"), &[yesterday]), today);
         assert_eq!(due(&facts(&schedule, "2026-11-24T03:09:00Z"), &[yesterday]), today);
-        assert_eq!(due(&facts(&schedule, "2026-11-24T04:00:00Z"), &[yesterday, at("2026-11-24T03:30:00Z")]), None);
+        assert_eq!(
+            due(&facts(&schedule, "2026-11-24T04:00:00Z"), &[yesterday, at("2026-11-24T03:30:00Z")]),
+            None
+        );
     }
 
     #[test]
@@ -184,7 +187,8 @@ mod tests {
         let today = start("2026-11-24T03:00:00Z", "2026-11-24T03:00:00Z", RunTrigger::Schedule);
         assert_eq!(due(&facts, &[at("2026-11-23T03:00:00Z"), at("2027-11-24T03:00:00Z")]), today);
         // A clock that stands before all that is known starts from where it was noticed.
-        let mut behind = Facts { since: at("2025-11-24T01:00:00Z"), now: at("2025-11-24T02:00:00Z"), ..facts };
+        let mut behind =
+            Facts { since: at("2025-11-24T01:00:00Z"), now: at("2025-11-24T02:00:00Z"), ..facts };
         assert_eq!(due(&behind, &[at("2026-11-23T03:00:00Z")]), None);
         behind.now = at("2025-11-24T03:00:00Z");
         assert!(matches!(due(&behind, &[at("2026-11-23T03:00:00Z")]), Some(Due::Run(_))));

@@ -56,9 +56,11 @@ fn turn(
     textfile: &mut Trouble,
 ) -> Result<()> {
     let now = agent.now();
-    let dead = agent.state.all_running()?.into_iter().filter(|run| {
-        lock::is_free(&agent.lock_path(&run.job)).unwrap_or(false) && !reap::is_alive(run)
-    });
+    let dead = agent
+        .state
+        .all_running()?
+        .into_iter()
+        .filter(|run| lock::is_free(&agent.lock_path(&run.job)).unwrap_or(false) && !reap::is_alive(run));
     let dead = dead.map(|run| run.run_id).collect();
     shared.change_extra(|extra| extra.dead_runs = dead);
     let extra = shared.extra();
@@ -68,7 +70,8 @@ fn turn(
     agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
     let snapshot = Arc::new(write_status(&agent.state, now)?);
     if let Some(path) = &agent.config.metrics.textfile {
-        let progress = agent.config.job.keys().filter_map(|job| Some((job.clone(), shared.progress(job)?.ratio()?)));
+        let progress =
+            agent.config.job.keys().filter_map(|job| Some((job.clone(), shared.progress(job)?.ratio()?)));
         let facts = Facts { snapshot, config: Arc::clone(&agent.config), progress: progress.collect(), now };
         textfile.note("metrics", metrics::write_textfile(path, &facts));
     }
@@ -84,7 +87,9 @@ fn log_changes(findings: &[Finding], known: &mut BTreeMap<(Option<JobName>, &'st
         let subject = finding.job.as_ref().map(|job| format!("{job}: ")).unwrap_or_default();
         match (was, finding.status) {
             (was, is) if was == is => {}
-            (_, HealthStatus::Ok) => tracing::info!("check {}: {subject}in order again: {}", finding.check, finding.message),
+            (_, HealthStatus::Ok) => {
+                tracing::info!("check {}: {subject}in order again: {}", finding.check, finding.message)
+            }
             (_, is) => tracing::warn!("check {} is {is}: {subject}{}", finding.check, finding.text()),
         }
         known.insert(key, finding.status);
@@ -154,7 +159,8 @@ impl Drop for LookEnded {
 fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
     let at = At { target: name.clone(), config: agent.target(name)?.clone(), location: String::new() };
     let deadline = Some(Instant::now() + PROBE_LIMIT);
-    let reply = isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
+    let reply =
+        isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
     let now = agent.now();
     match reply {
         Ok(Reply::Probed { space }) => {

@@ -107,7 +107,8 @@ async fn tell(shared: &Arc<Shared>, problem: &str) {
 fn holder(address: SocketAddr) -> Option<String> {
     const LISTENING: &str = "0A";
     let port = format!(":{:04X}", address.port());
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|path| fs::read_to_string(path).ok());
+    let tables =
+        ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|path| fs::read_to_string(path).ok());
     let inodes: Vec<String> = tables
         .flat_map(|table| {
             let sockets = table.lines().filter_map(|line| {
@@ -123,7 +124,8 @@ fn holder(address: SocketAddr) -> Option<String> {
     numbers.find_map(|pid| {
         let mut files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(Result::ok);
         let holds = files.any(|file| {
-            fs::read_link(file.path()).is_ok_and(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
+            fs::read_link(file.path())
+                .is_ok_and(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
         });
         let name = || fs::read_to_string(format!("/proc/{pid}/comm")).map(|name| name.trim().to_owned());
         holds.then(|| format!("process {pid} ({})", name().unwrap_or_else(|_| "unknown".to_owned())))

@@ -269,7 +269,11 @@ struct Loops(Vec<JoinHandle<()>>);
 
 impl Loops {
     fn start(options: &Options, shared: &Arc<Shared>) -> Result<Self> {
-        let at_once = if options.now { shared.agent().config.job.keys().cloned().collect() } else { Default::default() };
+        let at_once = if options.now {
+            shared.agent().config.job.keys().cloned().collect()
+        } else {
+            Default::default()
+        };
         let launching = Arc::clone(shared);
         let launch = Box::new(move |launch| runner::start(&launching, launch));
         let scheduler = Scheduler::new(Arc::clone(shared), at_once, launch);

@@ -201,7 +201,8 @@ fn refuse(shared: &Shared, reason: &str, meaning: &str) {
         tracing::error!("{error}");
     }
     if known.is_none_or(|fact| fact.value != reason) {
-        let advice = "Mend it, look at it with `agent config check`, then reload: `systemctl reload backup-agent`";
+        let advice =
+            "Mend it, look at it with `agent config check`, then reload: `systemctl reload backup-agent`";
         tell_agent(shared, "the configuration was refused", meaning, reason, advice);
     }
     shared.health.wake();
@@ -215,16 +216,27 @@ fn sources(loaded: &Loaded) -> String {
 /// Where a configuration that cannot be read as a whole has its state: looked for line by line, since a
 /// mistake somewhere else must not hide it.
 fn state_dir(load: &LoadOptions) -> PathBuf {
-    let from_env = load.env.iter().find(|(name, _)| name == "BACKUP_AGENT__STATE_DIR").map(|(_, value)| PathBuf::from(value));
+    let from_env = load
+        .env
+        .iter()
+        .find(|(name, _)| name == "BACKUP_AGENT__STATE_DIR")
+        .map(|(_, value)| PathBuf::from(value));
     let file = load.file.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_FILE));
     let conf_d = load.conf_d.clone().unwrap_or_else(|| file.parent().unwrap_or(Path::new("")).join("conf.d"));
-    let mut further: Vec<PathBuf> =
-        std::fs::read_dir(conf_d).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut further: Vec<PathBuf> = std::fs::read_dir(conf_d)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
     further.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     further.sort();
     let in_files = || {
         // Later files win.
-        further.iter().rev().chain([&file]).find_map(|path| state_dir_in(&std::fs::read_to_string(path).ok()?))
+        further
+            .iter()
+            .rev()
+            .chain([&file])
+            .find_map(|path| state_dir_in(&std::fs::read_to_string(path).ok()?))
     };
     from_env.or_else(in_files).unwrap_or_else(|| Config::default().state_dir)
 }

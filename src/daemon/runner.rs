@@ -60,7 +60,8 @@ fn run(agent: &Agent, mut ending: Ending, progress: &Arc<Progress>) {
         run::run_job(agent, &request, observer.as_ref(), progress)
     }));
     // What it panicked with was logged by the hook.
-    let end = result.unwrap_or_else(|_| Err(anyhow!("internal error; please report it, with the log before this line")));
+    let end = result
+        .unwrap_or_else(|_| Err(anyhow!("internal error; please report it, with the log before this line")));
     report(agent, launch, &end);
     shared.watcher.ended(&launch.job, &end);
     ending.locked = matches!(end, Ok(End::Locked(_)));

@@ -197,7 +197,11 @@ impl Scheduler {
                 None
             }
             Some(Due::Run(start)) => {
-                let start = if self.locked.contains_key(name) { self.unlocked(agent, name, job, start, now)? } else { start };
+                let start = if self.locked.contains_key(name) {
+                    self.unlocked(agent, name, job, start, now)?
+                } else {
+                    start
+                };
                 let launch =
                     Launch { job: name.clone(), trigger: start.trigger, occurrence: Some(start.occurrence) };
                 Some(Candidate { at: start.at, launch })
@@ -206,7 +210,14 @@ impl Scheduler {
     }
 
     /// For a job that was locked: the start once its locks are free, nothing while they are not.
-    fn unlocked(&mut self, agent: &Agent, name: &JobName, job: &JobConfig, start: Start, now: DateTime<Utc>) -> Option<Start> {
+    fn unlocked(
+        &mut self,
+        agent: &Agent,
+        name: &JobName,
+        job: &JobConfig,
+        start: Start,
+        now: DateTime<Utc>,
+    ) -> Option<Start> {
         let patience = TimeDelta::from_std(health::allowance(job)).unwrap_or(TimeDelta::MAX);
         let noticed = start.occurrence.max(self.since.min(now));
         if now - noticed > patience {
@@ -251,10 +262,16 @@ impl Scheduler {
         let passed = now - self.last_turn;
         self.last_turn = now;
         if passed > GAP {
-            tracing::info!("{} passed unseen: the machine slept, or its clock was set", health::words(passed.to_std().unwrap_or_default()));
+            tracing::info!(
+                "{} passed unseen: the machine slept, or its clock was set",
+                health::words(passed.to_std().unwrap_or_default())
+            );
             self.since = now;
         } else if passed < -GAP {
-            tracing::warn!("the clock was set back by {}", health::words((-passed).to_std().unwrap_or_default()));
+            tracing::warn!(
+                "the clock was set back by {}",
+                health::words((-passed).to_std().unwrap_or_default())
+            );
             self.since = now;
         }
     }

@@ -33,8 +33,11 @@ impl Signals {
     /// Takes over the signals. Without files to reload, SIGHUP ends the daemon, unless it was started with
     /// SIGHUP ignored (`nohup`).
     pub(super) fn new(reloads: bool) -> Result<Self> {
-        let listen = |kind: SignalKind| signal(kind).with_context(|| format!("listening to signal {}", kind.as_raw_value()));
-        let unless_ignored = |kind: SignalKind| if is_ignored(kind) { Ok(None) } else { listen(kind).map(Some) };
+        let listen = |kind: SignalKind| {
+            signal(kind).with_context(|| format!("listening to signal {}", kind.as_raw_value()))
+        };
+        let unless_ignored =
+            |kind: SignalKind| if is_ignored(kind) { Ok(None) } else { listen(kind).map(Some) };
         let hangup = SignalKind::hangup();
         Ok(Self {
             hangup: if reloads { Some(listen(hangup)?) } else { unless_ignored(hangup)? },

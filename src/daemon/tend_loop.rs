@@ -84,7 +84,9 @@ impl Observer for Logged {
     fn event(&self, event: &Event) {
         match event {
             Event::CopyStarted(target) => tracing::info!("making a late copy at {target}"),
-            Event::CopyEnded(target, Ok(())) => tracing::info!("the late copy at {target} is made and was read back"),
+            Event::CopyEnded(target, Ok(())) => {
+                tracing::info!("the late copy at {target} is made and was read back")
+            }
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no late copy at {target} yet: {error}"),
             _ => {}
         }
@@ -162,11 +164,17 @@ fn reap_job(agent: &Agent, job: &JobName) -> Result<()> {
 fn log(reaped: &[(RunId, Fate)]) {
     for (run, fate) in reaped {
         match fate {
-            Fate::Interrupted => tracing::warn!("run {run} had died: it is marked interrupted, its leftovers are removed"),
-            Fate::Adopted(outcome) => {
-                tracing::warn!("run {run} had died after it had published: its backup was read back and counts ({outcome})");
+            Fate::Interrupted => {
+                tracing::warn!("run {run} had died: it is marked interrupted, its leftovers are removed")
             }
-            Fate::Unknown(why) => tracing::warn!("run {run} has died, and its target cannot be looked at: {why}"),
+            Fate::Adopted(outcome) => {
+                tracing::warn!(
+                    "run {run} had died after it had published: its backup was read back and counts ({outcome})"
+                );
+            }
+            Fate::Unknown(why) => {
+                tracing::warn!("run {run} has died, and its target cannot be looked at: {why}")
+            }
         }
     }
 }

@@ -26,7 +26,9 @@ pub fn record(
     match in_state(agent, job, trigger, scheduled_for, &mut ended) {
         Ok(()) => tell::deliver(agent).problems,
         Err(e) => {
-            tracing::error!("job {job}: the failure could not be recorded, it is told without the state: {e:#}");
+            tracing::error!(
+                "job {job}: the failure could not be recorded, it is told without the state: {e:#}"
+            );
             match tell::run_without_state(agent, job, error) {
                 Ok(delivery) => delivery.problems,
                 Err(e) => vec![format!("{e:#}")],
@@ -49,7 +51,14 @@ fn in_state(
         None => {
             let run_id = ended.run_id.clone();
             let started = ended.ended;
-            state.begin_run(&NewRun { run_id, job: job.clone(), trigger, scheduled_for, process: own, started })?;
+            state.begin_run(&NewRun {
+                run_id,
+                job: job.clone(),
+                trigger,
+                scheduled_for,
+                process: own,
+                started,
+            })?;
             Run::begun(&ended.run_id, job, trigger, started)
         }
     };
