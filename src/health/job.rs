@@ -97,7 +97,7 @@ pub(super) fn last_outcome(view: &JobView<'_>) -> Option<Verdict> {
     };
     let step = run.failed_step.map(|step| format!(" at step {step}")).unwrap_or_default();
     let reason = run.error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
-    let look = format!("`agent show {}` has the log", run.run_id);
+    let look = format!("`agent show {} --log` tells more", run.run_id);
     let verdict = match outcome {
         Outcome::Failure => {
             Verdict::bad(format!("the run {ago} ago failed{step}{streak}{reason}")).hint(look)
@@ -158,7 +158,7 @@ pub(super) fn runtime(view: &JobView<'_>) -> Option<Verdict> {
                     "It should have been ended: look at process {pid} (a hung disk or share?)"
                 )),
                 (true, None) => Verdict::with(Critical, text)
-                    .hint(format!("It should have been ended: look at `agent status {name}`")),
+                    .hint(format!("It should have been ended: look at `agent history {name}`")),
             }
         }
         _ => Verdict::ok(text),

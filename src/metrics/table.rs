@@ -1,12 +1,14 @@
 //! Every metric: its name, its help, and where its value comes from.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use super::Facts;
 use crate::config::{Config, JobConfig, NotifyConfig};
 use crate::health;
 use crate::model::{JobName, WarningCounts, WarningKind};
-use crate::state::{ChannelState, JobState, JobTargetState, Probe, Run};
+use crate::state::{ChannelState, ComponentSummary, JobState, JobTargetState, Probe, Run};
 
 /// One metric.
 #[derive(Debug)]
@@ -71,6 +73,9 @@ impl JobFacts<'_> {
     }
 }
 
+/// Values of labels, in the order of [`Metric::labels`], and of the sample.
+pub(super) type Samples = Vec<(Vec<String>, f64)>;
+
 /// Where values come from, and with which labels.
 #[derive(Debug)]
 pub(super) enum Source {
@@ -79,7 +84,7 @@ pub(super) enum Source {
     /// The agent.
     Agent(fn(&Facts) -> Option<f64>),
     /// The last health checks.
-    Health(fn(&Facts) -> Vec<(Vec<String>, f64)>),
+    Health(fn(&Facts) -> Samples),
     /// A job.
     Job(fn(&JobFacts<'_>) -> Option<f64>),
     /// A job, and a further label.
@@ -379,14 +384,14 @@ fn by_kind(counts: &WarningCounts) -> Vec<(String, f64)> {
 
 /// A step that was entered twice counts once, with the sum.
 fn step_times(run: Option<&Run>) -> Vec<(String, f64)> {
-    let mut times = std::collections::BTreeMap::<String, f64>::new();
+    let mut times = BTreeMap::<String, f64>::new();
     for step in run.iter().flat_map(|run| &run.steps) {
         *times.entry(step.step.to_string()).or_default() += step.ms as f64 / 1000.0;
     }
     times.into_iter().collect()
 }
 
-fn components(run: Option<&Run>, value: fn(&crate::state::ComponentSummary) -> u64) -> Vec<(String, f64)> {
+fn components(run: Option<&Run>, value: fn(&ComponentSummary) -> u64) -> Vec<(String, f64)> {
     run.iter()
         .flat_map(|run| &run.components)
         .map(|component| (component.name.to_string(), value(component) as f64))
@@ -394,7 +399,7 @@ fn components(run: Option<&Run>, value: fn(&crate::state::ComponentSummary) -> u
 }
 
 /// Rows of jobs that are no longer configured, and those of checks this version does not know, are left out.
-fn health_rows(facts: &Facts) -> Vec<(Vec<String>, f64)> {
+fn health_rows(facts: &Facts) -> Samples {
     let known = |check: &str| health::CHECKS.iter().any(|known| known.name == check);
     let configured =
         |job: &Option<JobName>| job.as_ref().is_none_or(|job| facts.config.job.contains_key(job));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::table::{JobFacts, Kind, Source, TABLE};
+use super::table::{JobFacts, Kind, Samples, Source, TABLE};
 use super::{COMPONENTS_MAX, Facts};
 use crate::model::{JobName, TargetName};
 use crate::state::{JobCounters, JobRow, JobState, JobTargetState};
@@ -43,8 +43,6 @@ pub(super) fn families(facts: Option<&Facts>) -> Vec<MetricFamily> {
         })
         .collect()
 }
-
-type Samples = Vec<(Vec<String>, f64)>;
 
 fn collect(source: &Source, facts: Option<&Facts>, jobs: &[JobFacts<'_>]) -> Samples {
     if let Source::Build(value) = source {

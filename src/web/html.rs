@@ -42,19 +42,27 @@ impl<T: Display> Display for Escaped<T> {
 
 /// A moment in words, with the exact time beside it: `3 h ago` and `2026-11-24 03:05 CET`.
 pub(super) fn when(at: DateTime<Utc>, now: DateTime<Utc>, tz: Tz) -> String {
-    let relative = if at > now {
-        format!("in {}", words(since(now, at)))
-    } else {
-        format!("{} ago", words(since(at, now)))
-    };
-    let zone = at.with_timezone(&tz).format("%Z").to_string();
-    format!(
-        "<time datetime=\"{}\">{} <span class=\"exact\">{} {}</span></time>",
-        at.format("%Y-%m-%dT%H:%M:%SZ"),
-        esc(relative),
-        esc(moment(at, tz)),
-        esc(zone)
-    )
+    let machine = at.format("%Y-%m-%dT%H:%M:%SZ");
+    let (relative, exact) = (esc(relative(at, now)), esc(exact(at, tz)));
+    format!("<time datetime=\"{machine}\">{relative} <span class=\"exact\">{exact}</span></time>")
+}
+
+/// A moment in words where there is little room; the exact time shows when it is pointed at.
+pub(super) fn ago(at: DateTime<Utc>, now: DateTime<Utc>, tz: Tz) -> String {
+    let machine = at.format("%Y-%m-%dT%H:%M:%SZ");
+    let (relative, exact) = (esc(relative(at, now)), esc(exact(at, tz)));
+    format!("<time datetime=\"{machine}\" title=\"{exact}\">{relative}</time>")
+}
+
+fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    match at > now {
+        true => format!("in {}", words(since(now, at))),
+        false => format!("{} ago", words(since(at, now))),
+    }
+}
+
+fn exact(at: DateTime<Utc>, tz: Tz) -> String {
+    format!("{} {}", moment(at, tz), at.with_timezone(&tz).format("%Z"))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::html::{esc, when};
+use super::html::{ago, esc, when};
 use super::page::class;
 use super::{RunProgress, View};
 use crate::config::{JobConfig, Trigger};
@@ -55,8 +55,11 @@ fn verdict(
         HealthStatus::Warning => "warning",
         HealthStatus::Unknown => "unknown",
         HealthStatus::Ok => match state {
-            Some(state) if state.row.paused_until.is_some_and(|until| until > now) => "paused",
-            Some(state) if state.last_success.is_none() => "new",
+            // Nothing is wrong, but nothing is protected either: not the colour of good.
+            Some(state) if state.row.paused_until.is_some_and(|until| until > now) => {
+                return ("unknown", "paused");
+            }
+            Some(state) if state.last_success.is_none() => return ("unknown", "new"),
             _ => "good",
         },
     };
@@ -180,10 +183,10 @@ fn backups(out: &mut String, job: &JobConfig, state: &JobState, now: DateTime<Ut
         }
         let read_back = match (at.last_verify, at.last_verify_ok) {
             (Some(_), Some(false)) => "<span class=\"pill critical\">damaged</span>".to_owned(),
-            (Some(last), _) => format!("{} ago", esc(words(since(last, now)))),
+            (Some(last), _) => ago(last, now, tz),
             (None, _) => "–".to_owned(),
         };
-        let newest = at.newest.map_or("–".to_owned(), |newest| when(newest, now, tz));
+        let newest = at.newest.map_or("–".to_owned(), |newest| ago(newest, now, tz));
         let _ = writeln!(
             out,
             "<tr><th scope=\"row\">{}</th><td>{kept}</td><td>{newest}</td><td>{read_back}</td></tr>",

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::html::{esc, when};
+use super::html::{ago, esc};
 use super::{View, job_card, style};
 use crate::health::{self, Finding};
 use crate::model::ByteSize;
@@ -78,8 +78,9 @@ fn problems(out: &mut String, findings: &[Finding]) {
         let who = finding.job.as_ref().map_or("agent".to_owned(), ToString::to_string);
         let _ = write!(
             out,
-            "<li class=\"{}\"><strong>{}</strong> {}",
+            "<li class=\"{0}\"><span class=\"pill {0}\">{1}</span> <strong>{2}</strong> {3}",
             class(finding.status),
+            finding.status,
             esc(who),
             esc(&finding.message)
         );
@@ -130,7 +131,7 @@ fn targets(out: &mut String, view: &View) {
             "<tr><th scope=\"row\">{}</th><td><span class=\"pill {status}\">{word}</span></td><td>{}</td><td>{}</td></tr>",
             esc(name),
             esc(free),
-            when(probe.at, view.now, tz)
+            ago(probe.at, view.now, tz)
         );
     }
     out.push_str("</tbody></table></div></section>\n");

@@ -244,7 +244,6 @@ fn web() -> JobState {
     job.running = Some(Run {
         step: Some(Step::Capture),
         progress: Some(0.25),
-        pid: Some(4242),
         outcome: None,
         ended: None,
         ..run("web", minutes_ago(20), 0, Outcome::Success)
@@ -265,6 +264,7 @@ fn wiki() -> JobState {
 
 fn lab() -> JobState {
     let mut job = job("lab", None);
+    job.row.failing_since = Some(hours_ago(1) + TimeDelta::seconds(1));
     job.last_run = Some(Run {
         warning_counts: WarningCounts { unreadable: 4, ..WarningCounts::default() },
         components: vec![component("files", 1_000, 500, 3)],
@@ -319,8 +319,7 @@ fn run(job: &str, started: DateTime<Utc>, seconds: i64, outcome: Outcome) -> Run
         job: job.parse::<JobName>().unwrap(),
         trigger: RunTrigger::Schedule,
         scheduled_for: None,
-        pid: None,
-        boot_id: None,
+        process: None,
         started,
         step: None,
         step_since: None,
