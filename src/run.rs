@@ -25,7 +25,9 @@ use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::ops::capture::{self, ComponentError};
 use crate::ops::locks::{self, Held};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell};
+use crate::ops::{
+    Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell, touch_job,
+};
 use crate::source::{self, Context};
 use crate::state::{EndedRun, FactKey, NewCopy, NewRun, Run, RunTrigger, StepTime, write_status};
 use crate::target::{Target, candidate_locations};
@@ -169,7 +171,7 @@ impl<'a> Running<'a> {
         let started = agent.now();
         let run_id = RunId::generate(started);
         let clock_problem = prune::clock_problem(agent)?;
-        agent.state.touch_job(&request.job, job.schedule.as_deref(), started)?;
+        touch_job(agent, &request.job, job)?;
         agent.state.begin_run(&NewRun {
             run_id: run_id.clone(),
             job: request.job.clone(),
