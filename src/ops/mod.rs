@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod copies;
+pub mod failed;
 pub mod isolate;
 pub mod limits;
 pub mod locks;
