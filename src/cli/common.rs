@@ -79,7 +79,11 @@ fn adhoc(folder: &Path) -> Result<Config> {
     Ok(config::adhoc(&[], folder, None))
 }
 
-/// Sets up logging for a verb that ends. `quiet_level` is the level on a terminal without `-v`.
+/// What a person at a terminal sees of the log: the end of a run says what went wrong in it.
+pub const BESIDE_ANSWER: &str = "warn,backup_agent::run=off,backup_agent::notify=off";
+
+/// Sets up logging for a verb that ends. `quiet_level` is the level without `-v` and without one in the
+/// configuration.
 pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) -> Result<()> {
     let configured = config.and_then(|c| c.log.level.clone());
     let level = match global.verbose {
@@ -106,7 +110,9 @@ pub fn open(global: &Global, config: Config) -> Result<Agent> {
 pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
-        StateError::NotFound { .. } => anyhow!("{e}. Nothing was backed up with this configuration yet"),
+        StateError::NotFound { .. } => {
+            anyhow!("{e}; the first backup is made by: {} backup", command(global))
+        }
         e => e.into(),
     })?;
     assemble(global, config, state, clock)
@@ -129,6 +135,11 @@ pub fn command(global: &Global) -> String {
         (_, Some(folder)) => format!("agent --backups {}", quoted(folder)),
         _ => "agent".to_owned(),
     }
+}
+
+/// A text whose commands (`` `agent …` ``) name the configuration that is in use here.
+pub fn as_called(global: &Global, text: &str) -> String {
+    text.replace("`agent ", &format!("`{} ", command(global)))
 }
 
 /// The job that is meant when none is named.
@@ -186,7 +197,8 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
         }
         n => {
             let first: Vec<String> = found.iter().take(5).map(|run| run.run_id.to_string()).collect();
-            Err(UsageError(format!("{n} runs begin with {id}: {} …", first.join(", "))).into())
+            let more = if n > first.len() { ", …" } else { "" };
+            Err(UsageError(format!("{n} runs begin with {id}: {}{more}", first.join(", "))).into())
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::state::write_status;
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
     let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), "warn")?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     common::known_job(&config, job)?;
     common::open(global, config)
 }
@@ -71,7 +71,7 @@ fn moment(text: &str, now: DateTime<Utc>, zone: Tz) -> Result<DateTime<Utc>> {
 
 pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global, Some(&config), "warn")?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }
@@ -101,14 +101,25 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
                 }));
             }
             if !args.json && !table.is_empty() {
-                output::print(&format!("{job} at {target}\n{}", table.render(None)));
+                output::print(&format!("{job} at {target}\n{}", table.render(Some(1))));
             }
-            if !args.dry_run {
+            if args.dry_run {
+                let goes: Vec<_> = plan.decisions.iter().filter(|d| !d.keep).collect();
+                let bytes = ByteSize(goes.iter().map(|d| d.bytes).sum());
+                if !args.json && !table.is_empty() {
+                    output::print(&format!(
+                        "{} would be removed, {bytes}\n\n",
+                        counted(goes.len(), "backup")
+                    ));
+                }
+            } else {
                 let primary = (position == 0)
                     .then(|| agent.target(target).map(|c| open_target(target, c)))
                     .transpose()?;
                 match prune::at_target(&agent, job, target, primary.as_deref(), &Progress::default()) {
-                    Ok(removed) if !args.json => output::print(&format!("{} removed\n\n", removed.len())),
+                    Ok(removed) if !args.json && !table.is_empty() => {
+                        output::print(&format!("{} removed\n\n", counted(removed.len(), "backup")));
+                    }
                     Ok(_) => {}
                     Err(e) => {
                         output::error(&e);
@@ -127,6 +138,11 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
         write_status(&agent.state, agent.now())?;
     }
     Ok(if failed { code::FAILURE } else { code::OK })
+}
+
+/// `1 backup`, `3 backups`.
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

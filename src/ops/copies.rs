@@ -10,6 +10,7 @@ use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
 use super::{Agent, prune, publish, tell};
 use crate::event::{Event, Interrupted, Observer, Progress};
+use crate::lock::ProcessIdentity;
 use crate::manifest;
 use crate::model::{RunId, TargetName};
 use crate::state::{Copy, CopyFailure, CopyStatus};
@@ -39,6 +40,8 @@ pub fn drain(
     progress: &Progress,
 ) -> Result<Drained> {
     let mut drained = Drained::default();
+    free_claims_of_the_dead(agent)?;
+    let claimer = serde_json::to_string(&ProcessIdentity::current())?;
     // A target that failed is not tried again in this pass: the next copy would meet the same.
     let mut gave_up: Vec<TargetName> = Vec::new();
     loop {
@@ -54,7 +57,6 @@ pub fn drain(
         if deadline.is_some_and(|d| Instant::now() >= d) {
             return Ok(drained);
         }
-        let claimer = format!("{}/{}", crate::lock::boot_id(), std::process::id());
         let lease = Duration::from_secs(24 * 60 * 60);
         if !agent.state.claim_copy(&copy.run_id, &copy.target, &claimer, agent.now(), lease)? {
             gave_up.push(copy.target);
@@ -89,6 +91,18 @@ pub fn drain(
             }
         }
     }
+}
+
+/// Gives back what processes that are gone had claimed, so that nobody waits for the end of their claims.
+fn free_claims_of_the_dead(agent: &Agent) -> Result<()> {
+    for copy in agent.state.claimed_copies()? {
+        let Some(claimer) = &copy.claimer else { continue };
+        let alive = serde_json::from_str::<ProcessIdentity>(claimer).is_ok_and(|process| process.is_alive());
+        if !alive {
+            agent.state.release_copy(&copy.run_id, &copy.target, claimer)?;
+        }
+    }
+    Ok(())
 }
 
 /// Doubling pauses with jitter, so that many hosts do not come back to a NAS at the same second.

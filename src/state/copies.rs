@@ -258,6 +258,15 @@ impl State {
         })
     }
 
+    /// Copies that somebody has claimed and not given back, be the claim's time over or not.
+    pub fn claimed_copies(&self) -> Result<Vec<Copy>, StateError> {
+        self.read("read the claimed copies", |tx| {
+            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimer IS NOT NULL")?
+                .query_map([], Copy::from_row)?
+                .collect()
+        })
+    }
+
     /// How many copies of a job are still to be made at a target.
     pub fn pending_count(&self, job: &JobName, target: &TargetName) -> Result<u64, StateError> {
         self.read("count the queue of copies", |tx| {
