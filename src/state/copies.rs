@@ -258,6 +258,15 @@ impl State {
         })
     }
 
+    /// Pending copies that somebody has claimed, to be asked whether that somebody still lives.
+    pub fn claimed_copies(&self, now: DateTime<Utc>) -> Result<Vec<Copy>, StateError> {
+        self.read("read who makes copies", |tx| {
+            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimed_until > ?1")?
+                .query_map([ms(now)], Copy::from_row)?
+                .collect()
+        })
+    }
+
     /// How many copies of a job are still to be made at a target.
     pub fn pending_count(&self, job: &JobName, target: &TargetName) -> Result<u64, StateError> {
         self.read("count the queue of copies", |tx| {
