@@ -280,7 +280,8 @@ impl<'a> Running<'a> {
                 ended
             }
             (None, error) => {
-                let interrupted = !late && error.as_ref().is_some_and(|e| e.is::<Interrupted>());
+                // Whatever a step says when it is asked to stop: being asked is what ended it.
+                let interrupted = !late && self.progress.is_cancelled();
                 let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failure };
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
@@ -432,7 +433,7 @@ impl<'a> Running<'a> {
                 "it ran longer than max_runtime ({}) and was stopped",
                 humantime::format_duration(limit)
             ),
-            _ if error.is::<Interrupted>() => "it was stopped by a signal".to_owned(),
+            _ if self.progress.is_cancelled() => "it was stopped by a signal".to_owned(),
             _ => format!("{error:#}"),
         }
     }

@@ -217,6 +217,7 @@ pub fn stop_on_signals(progress: &Arc<crate::event::Progress>) -> Result<()> {
                     _ = signals.2.recv() => {}
                 }
                 if count > 1 {
+                    #[allow(clippy::disallowed_methods)] // asked for twice: nothing is waited for any more
                     std::process::exit(i32::from(code::INTERRUPTED));
                 }
                 tracing::warn!("stopping; leftovers are removed (again: stop at once)");
