@@ -120,7 +120,8 @@ fn claimer() -> String {
 /// The process behind a claim; none where the name is not one of [`claimer`].
 fn process_of(claimer: &str) -> Option<ProcessIdentity> {
     let mut parts = claimer.split('/');
-    let (boot_id, pid, ticks) = (parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let (boot_id, pid, ticks) =
+        (parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some(ProcessIdentity { boot_id, pid, start_ticks: Some(ticks).filter(|ticks| *ticks != 0) })
 }
 
@@ -341,7 +342,9 @@ mod tests {
             location: None,
             bytes: 1,
         };
-        state.end_run(&EndedRun::new(run_id.clone(), Outcome::Success, agent.now()), &[pending], &[]).unwrap();
+        state
+            .end_run(&EndedRun::new(run_id.clone(), Outcome::Success, agent.now()), &[pending], &[])
+            .unwrap();
         let claimed_by = |claimer: &str| {
             assert!(state.claim_copy(&run_id, &target, claimer, agent.now(), LEASE).unwrap());
             let cancelled = Progress::default();
