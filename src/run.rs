@@ -180,6 +180,7 @@ impl<'a> Running<'a> {
             process: ProcessIdentity::current(),
             started,
         })?;
+        failpoint::hit("begun-run")?;
         write_status(&agent.state, started)?;
         let log = RunLog::new(&run_id);
         observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
@@ -318,7 +319,9 @@ impl<'a> Running<'a> {
         let run = Run::begun(&self.run_id, &self.request.job, self.request.trigger, self.started);
         let tail = self.log.tail(30);
         let messages = tell::plan_end(self.agent, &run, ended, component.clone(), tail.clone())?;
+        failpoint::hit("end-run")?;
         state.end_run(ended, copies, &messages)?;
+        failpoint::hit("ended-run")?;
         state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
         write_status(state, self.agent.now())?;
         Ok(())
@@ -336,7 +339,9 @@ impl<'a> Running<'a> {
         state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
         write_status(state, self.agent.now())?;
         tell::by_time(self.agent)?;
+        failpoint::hit("deliver")?;
         let delivery = tell::deliver(self.agent);
+        failpoint::hit("delivered")?;
         write_status(state, self.agent.now())?;
         Ok(Ran {
             run_id: self.run_id.clone(),

@@ -10,6 +10,7 @@ use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
 use super::{Agent, prune, publish, tell};
 use crate::event::{Event, Interrupted, Observer, Progress};
+use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::manifest;
 use crate::model::{RunId, TargetName};
@@ -81,7 +82,7 @@ pub fn drain(
             continue;
         }
         observer.event(&Event::CopyStarted(copy.target.clone()));
-        let result = make(agent, &copy, deadline, progress);
+        let result = failpoint::hit("copy").and_then(|()| make(agent, &copy, deadline, progress));
         let outcome = result.as_ref().map(|_| ()).map_err(|e| format!("{e:#}"));
         observer.event(&Event::CopyEnded(copy.target.clone(), outcome.clone()));
         match result {
@@ -183,6 +184,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
         Reply::Copied { location, bytes, report } => {
             let verified = report.result();
+            failpoint::hit("copy-made")?;
             state.copy_done(run, target, &location, bytes, verified.is_ok(), agent.now())?;
             if let Err(problems) = verified {
                 state.record_verify(run, target, Err(&problems), agent.now())?;
