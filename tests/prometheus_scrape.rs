@@ -118,7 +118,8 @@ fn prometheus_scrapes_the_daemon_and_knows_of_its_backup() {
     wait_for(prometheus, "up{job='backup-agent'}", |up| up == 1.0);
     wait_for(prometheus, "backup_runs_total{backup_job='web'}", |runs| runs == 1.0);
     wait_for(prometheus, "backup_last_run_success{backup_job='web'}", |good| good == 1.0);
-    let age = wait_for(prometheus, "time() - backup_last_success_timestamp_seconds{backup_job='web'}", |_| true);
+    let age =
+        wait_for(prometheus, "time() - backup_last_success_timestamp_seconds{backup_job='web'}", |_| true);
     assert!((-2.0..300.0).contains(&age), "the last success is {age} s old");
     let due = wait_for(prometheus, "backup_next_due_timestamp_seconds{backup_job='web'} - time()", |_| true);
     assert!((0.0..25.0 * 3600.0).contains(&due), "the next run is due in {due} s");
