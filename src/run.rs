@@ -116,6 +116,7 @@ pub fn run_job(
     let late = minder.stop();
     let recorded = run.record(result, late)?;
     drop(locks);
+    observer.event(&Event::Recorded);
 
     let mut ran = run.copy_and_tell(recorded)?;
     ran.duration = begun.elapsed();
