@@ -1,29 +1,28 @@
 //! Places where a test can make things go wrong. Without the Cargo feature `failpoints` they are nothing.
 //!
 //! With it, the environment variable `BACKUP_AGENT_FAILPOINT` names a place and what happens there:
-//! `publish=kill` ends the process with SIGKILL, `publish=panic` panics, `publish=error` fails.
+//!
+//! ```text
+//! publish=kill            the process ends with SIGKILL
+//! local:write#3=enospc    the third write to target `local` finds the disk full
+//! ```
+//!
+//! | action | what happens |
+//! | --- | --- |
+//! | `kill` | the process ends as by SIGKILL |
+//! | `panic` | the thread panics |
+//! | `error` | the place fails |
+//! | `eio`, `enospc` | it fails as a system call would |
+//! | `sleep` | it hangs |
+//!
+//! Without `#N` it happens each time the place is passed. `BACKUP_AGENT_FAILPOINT_TRACE` names a file that
+//! gets a line for each place passed, `fired ` before it where something happened: that is how a test knows
+//! which places there are, and that its fault was one.
 
 /// A place; called each time the program passes it.
 #[cfg(feature = "failpoints")]
 pub fn hit(place: &str) -> anyhow::Result<()> {
-    let Ok(setting) = std::env::var("BACKUP_AGENT_FAILPOINT") else { return Ok(()) };
-    match setting.split_once('=') {
-        Some((name, action)) if name == place => match action {
-            "kill" => {
-                let _ =
-                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-                Ok(())
-            }
-            "panic" => panic!("failpoint {place}"),
-            "error" => anyhow::bail!("failpoint {place}"),
-            "sleep" => {
-                std::thread::sleep(std::time::Duration::from_secs(3600));
-                Ok(())
-            }
-            other => anyhow::bail!("unknown failpoint action {other:?}"),
-        },
-        _ => Ok(()),
-    }
+    Ok(enabled::hit(place)?)
 }
 
 /// A place; called each time the program passes it.
@@ -31,4 +30,69 @@ pub fn hit(place: &str) -> anyhow::Result<()> {
 #[inline(always)]
 pub fn hit(_place: &str) -> anyhow::Result<()> {
     Ok(())
+}
+
+/// A place that several things of one kind share: `owner:place`. Its error is that of a system call.
+#[cfg(feature = "failpoints")]
+pub fn hit_at(owner: &str, place: &str) -> std::io::Result<()> {
+    enabled::hit(&format!("{owner}:{place}"))
+}
+
+/// A place that several things of one kind share: `owner:place`. Its error is that of a system call.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit_at(_owner: &str, _place: &str) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(feature = "failpoints")]
+mod enabled {
+    use std::collections::HashMap;
+    use std::io::{self, Write};
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    static PASSED: LazyLock<Mutex<HashMap<String, u64>>> = LazyLock::new(Mutex::default);
+
+    pub fn hit(place: &str) -> io::Result<()> {
+        let count = {
+            let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = passed.entry(place.to_owned()).or_default();
+            *count += 1;
+            *count
+        };
+        let setting = std::env::var("BACKUP_AGENT_FAILPOINT").unwrap_or_default();
+        let action = setting.split_once('=').and_then(|(wanted, action)| {
+            let (name, number) = wanted.split_once('#').unwrap_or((wanted, ""));
+            (name == place && (number.is_empty() || number.parse() == Ok(count))).then_some(action)
+        });
+        trace(place, action.is_some());
+        match action {
+            None => Ok(()),
+            Some("kill") => {
+                let _ = kill_process(getpid(), Signal::KILL);
+                Ok(())
+            }
+            Some("panic") => panic!("failpoint {place}"),
+            Some("error") => Err(io::Error::other(format!("failpoint {place}"))),
+            Some("eio") => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Some("enospc") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            Some("sleep") => {
+                std::thread::sleep(std::time::Duration::from_secs(3600));
+                Ok(())
+            }
+            Some(other) => Err(io::Error::other(format!("unknown failpoint action {other:?}"))),
+        }
+    }
+
+    fn trace(place: &str, fired: bool) {
+        let Ok(path) = std::env::var("BACKUP_AGENT_FAILPOINT_TRACE") else { return };
+        let fired = if fired { "fired " } else { "" };
+        // One write of one line: processes may share the file.
+        let line = format!("{fired}{place}\n");
+        if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
 }

@@ -25,7 +25,9 @@ use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::ops::capture::{self, ComponentError};
 use crate::ops::locks::{self, Held};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell};
+use crate::ops::{
+    Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell, touch_job,
+};
 use crate::source::{self, Context};
 use crate::state::{EndedRun, FactKey, NewCopy, NewRun, Run, RunTrigger, StepTime, write_status};
 use crate::target::{Target, candidate_locations};
@@ -169,7 +171,7 @@ impl<'a> Running<'a> {
         let started = agent.now();
         let run_id = RunId::generate(started);
         let clock_problem = prune::clock_problem(agent)?;
-        agent.state.touch_job(&request.job, job.schedule.as_deref(), started)?;
+        touch_job(agent, &request.job, job)?;
         agent.state.begin_run(&NewRun {
             run_id: run_id.clone(),
             job: request.job.clone(),
@@ -178,6 +180,7 @@ impl<'a> Running<'a> {
             process: ProcessIdentity::current(),
             started,
         })?;
+        failpoint::hit("begun-run")?;
         write_status(&agent.state, started)?;
         let log = RunLog::new(&run_id);
         observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
@@ -280,7 +283,8 @@ impl<'a> Running<'a> {
                 ended
             }
             (None, error) => {
-                let interrupted = !late && error.as_ref().is_some_and(|e| e.is::<Interrupted>());
+                // Whatever a step says when it is asked to stop: being asked is what ended it.
+                let interrupted = !late && self.progress.is_cancelled();
                 let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failure };
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
@@ -315,7 +319,9 @@ impl<'a> Running<'a> {
         let run = Run::begun(&self.run_id, &self.request.job, self.request.trigger, self.started);
         let tail = self.log.tail(30);
         let messages = tell::plan_end(self.agent, &run, ended, component.clone(), tail.clone())?;
+        failpoint::hit("end-run")?;
         state.end_run(ended, copies, &messages)?;
+        failpoint::hit("ended-run")?;
         state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
         write_status(state, self.agent.now())?;
         Ok(())
@@ -333,7 +339,9 @@ impl<'a> Running<'a> {
         state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
         write_status(state, self.agent.now())?;
         tell::by_time(self.agent)?;
+        failpoint::hit("deliver")?;
         let delivery = tell::deliver(self.agent);
+        failpoint::hit("delivered")?;
         write_status(state, self.agent.now())?;
         Ok(Ran {
             run_id: self.run_id.clone(),
@@ -432,7 +440,7 @@ impl<'a> Running<'a> {
                 "it ran longer than max_runtime ({}) and was stopped",
                 humantime::format_duration(limit)
             ),
-            _ if error.is::<Interrupted>() => "it was stopped by a signal".to_owned(),
+            _ if self.progress.is_cancelled() => "it was stopped by a signal".to_owned(),
             _ => format!("{error:#}"),
         }
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use backup_agent::config::{LoadOptions, load, schema};
+use backup_agent::config::{Config, DEFAULT_FILE, LoadOptions, load, schema};
 use backup_agent::health::CHECKS;
 use backup_agent::metrics::table::TABLE;
 
@@ -215,4 +215,20 @@ fn every_link_between_the_documents_leads_somewhere() {
             }
         }
     }
+}
+
+#[test]
+fn the_service_fits_the_defaults_of_the_configuration() {
+    let unit = document("deploy/backup-agent.service");
+    let value = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(&format!("{key}=")));
+        line.unwrap_or_else(|| panic!("the service has no {key}")).to_owned()
+    };
+    let config = Config::default();
+    let stop: u64 = value("TimeoutStopSec").trim_end_matches('s').parse().unwrap();
+    assert!(stop > config.shutdown_timeout.as_secs(), "systemd would kill a run that is still being ended");
+    assert_eq!(Path::new("/var/lib").join(value("StateDirectory")), config.state_dir);
+    assert!(value("ExecStart").ends_with(&format!("agent run --config {DEFAULT_FILE}")));
+    let scrape = document("deploy/prometheus-scrape.yml");
+    assert!(scrape.contains(&format!("\"{}\"", config.listen)), "Prometheus is pointed to another address");
 }

@@ -19,6 +19,7 @@ use super::index::FrameRecord;
 use super::plan::Item;
 use super::segment::{Builder, Report};
 use crate::event::Interrupted;
+use crate::failpoint;
 use crate::model::Sha256;
 
 /// What a worker turns into a frame.
@@ -91,6 +92,7 @@ where
         let producer = spawn("walk").spawn_scoped(scope, move || {
             be_good_neighbour(options);
             let submit = Submit { work: work_in, queue: queue_in };
+            failpoint::hit("walk")?;
             produce(&submit)
         })?;
         let mut workers = Vec::new();
@@ -158,6 +160,7 @@ fn compress_all(
         options.progress.add_source(report.source_bytes);
         options.progress.add_entries(report.entries.len() as u64);
         let mut frame = spare.try_recv().unwrap_or_default();
+        failpoint::hit("compress")?;
         let result = compressor.compress(&segment, &mut frame).context("compressing");
         let raw = segment.len() as u32;
         // The writer may have given up; then nobody waits for the answer.
@@ -179,6 +182,7 @@ fn write_all(
         if options.progress.is_cancelled() {
             return Err(Interrupted.into());
         }
+        failpoint::hit("write-frame")?;
         let Done { frame, raw, report, keep } =
             place.recv().map_err(|_| anyhow!("a compressing thread ended early"))??;
         let source = report.source_bytes;

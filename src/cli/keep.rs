@@ -11,7 +11,7 @@ use super::common::{self, UsageError};
 use super::output::{self, Table};
 use crate::event::Progress;
 use crate::model::ByteSize;
-use crate::ops::{Agent, open_target, prune};
+use crate::ops::{Agent, open_target, prune, touch_job};
 use crate::state::write_status;
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
@@ -26,7 +26,7 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8> {
     let job = agent.job(&args.job)?;
     let zone = agent.config.job_timezone(job);
     let until = moment(&args.until, agent.now(), zone)?;
-    agent.state.touch_job(&args.job, job.schedule.as_deref(), agent.now())?;
+    touch_job(&agent, &args.job, job)?;
     agent.state.set_paused(&args.job, Some(until), agent.now())?;
     write_status(&agent.state, agent.now())?;
     let shown = until.with_timezone(&zone).format("%Y-%m-%d %H:%M %Z");
@@ -36,7 +36,8 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8> {
 
 pub fn resume(global: &Global, args: &JobArg) -> Result<u8> {
     let agent = open_for(global, &args.job)?;
-    agent.state.set_paused(&args.job, None, agent.now())?;
+    // Not erased but ended: what was passed over in the pause is not due.
+    agent.state.set_paused(&args.job, Some(agent.now()), agent.now())?;
     write_status(&agent.state, agent.now())?;
     output::print(&format!("job {} goes on by its schedule\n", args.job));
     Ok(code::OK)

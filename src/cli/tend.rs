@@ -8,9 +8,8 @@ use anyhow::Result;
 use super::args::{Global, Tend};
 use super::{code, common, output};
 use crate::event::{Progress, Silent};
-use crate::ops::Agent;
 use crate::ops::reap::Fate;
-use crate::ops::{copies, reap, tell};
+use crate::ops::{Agent, copies, reap, tell, touch_job};
 use crate::state::{CopyStatus, write_status};
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
@@ -21,7 +20,7 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     common::stop_on_signals(&progress)?;
     let mut failed = false;
     for (job, config) in &agent.config.job {
-        agent.state.touch_job(job, config.schedule.as_deref(), agent.now())?;
+        touch_job(&agent, job, config)?;
     }
     for (run, fate) in reap::all(&agent)? {
         let text = match fate {

@@ -14,7 +14,7 @@ use super::{Options, Source};
 use crate::config::{self, Config, LoadOptions, Loaded};
 use crate::notify::facts::AgentFacts;
 use crate::notify::plan;
-use crate::ops::{Agent, tell};
+use crate::ops::{Agent, tell, touch_job};
 use crate::state::{DATABASE_FILE, FactKey, State};
 
 /// What a start begins with.
@@ -121,8 +121,8 @@ pub(super) fn reload(shared: &Shared, load: &LoadOptions) -> Reloaded {
 pub(super) fn touch_jobs(shared: &Shared) {
     let agent = shared.agent();
     for (name, job) in &agent.config.job {
-        if let Err(error) = agent.state.touch_job(name, job.schedule.as_deref(), agent.now()) {
-            tracing::error!("{error}");
+        if let Err(error) = touch_job(&agent, name, job) {
+            tracing::error!("{error:#}");
         }
     }
 }

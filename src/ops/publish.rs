@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use sha2::Digest;
 
 use super::restore_text::restore_text;
+use crate::failpoint;
 use crate::manifest::{self, Manifest, StoredFile};
 use crate::model::Sha256;
 use crate::target::{Published, Stage};
@@ -39,7 +40,9 @@ pub fn publish(
     record: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<String> {
     for location in locations {
+        failpoint::hit("record-location")?;
         record(location)?;
+        failpoint::hit("recorded-location")?;
         if stage.publish(location)? == Published::Done {
             return Ok(location.clone());
         }

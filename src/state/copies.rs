@@ -258,11 +258,11 @@ impl State {
         })
     }
 
-    /// Copies that somebody has claimed and not given back, be the claim's time over or not.
-    pub fn claimed_copies(&self) -> Result<Vec<Copy>, StateError> {
-        self.read("read the claimed copies", |tx| {
-            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimer IS NOT NULL")?
-                .query_map([], Copy::from_row)?
+    /// Pending copies that somebody has claimed, to be asked whether that somebody still lives.
+    pub fn claimed_copies(&self, now: DateTime<Utc>) -> Result<Vec<Copy>, StateError> {
+        self.read("read who makes copies", |tx| {
+            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimed_until > ?1")?
+                .query_map([ms(now)], Copy::from_row)?
                 .collect()
         })
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Cache, Published, Space, Stage, StagedFile, StoredFile, Target, is_safe_location};
 use crate::archive::ReadAt;
+use crate::failpoint::hit_at;
 use crate::fsutil;
 use crate::manifest::{self, Manifest};
 use crate::model::{ByteSize, RunId, TargetName};
@@ -135,9 +136,11 @@ impl Target for DirectoryTarget {
     fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
         let device = self.check()?;
         let folder = self.path.join(format!(".partial-{run}"));
-        fs::DirBuilder::new().mode(0o700).create(&folder).with_context(|| {
-            format!("target {}: making the staging folder {}", self.name, folder.display())
-        })?;
+        hit_at(self.name.as_str(), "stage")
+            .and_then(|()| fs::DirBuilder::new().mode(0o700).create(&folder))
+            .with_context(|| {
+                format!("target {}: making the staging folder {}", self.name, folder.display())
+            })?;
         Ok(Box::new(DirectoryStage { target: self.clone(), folder, device, scratch: false }))
     }
 
@@ -146,10 +149,13 @@ impl Target for DirectoryTarget {
             bail!("{file:?} is no name of a file in a backup");
         }
         let path = self.folder(location)?.join(file);
-        let opened = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&path)
+        let opened = hit_at(self.name.as_str(), "open")
+            .and_then(|()| {
+                fs::OpenOptions::new()
+                    .read(true)
+                    .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                    .open(&path)
+            })
             .with_context(|| format!("target {}: opening {}", self.name, path.display()))?;
         let metadata = opened.metadata().with_context(|| format!("looking at {}", path.display()))?;
         if !metadata.is_file() {
@@ -191,13 +197,16 @@ impl Target for DirectoryTarget {
                     found.run_id
                 );
             }
-            fsutil::rename_noreplace(&folder, &expired).with_context(|| {
-                format!("target {}: taking {} out of the backups", self.name, folder.display())
-            })?;
+            hit_at(self.name.as_str(), "remove-rename")
+                .and_then(|()| fsutil::rename_noreplace(&folder, &expired))
+                .with_context(|| {
+                    format!("target {}: taking {} out of the backups", self.name, folder.display())
+                })?;
+            hit_at(self.name.as_str(), "remove-renamed")?;
             fsutil::fsync_dir(folder.parent().unwrap_or(&self.path))?;
             fsutil::fsync_dir(&self.path)?;
         }
-        match fs::remove_dir_all(&expired) {
+        match hit_at(self.name.as_str(), "remove").and_then(|()| fs::remove_dir_all(&expired)) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => {
@@ -255,13 +264,11 @@ impl DirectoryStage {
 impl Stage for DirectoryStage {
     fn create(&mut self, file: &str) -> Result<Box<dyn StagedFile>> {
         let path = self.folder.join(file);
-        let opened = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
+        let opened = hit_at(self.target.name.as_str(), "create")
+            .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path))
             .with_context(|| format!("target {}: creating {}", self.target.name, path.display()))?;
-        Ok(Box::new(DirectoryStagedFile { file: opened, path, written: 0, begun: 0 }))
+        let target = self.target.name.clone();
+        Ok(Box::new(DirectoryStagedFile { file: opened, path, target, written: 0, begun: 0 }))
     }
 
     fn scratch(&mut self) -> Result<PathBuf> {
@@ -282,6 +289,7 @@ impl Stage for DirectoryStage {
 
     fn publish(&mut self, location: &str) -> Result<Published> {
         let target = &self.target;
+        let place = |name: &str| hit_at(target.name.as_str(), name);
         let folder = target.folder(location)?;
         if self.scratch {
             let scratch = self.scratch_path();
@@ -296,10 +304,12 @@ impl Stage for DirectoryStage {
                 target.path.display()
             );
         }
+        place("fsync-folder")?;
         fsutil::fsync_dir(&self.folder)?;
         let parent = Path::new(location).parent().unwrap_or(Path::new(""));
+        place("make-parents")?;
         fsutil::create_dirs_below(&target.path, parent)?;
-        match fsutil::rename_noreplace(&self.folder, &folder) {
+        match place("rename").and_then(|()| fsutil::rename_noreplace(&self.folder, &folder)) {
             Ok(()) => {}
             // Some file systems say that a folder is not empty instead.
             Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
@@ -310,8 +320,10 @@ impl Stage for DirectoryStage {
                     .with_context(|| format!("target {}: publishing {}", target.name, folder.display()));
             }
         }
+        place("fsync-parents")?;
         fsutil::fsync_dir(&target.path.join(parent))?;
         fsutil::fsync_dir(&target.path)?;
+        place("published")?;
         Ok(Published::Done)
     }
 
@@ -327,6 +339,7 @@ impl Stage for DirectoryStage {
 struct DirectoryStagedFile {
     file: File,
     path: PathBuf,
+    target: TargetName,
     written: u64,
     /// Up to where the kernel was asked to begin writing.
     begun: u64,
@@ -338,9 +351,8 @@ const WRITEBACK: u64 = 8 << 20;
 
 impl Write for DirectoryStagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self
-            .file
-            .write(bytes)
+        let written = hit_at(self.target.as_str(), "write")
+            .and_then(|()| self.file.write(bytes))
             .map_err(|e| io::Error::new(e.kind(), format!("writing {}: {e}", self.path.display())))?;
         self.written += written as u64;
         if self.written - self.begun >= WRITEBACK {
@@ -363,9 +375,13 @@ impl StagedFile for DirectoryStagedFile {
             bail!("{}: {found} bytes are there, {length} were written", describe("the file is incomplete:"));
         }
         // A failed fsync is final: the kernel may have dropped the pages, and a second call would succeed.
-        self.file.sync_all().with_context(|| describe("making durable (fsync)"))?;
+        hit_at(self.target.as_str(), "fsync")
+            .and_then(|()| self.file.sync_all())
+            .with_context(|| describe("making durable (fsync)"))?;
         let path = self.path.clone();
-        fsutil::close(self.file).with_context(|| format!("closing {}", path.display()))
+        hit_at(self.target.as_str(), "close")
+            .and_then(|()| fsutil::close(self.file))
+            .with_context(|| format!("closing {}", path.display()))
     }
 }
 
