@@ -187,8 +187,9 @@ fn on_a_terminal_there_are_a_bar_and_colours_unless_they_are_not_wanted() {
     // The reading is held back, so that there is time to draw.
     world.write(
         "slow.toml",
-        &format!("{}\n[job.web.engine]\nread_limit = \"300 KiB\"\n", world.read("config.toml")),
+        &format!("{}\n[job.web.engine]\nread_limit = \"2 MiB\"\n", world.read("config.toml")),
     );
+    world.sh("seq 1 700000 > data/text");
     let on_terminal = |environment: &str| {
         world.sh(&format!(
             "{environment} script -qec '\"$AGENT\" --config slow.toml backup' /dev/null </dev/null | cat -v"
@@ -196,7 +197,7 @@ fn on_a_terminal_there_are_a_bar_and_colours_unless_they_are_not_wanted() {
     };
     let first = on_terminal("TERM=xterm");
     assert!(first.contains("application"), "{first}");
-    assert!(first.contains("KiB/s"), "{first}");
+    assert!(first.contains("MiB/s"), "{first}");
     assert!(first.contains("^[[32msuccess"), "{first}");
     assert!(!first.contains(" INFO "), "the log is for machines: {first}");
     let plain = on_terminal("TERM=xterm NO_COLOR=1");

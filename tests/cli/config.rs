@@ -123,6 +123,7 @@ fn secrets_are_never_shown_and_never_read_from_where_others_can_read_them() {
         world
             .program()
             .env("BACKUP_AGENT__NOTIFY__ADMIN__PASSWORD", SECRET)
+            .env("BACKUP_AGENT__NOTIFY__ADMIN__USER", "backup")
             .args(["--config", "config.toml"]),
         "config show",
     );

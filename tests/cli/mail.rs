@@ -20,6 +20,11 @@ fn subjects(server: &SmtpServer) -> Vec<String> {
     server.mails().iter().map(|mail| mail.parsed()["subject"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A text without its line breaks.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn text(mail: &Mail) -> String {
     mail.parsed()["text"].as_str().unwrap().to_owned()
 }
@@ -156,7 +161,7 @@ fn neither_names_nor_errors_can_add_a_header() {
         assert_eq!(mail.to, ["admin@example.org"]);
         assert!(!parsed["subject"].as_str().unwrap().contains(['\r', '\n']));
         assert!(
-            parsed["text"].as_str().unwrap().contains("Bcc: victim@example.org"),
+            words(parsed["text"].as_str().unwrap()).contains("Bcc: victim@example.org"),
             "the name itself is told: {parsed}"
         );
     }

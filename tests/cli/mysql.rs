@@ -53,7 +53,7 @@ impl Server {
         world.write(
             "bin/mysql",
             &format!(
-                "#!/bin/sh\nexec mariadb --no-defaults --socket={}/socket --user=root \"$@\"\n",
+                "#!/bin/sh\nexec mariadb --no-defaults --default-character-set=utf8mb4 --socket={}/socket --user=root \"$@\"\n",
                 world.root()
             ),
         );
@@ -82,7 +82,8 @@ impl Server {
         world.sh(&format!(
             "bin/mysql -N -e \"USE {database}; CHECKSUM TABLE orders EXTENDED; SELECT id, label, HEX(raw), \
              UNIX_TIMESTAMP(at) FROM orders ORDER BY id; SELECT * FROM totals; SELECT twice(21); \
-             SHOW TRIGGERS\" | sed 's/^{database}\\././'"
+             SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS \
+             WHERE TRIGGER_SCHEMA = '{database}'\" | sed 's/^{database}\\././'"
         ))
     }
 }
