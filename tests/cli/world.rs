@@ -125,7 +125,8 @@ impl World {
         // The folder of the build may be closed to others.
         let copy = self.path("agent-for-all");
         if !copy.exists() {
-            fs::copy(AGENT, &copy).unwrap();
+            // By another process: one forked here meanwhile would hold the file open for writing.
+            self.sh("cp \"$AGENT\" agent-for-all");
         }
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]).arg(copy);
