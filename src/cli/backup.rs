@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::args::{Backup, Global, IfLocked};
-use super::common::{self, UsageError};
+use super::common::{self, Begun, UsageError};
 use super::progress::BackupBar;
 use super::{code, output};
 use crate::clock::SystemClock;
@@ -19,14 +19,15 @@ use crate::run::{End, Ran, Request, run_job};
 use crate::state::{RunTrigger, StepTime};
 
 pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
-    let config = match (&args.to, &args.source[..]) {
+    let begun = match (&args.to, &args.source[..]) {
         (Some(to), sources) => {
             std::fs::create_dir_all(to).with_context(|| format!("making folder {}", to.display()))?;
             outside(sources, to)?;
-            config::adhoc(sources, to, None)
+            Begun::AsIs(config::adhoc(sources, to, None))
         }
-        (None, _) => common::load(global, true)?,
+        (None, _) => common::begin(global)?,
     };
+    let config = begun.config().clone();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     common::start_log(global, Some(&config), if terminal { common::BESIDE_ANSWER } else { "info" })?;
     let jobs = chosen(&config, args)?;
@@ -37,6 +38,7 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
             return Err(e);
         }
     };
+    begun.record(&agent)?;
     crate::ops::limits::raise_open_files();
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;

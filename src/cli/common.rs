@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use chrono::{DateTime, Utc};
 
 use super::args::Global;
 use super::{code, output};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, ConfigErrors, LoadOptions, LogFormat};
+use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
 use crate::log;
 use crate::model::{JobName, RunId};
+use crate::ops::last_good::{self, LastGood};
 use crate::ops::{Agent, isolate, tell};
 use crate::state::{Run, State, StateError};
 
@@ -28,14 +30,18 @@ pub const DEFAULT_BACKUPS: &str = "backups";
 /// Loads the configuration. `secrets` are looked at only by verbs that may need them: an ordinary user's
 /// check must not fail on files it need not read.
 pub fn load(global: &Global, secrets: bool) -> Result<Config> {
+    Ok(read(global, secrets)?.config().clone())
+}
+
+fn read(global: &Global, secrets: bool) -> Result<Begun> {
     if let Some(folder) = &global.backups {
-        return adhoc(folder);
+        return adhoc(folder).map(Begun::AsIs);
     }
     let options = LoadOptions { check_files: secrets, ..LoadOptions::new(global.config.clone()) };
     match config::load(&options) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| tracing::debug!("{warning}"));
-            Ok(loaded.config)
+            Ok(Begun::Good(Box::new(loaded)))
         }
         // Beside the backups of `agent run --now` its own configuration is meant.
         Err(e)
@@ -43,9 +49,58 @@ pub fn load(global: &Global, secrets: bool) -> Result<Config> {
                 && global.config.is_none()
                 && Path::new(DEFAULT_BACKUPS).join(ADHOC_STATE).is_dir() =>
         {
-            embedded()
+            embedded().map(Begun::AsIs)
         }
         Err(e) => Err(config_error(global, &e).into()),
+    }
+}
+
+/// How the configuration of a verb that does something came about.
+pub enum Begun {
+    /// Nobody wrote it, or it is not to be kept.
+    AsIs(Config),
+    /// It was read, and is good.
+    Good(Box<Loaded>),
+    /// It is wrong; the last good one is used instead.
+    Kept { config: Config, at: DateTime<Utc>, reason: String },
+}
+
+impl Begun {
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        match self {
+            Begun::AsIs(config) | Begun::Kept { config, .. } => config,
+            Begun::Good(loaded) => &loaded.config,
+        }
+    }
+
+    /// Keeps a good configuration, and tells of a refused one.
+    pub fn record(&self, agent: &Agent) -> Result<()> {
+        match self {
+            Begun::AsIs(_) => Ok(()),
+            Begun::Good(loaded) => last_good::keep(agent, loaded),
+            Begun::Kept { at, reason, .. } => {
+                tracing::error!(
+                    "the configuration is refused, the last good one, of {at}, is used. {reason}"
+                );
+                last_good::refuse(agent, reason, "Jobs go on with the last good configuration")
+            }
+        }
+    }
+}
+
+/// Loads the configuration for a verb that does what is due: a backup by yesterday's configuration is better
+/// than none because of a mistake in today's.
+pub fn begin(global: &Global) -> Result<Begun> {
+    let error = match read(global, true) {
+        Ok(begun) => return Ok(begun),
+        Err(error) => error,
+    };
+    let options = LoadOptions::new(global.config.clone());
+    match last_good::find(&options, SystemClock.now()) {
+        Ok(Some(LastGood { config, at, .. })) => Ok(Begun::Kept { config, at, reason: format!("{error:#}") }),
+        Ok(None) => Err(error),
+        Err(e) => Err(error.context(format!("{e:#}"))),
     }
 }
 

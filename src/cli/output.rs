@@ -65,7 +65,7 @@ pub fn colour_on_stdout() -> bool {
 }
 
 fn wants_colour() -> bool {
-    !std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A word in the colour of what it says: good green, doubtful yellow, bad red.

@@ -13,9 +13,11 @@ use crate::ops::{Agent, copies, reap, tell, touch_job};
 use crate::state::{CopyStatus, write_status};
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
-    let config = common::load(global, true)?;
+    let begun = common::begin(global)?;
+    let config = begun.config().clone();
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open(global, config)?;
+    begun.record(&agent)?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let mut failed = false;

@@ -4,18 +4,16 @@
 //! meets one goes on with the one that was kept. Both are told: an error in the log, a metric, the check
 //! `config`, and a mail, once for as long as the configuration is wrong in the same way.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::context::Shared;
 use super::{Options, Source};
 use crate::config::{self, Config, LoadOptions, Loaded};
-use crate::notify::facts::AgentFacts;
-use crate::notify::plan;
+use crate::ops::last_good::{self, LastGood};
 use crate::ops::{Agent, tell, touch_job};
-use crate::state::{DATABASE_FILE, FactKey, State};
+use crate::state::State;
 
 /// What a start begins with.
 pub(super) struct Begun {
@@ -129,20 +127,8 @@ pub(super) fn touch_jobs(shared: &Shared) {
 
 /// Queues a message about the agent itself to every channel with readers.
 pub(super) fn tell_agent(shared: &Shared, title: &str, meaning: &str, details: &str, advice: &str) {
-    let agent = shared.agent();
-    let now = agent.now();
-    let facts = AgentFacts {
-        host: agent.config.host_name(),
-        timezone: agent.config.timezone,
-        at: now,
-        title: title.to_owned(),
-        meaning: meaning.to_owned(),
-        details: details.lines().map(str::to_owned).collect(),
-        advice: Some(advice.to_owned()),
-        command: agent.command.clone(),
-    };
-    if let Err(error) = plan::agent(&agent.channels, &facts, now).enqueue(&agent.state, now) {
-        tracing::error!("a message ({title}) could not be queued: {error}");
+    if let Err(error) = tell::agent_trouble(&shared.agent(), title, meaning, details, advice) {
+        tracing::error!("a message ({title}) could not be queued: {error:#}");
     }
     shared.messages.wake();
 }
@@ -161,25 +147,12 @@ fn assemble(config: Config, state: State, options: &Options) -> Result<Agent> {
 /// The start with the configuration kept in the state. Without one the start fails for the reason that made
 /// it necessary.
 fn last_good(options: &Options, load: &LoadOptions, reason: anyhow::Error) -> Result<Begun> {
-    let dir = state_dir(load);
-    if !dir.join(DATABASE_FILE).exists() {
-        return Err(reason);
-    }
     let text = format!("{reason:#}");
-    let kept = State::open(&dir, options.clock.now()).map_err(anyhow::Error::from).and_then(|state| {
-        let Some(fact) = state.fact(FactKey::LastGoodConfig)? else { return Ok(None) };
-        let loaded = config::load_text(&fact.value, &load.env)
-            .map_err(|errors| anyhow!("the last good configuration cannot be used either: {errors}"))?;
-        Ok(Some((state, loaded, fact.at)))
-    });
+    let kept = last_good::find(load, options.clock.now());
     match kept {
         Ok(None) => Err(reason),
-        Ok(Some((state, loaded, at))) => {
-            let mut config = loaded.config;
-            // It is used with the state it was found in, wherever it says that the state is.
-            config.state_dir = dir;
+        Ok(Some(LastGood { state, config, at, mut warnings })) => {
             let agent = assemble(config, state, options)?;
-            let mut warnings = loaded.warnings;
             warnings.push(format!("the last good configuration, of {at}, is used"));
             Ok(Begun { agent, found: Found { warnings, good: None, refused: Some(text) } })
         }
@@ -188,80 +161,21 @@ fn last_good(options: &Options, load: &LoadOptions, reason: anyhow::Error) -> Re
 }
 
 fn keep(shared: &Shared, loaded: &Loaded) {
-    if let Err(error) = shared.state.config_loaded(&sources(loaded), &loaded.text, shared.now()) {
-        tracing::error!("the configuration could not be kept for a start that finds a broken one: {error}");
+    if let Err(error) = last_good::keep(&shared.agent(), loaded) {
+        tracing::error!("the configuration could not be kept for a start that finds a broken one: {error:#}");
     }
 }
 
 fn refuse(shared: &Shared, reason: &str, meaning: &str) {
     tracing::error!("the configuration was refused. {meaning}. {reason}");
-    let now = shared.now();
-    let known = shared.state.fact(FactKey::ConfigRefused).ok().flatten();
-    if let Err(error) = shared.state.set_fact(FactKey::ConfigRefused, reason, now) {
-        tracing::error!("{error}");
+    if let Err(error) = last_good::refuse(&shared.agent(), reason, meaning) {
+        tracing::error!("{error:#}");
     }
-    if known.is_none_or(|fact| fact.value != reason) {
-        let advice =
-            "Mend it, look at it with `agent config check`, then reload: `systemctl reload backup-agent`";
-        tell_agent(shared, "the configuration was refused", meaning, reason, advice);
-    }
+    shared.messages.wake();
     shared.health.wake();
 }
 
 fn sources(loaded: &Loaded) -> String {
     let names: Vec<String> = loaded.sources.iter().map(|path| path.display().to_string()).collect();
     names.join(", ")
-}
-
-/// Where a configuration that cannot be read as a whole has its state: looked for line by line, since a
-/// mistake somewhere else must not hide it.
-fn state_dir(load: &LoadOptions) -> PathBuf {
-    let from_env = load
-        .env
-        .iter()
-        .find(|(name, _)| name == "BACKUP_AGENT__STATE_DIR")
-        .map(|(_, value)| PathBuf::from(value));
-    let file = load.file.clone().unwrap_or_else(|| PathBuf::from(config::DEFAULT_FILE));
-    let conf_d = load.conf_d.clone().unwrap_or_else(|| file.parent().unwrap_or(Path::new("")).join("conf.d"));
-    let mut further: Vec<PathBuf> = std::fs::read_dir(conf_d)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    further.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    further.sort();
-    let in_files = || {
-        // Later files win.
-        further
-            .iter()
-            .rev()
-            .chain([&file])
-            .find_map(|path| state_dir_in(&std::fs::read_to_string(path).ok()?))
-    };
-    from_env.or_else(in_files).unwrap_or_else(|| Config::default().state_dir)
-}
-
-/// The value of the key `state_dir` before the first table.
-fn state_dir_in(text: &str) -> Option<PathBuf> {
-    text.lines().take_while(|line| !line.trim_start().starts_with('[')).find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        if key.trim() != "state_dir" {
-            return None;
-        }
-        let parsed: toml::Table = toml::from_str(&format!("value = {value}")).ok()?;
-        parsed.get("value")?.as_str().map(PathBuf::from)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_place_of_the_state_is_found_in_a_broken_file() {
-        let text = "listen = oops\nstate_dir = '/srv/state' # here\n[job.web]\nstate_dir = \"/no\"\n";
-        assert_eq!(state_dir_in(text), Some(PathBuf::from("/srv/state")));
-        assert_eq!(state_dir_in("[job.web]\nstate_dir = \"/no\"\n"), None);
-        assert_eq!(state_dir_in("state_dir = 7\n"), None);
-    }
 }

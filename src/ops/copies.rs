@@ -179,7 +179,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
         copy.started.with_timezone(&zone),
         run,
     );
-    let request = Request::Copy { from, to, locations, run: run.clone() };
+    let request = Request::Copy { from: Box::new(from), to: Box::new(to), locations, run: run.clone() };
     let mut record = |location: &str| Ok(state.set_copy_location(run, target, location)?);
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
         Reply::Copied { location, bytes, report } => {
@@ -301,7 +301,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::clock::{Clock, SystemClock};
     use crate::config;
     use crate::event::Silent;
     use crate::model::Outcome;
@@ -318,7 +318,7 @@ mod tests {
     fn a_copy_whose_maker_died_is_free_again_at_once_and_one_whose_maker_lives_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let config = config::adhoc(&[], folder.path(), None);
-        let state = State::open(&config.state_dir, Utc::now()).unwrap();
+        let state = State::open(&config.state_dir, SystemClock.now()).unwrap();
         let agent = Agent {
             config: Arc::new(config),
             state: state.clone(),

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod copies;
 pub mod failed;
 pub mod isolate;
+pub mod last_good;
 pub mod limits;
 pub mod locks;
 pub mod looks;

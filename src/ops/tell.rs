@@ -13,7 +13,7 @@ use super::Agent;
 use crate::config::{Config, EmailConfig, NotifyConfig, NotifyOn, SuccessMail, resolve_secret};
 use crate::model::{ChannelName, ComponentName, JobName, RunId};
 use crate::notify::email::EmailSettings;
-use crate::notify::facts::{CheckFacts, CopyFacts, FindingFacts, RunFacts};
+use crate::notify::facts::{AgentFacts, CheckFacts, CopyFacts, FindingFacts, RunFacts};
 use crate::notify::heartbeat::HeartbeatSettings;
 use crate::notify::message::{Kind, Labels};
 use crate::notify::outbox::{self, Delivery};
@@ -311,4 +311,20 @@ pub fn state_unusable(
     // Where this cannot be kept, it is told more often than need be, which is the better mistake.
     let _ = crate::fsutil::write_atomic(&told, format!("{}\n", now.to_rfc3339()).as_bytes(), 0o644);
     Ok(delivery)
+}
+
+/// Queues a message about the agent itself to every channel with readers.
+pub fn agent_trouble(agent: &Agent, title: &str, meaning: &str, details: &str, advice: &str) -> Result<()> {
+    let now = agent.now();
+    let facts = AgentFacts {
+        host: agent.config.host_name(),
+        timezone: agent.config.timezone,
+        at: now,
+        title: title.to_owned(),
+        meaning: meaning.to_owned(),
+        details: details.lines().map(str::to_owned).collect(),
+        advice: Some(advice.to_owned()),
+        command: agent.command.clone(),
+    };
+    Ok(plan::agent(&agent.channels, &facts, now).enqueue(&agent.state, now)?)
 }
