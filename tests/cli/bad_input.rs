@@ -67,8 +67,8 @@ fn a_target_that_may_not_be_written_is_named_with_the_folder() {
         fs::set_permissions(world.path("local"), fs::Permissions::from_mode(0o555)).unwrap();
     }
     let refused = world.run(world.as_nobody().args(["--config", "nobody.toml"]), "backup").exits(1);
-    let target = format!("target local: ");
-    assert!(refused.out.contains(&target) && refused.out.contains("Permission denied"), "{}", refused.out);
+    let target = "target local: ";
+    assert!(refused.out.contains(target) && refused.out.contains("Permission denied"), "{}", refused.out);
     assert!(refused.out.contains(&format!("{}/local", world.root())), "{}", refused.out);
     // And without a configuration.
     let refused = world.run(&mut world.as_nobody(), "backup --source data --to local/b").exits(1);

@@ -152,7 +152,7 @@ fn an_ordinary_user_is_answered_from_the_status_file_or_told_that_it_cannot_be_k
     };
     if !rustix::process::geteuid().is_root() {
         // The same refusal for the only user there is.
-        fs::set_permissions(world.path("state/state.db"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(world.path("state/state.db"), fs::Permissions::from_mode(0o0)).unwrap();
     }
     let answer = world.run(&mut nobody(), "check").exits(0);
     assert!(answer.out.starts_with("BACKUP OK - web: last success "), "{}", answer.out);
@@ -165,7 +165,7 @@ fn an_ordinary_user_is_answered_from_the_status_file_or_told_that_it_cannot_be_k
         world.run(&mut nobody(), "check").exits(2).says(&["BACKUP CRITICAL - web: the run "]);
     }
     // Neither may be read.
-    fs::set_permissions(world.path("state/status.json"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(world.path("state/status.json"), fs::Permissions::from_mode(0o0)).unwrap();
     let answer = world.run(&mut nobody(), "check").exits(3);
     assert!(
         answer.out.starts_with("BACKUP UNKNOWN - cannot read the state: no permission "),

@@ -150,7 +150,7 @@ fn neither_names_nor_errors_can_add_a_header() {
     world.sh("mkdir -p own/local own/second; chmod 777 own own/*; chmod -R a+rX data");
     let evil = world.path("data").join(std::ffi::OsStr::from_bytes(EVIL.replace('/', "").as_bytes()));
     fs::write(&evil, "x").unwrap();
-    fs::set_permissions(&evil, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&evil, fs::Permissions::from_mode(0o0)).unwrap();
     let ran = world.run(world.as_nobody().args(["--config", "config.toml"]), "backup --all").exits(1);
     let mails = server.mails();
     assert_eq!(mails.len(), 3, "{ran:?}");
