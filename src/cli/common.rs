@@ -161,6 +161,12 @@ pub fn open(global: &Global, config: Config) -> Result<Agent> {
     assemble(global, config, state, clock)
 }
 
+/// Opens the state for writing, where there is one: a verb that looks at backups begins none.
+pub fn open_existing(global: &Global, config: Config) -> Result<Agent> {
+    drop(open_reading(global, config.clone())?);
+    open(global, config)
+}
+
 /// Opens the state for reading only.
 pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -75,8 +75,11 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }
-    let agent =
-        if args.dry_run { common::open_reading(global, config)? } else { common::open(global, config)? };
+    let agent = if args.dry_run {
+        common::open_reading(global, config)?
+    } else {
+        common::open_existing(global, config)?
+    };
     let mut answers = Vec::new();
     let mut failed = false;
     for (job, config) in

@@ -1,13 +1,45 @@
 //! Printing: to standard output at once, so that a closed pipe (`| head`) is no error.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
+
+const RED: &str = "\u{1b}[31m";
+const GREEN: &str = "\u{1b}[32m";
+const YELLOW: &str = "\u{1b}[33m";
+const PLAIN: &str = "\u{1b}[0m";
+/// What the program itself writes to colour words.
+const OWN: [&str; 4] = [RED, GREEN, YELLOW, PLAIN];
 
 /// Prints an answer.
 pub fn print(text: &str) {
     let mut out = io::stdout().lock();
     // A reader that went away has what it wanted.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush());
+}
+
+/// A text that can do nothing to a terminal but colour words. Names of files and what programs say can hold
+/// anything, and terminals obey what they are shown.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let harms = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(harms) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(harms) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(own) = OWN.iter().find(|own| rest.starts_with(**own)) {
+            out.push_str(own);
+            rest = &rest[own.len()..];
+        } else if let Some(c) = rest.chars().next() {
+            out.extend(c.escape_default());
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// Prints a value as JSON with line breaks.
@@ -18,8 +50,8 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// Prints an error as one chain of reasons.
 pub fn error(error: &anyhow::Error) {
-    let label = if colour_on_stderr() { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" };
-    let _ = writeln!(io::stderr(), "{label} {error:#}");
+    let label = if colour_on_stderr() { format!("{RED}error:{PLAIN}") } else { "error:".to_owned() };
+    let _ = writeln!(io::stderr(), "{label} {}", harmless(&format!("{error:#}")));
 }
 
 /// Whether standard error is a terminal that wants colour.
@@ -43,13 +75,13 @@ pub fn tinted(word: &str, width: usize) -> String {
         return padded;
     }
     let colour = match word {
-        "success" | "verified" | "ok" | "good" | "delivered" | "stays" => "32",
+        "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
         "warning" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused"
-        | "expired" | "superseded" => "33",
-        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => "31",
+        | "expired" | "superseded" => YELLOW,
+        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => RED,
         _ => return padded,
     };
-    format!("\u{1b}[{colour}m{padded}\u{1b}[0m")
+    format!("{colour}{padded}{PLAIN}")
 }
 
 /// How long something took: to a tenth of a second while that matters.
@@ -161,6 +193,14 @@ mod tests {
         assert_eq!(line(40), format!("20261124  {}…", "x".repeat(29)));
         assert_eq!(line(200), format!("20261124  {}", "x".repeat(100)));
         assert_eq!(line(15), format!("20261124  {}", "x".repeat(100)), "nothing would be left of it");
+    }
+
+    #[test]
+    fn what_is_printed_can_do_nothing_to_a_terminal_but_colour_words() {
+        assert_eq!(harmless("größer\n\tb"), "größer\n\tb");
+        assert_eq!(harmless("a\r\nb\u{1b}]0;title\u{7}"), "a\\r\nb\\u{1b}]0;title\\u{7}");
+        let own = format!("{GREEN}good{PLAIN}\u{9b}31m");
+        assert_eq!(harmless(&own), format!("{GREEN}good{PLAIN}\\u{{9b}}31m"));
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl BackupBar {
     /// Begins to draw.
     pub fn start(progress: &Arc<Progress>) -> Self {
         let bar = Bar::start(progress);
-        bar.begin("waiting for the lock", Counts::Sources, None, progress);
+        bar.begin("starting", Counts::Sources, None, progress);
         Self { bar, progress: Arc::clone(progress), stored: AtomicU64::new(0), notes: Mutex::default() }
     }
 
