@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
@@ -137,15 +137,9 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     let request = Request::Copy { from, to, locations, run: run.clone() };
     let mut record = |location: &str| Ok(state.set_copy_location(run, target, location)?);
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
-        Reply::Copied { location, bytes, report } => {
-            let verified = report.result();
+        Reply::Copied { location, bytes } => {
             failpoint::hit("copy-made")?;
-            state.copy_done(run, target, &location, bytes, verified.is_ok(), agent.now())?;
-            if let Err(problems) = verified {
-                state.record_verify(run, target, Err(&problems), agent.now())?;
-                bail!("the copy was read back and differs: {problems}");
-            }
-            Ok(())
+            Ok(state.copy_done(run, target, &location, bytes, true, agent.now())?)
         }
         other => bail!("an unexpected answer to a copy: {other:?}"),
     }
@@ -194,8 +188,15 @@ pub(super) fn copy(
             return Err(e);
         }
     };
-    let report = verify(target.as_ref(), &location, run, Depth::Digests, progress)?;
-    Ok(Reply::Copied { location, bytes, report })
+    let read_back = verify(target.as_ref(), &location, run, Depth::Digests, progress);
+    match read_back.and_then(|report| report.result().map_err(|problems| anyhow!("{problems}"))) {
+        Ok(()) => Ok(Reply::Copied { location, bytes }),
+        Err(e) => {
+            // It stays in the queue, so that a better one is made; this one must not be found meanwhile.
+            let _ = target.remove(&location, run); // the error to report is the first one
+            Err(e.context("the copy was read back and differs"))
+        }
+    }
 }
 
 fn copy_files(
