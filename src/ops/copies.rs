@@ -11,6 +11,7 @@ use super::verify::{Depth, read_manifest, verify};
 use super::{Agent, prune, publish, tell};
 use crate::event::{Event, Interrupted, Observer, Progress};
 use crate::failpoint;
+use crate::lock::ProcessIdentity;
 use crate::manifest;
 use crate::model::{RunId, TargetName};
 use crate::state::{Copy, CopyFailure, CopyStatus};
@@ -40,6 +41,8 @@ pub fn drain(
     progress: &Progress,
 ) -> Result<Drained> {
     let mut drained = Drained::default();
+    let claimer = serde_json::to_string(&ProcessIdentity::current())?;
+    free_claims_of_the_dead(agent)?;
     // A target that failed is not tried again in this pass: the next copy would meet the same.
     let mut gave_up: Vec<TargetName> = Vec::new();
     loop {
@@ -55,7 +58,6 @@ pub fn drain(
         if deadline.is_some_and(|d| Instant::now() >= d) {
             return Ok(drained);
         }
-        let claimer = format!("{}/{}", crate::lock::boot_id(), std::process::id());
         let lease = Duration::from_secs(24 * 60 * 60);
         if !agent.state.claim_copy(&copy.run_id, &copy.target, &claimer, agent.now(), lease)? {
             gave_up.push(copy.target);
@@ -90,6 +92,19 @@ pub fn drain(
             }
         }
     }
+}
+
+/// A claim outlives the process that made it; without this, its copy would wait until the lease runs out.
+fn free_claims_of_the_dead(agent: &Agent) -> Result<()> {
+    for copy in agent.state.claimed_copies()? {
+        let Some(claimer) = &copy.claimer else { continue };
+        // A claim that cannot be read is an older version's; it runs out by itself.
+        let Ok(process) = serde_json::from_str::<ProcessIdentity>(claimer) else { continue };
+        if !process.is_alive() {
+            agent.state.release_copy(&copy.run_id, &copy.target, claimer)?;
+        }
+    }
+    Ok(())
 }
 
 /// Doubling pauses with jitter, so that many hosts do not come back to a NAS at the same second.

@@ -292,6 +292,15 @@ impl State {
         })
     }
 
+    /// Pending copies that somebody claimed, whether they work on them or died.
+    pub fn claimed_copies(&self) -> Result<Vec<Copy>, StateError> {
+        self.read("read who makes copies", |tx| {
+            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimer IS NOT NULL")?
+                .query_map([], Copy::from_row)?
+                .collect()
+        })
+    }
+
     /// Gives a claimed copy back, neither made nor failed (the agent is stopping).
     pub fn release_copy(&self, run_id: &RunId, target: &TargetName, claimer: &str) -> Result<(), StateError> {
         self.write(&format!("give back the copy of run {run_id} to {target}"), |tx| {
