@@ -330,6 +330,9 @@ impl<'a> Running<'a> {
         if backup.is_some() && self.job.targets.len() > 1 {
             let deadline = Some(Instant::now() + self.job.copy_wait);
             let drained = copies::drain(self.agent, Some(&self.run_id), deadline, self, self.progress);
+            if let Ok(drained) = &drained {
+                degraded.extend(drained.degraded.iter().map(|(_, text)| text.clone()));
+            }
             degraded.extend(self.missing_copies(drained)?);
         }
         let state = &self.agent.state;

@@ -29,6 +29,8 @@ pub struct Drained {
     pub made: u64,
     /// Attempts that failed, with the reason.
     pub failed: Vec<(RunId, TargetName, String)>,
+    /// What else went wrong at the targets, and is recorded with the runs already.
+    pub degraded: Vec<(RunId, String)>,
 }
 
 /// Makes the copies that are due, newest backup first: of one run, or of all. Stops at `deadline`, or when
@@ -72,7 +74,9 @@ pub fn drain(
                 drained.made += 1;
                 tell::copy_came_after_all(agent, &copy)?;
                 if let Err(e) = prune::at_target(agent, &copy.job, &copy.target, None, progress) {
-                    tell::degraded(agent, &copy.run_id, &format!("retention at {}: {e:#}", copy.target))?;
+                    let text = format!("retention {}: {e:#}", copy.target);
+                    tell::degraded(agent, &copy.run_id, &text)?;
+                    drained.degraded.push((copy.run_id, text));
                 }
             }
             Err(e) if e.is::<Interrupted>() => {
