@@ -53,6 +53,10 @@ impl DirectoryTarget {
         Ok(self.path.join(location))
     }
 
+    fn partial(&self, run: &RunId) -> PathBuf {
+        self.path.join(format!(".partial-{run}"))
+    }
+
     fn expired(&self, run: &RunId) -> PathBuf {
         self.path.join(format!(".expired-{run}"))
     }
@@ -135,7 +139,7 @@ impl Target for DirectoryTarget {
 
     fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
         let device = self.check()?;
-        let folder = self.path.join(format!(".partial-{run}"));
+        let folder = self.partial(run);
         hit_at(self.name.as_str(), "stage")
             .and_then(|()| fs::DirBuilder::new().mode(0o700).create(&folder))
             .with_context(|| {
@@ -218,10 +222,21 @@ impl Target for DirectoryTarget {
         Ok(())
     }
 
+    fn unfinished(&self) -> Result<Vec<RunId>> {
+        self.check()?;
+        let describe = || format!("target {}: listing {}", self.name, self.path.display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).with_context(describe)? {
+            let name = entry.with_context(describe)?.file_name();
+            found.extend(name.to_str().and_then(|n| n.strip_prefix(".partial-")?.parse().ok()));
+        }
+        Ok(found)
+    }
+
     fn clean(&self, run: &RunId) -> Result<bool> {
         self.check()?;
         let mut found = false;
-        for folder in [self.path.join(format!(".partial-{run}")), self.expired(run)] {
+        for folder in [self.partial(run), self.expired(run)] {
             match fs::remove_dir_all(&folder) {
                 Ok(()) => found = true,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -250,6 +265,8 @@ impl DirectoryTarget {
 
 struct DirectoryStage {
     target: DirectoryTarget,
+    run: RunId,
+    /// Where it stands: the staging folder, the published one afterwards.
     folder: PathBuf,
     device: u64,
     scratch: bool,
@@ -319,6 +336,8 @@ impl Stage for DirectoryStage {
                     .with_context(|| format!("target {}: publishing {}", target.name, folder.display()));
             }
         }
+        // From here on `abandon` has to take it out of sight first.
+        self.folder = folder;
         place("fsync-parents")?;
         fsutil::fsync_dir(&target.path.join(parent))?;
         fsutil::fsync_dir(&target.path)?;
@@ -327,6 +346,10 @@ impl Stage for DirectoryStage {
     }
 
     fn abandon(&mut self) -> Result<()> {
+        let partial = self.target.partial(&self.run);
+        if self.folder != partial && fs::rename(&self.folder, &partial).is_ok() {
+            self.folder = partial;
+        }
         match fs::remove_dir_all(&self.folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e)
                 .with_context(|| format!("target {}: removing {}", self.target.name, self.folder.display())),
