@@ -7,7 +7,7 @@
 use anyhow::{Context, Result};
 
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, open_target, tell};
+use super::{Agent, open_target, prune, tell};
 use crate::config::{JobConfig, TargetConfig};
 use crate::event::Progress;
 use crate::lock::{FileLock, LockMode, ProcessIdentity};
@@ -149,6 +149,12 @@ fn adopt(
         .push("run: it died after its backup was published; the backup was read back and counts".to_owned());
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     agent.state.end_run(&ended, &copies, &messages)?;
+    // It may have died in its own retention.
+    if manifest.outcome.is_good()
+        && let Err(e) = prune::at_target(agent, &run.job, name, Some(target.as_ref()), &Progress::default())
+    {
+        tell::degraded(agent, &run.run_id, &format!("retention {name}: {e:#}"))?;
+    }
     Ok(Some(manifest.outcome))
 }
 

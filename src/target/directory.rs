@@ -145,7 +145,13 @@ impl Target for DirectoryTarget {
             .with_context(|| {
                 format!("target {}: making the staging folder {}", self.name, folder.display())
             })?;
-        Ok(Box::new(DirectoryStage { target: self.clone(), folder, device, scratch: false }))
+        Ok(Box::new(DirectoryStage {
+            target: self.clone(),
+            run: run.clone(),
+            folder,
+            device,
+            scratch: false,
+        }))
     }
 
     fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>> {
@@ -188,19 +194,8 @@ impl Target for DirectoryTarget {
     fn remove(&self, location: &str, run: &RunId) -> Result<()> {
         self.check()?;
         let (folder, expired) = (self.folder(location)?, self.expired(run));
-        if folder.exists() {
-            // A manifest that cannot be read may be a corrupt backup's; one that names another run is not ours.
-            let bytes = fs::read(folder.join(manifest::FILE)).unwrap_or_default();
-            if let Ok(found) = Manifest::parse(&bytes)
-                && found.run_id != *run
-            {
-                bail!(
-                    "target {}: {} holds run {}, not {run}; it is left alone",
-                    self.name,
-                    folder.display(),
-                    found.run_id
-                );
-            }
+        // A name is free again once its backup was taken out; a later run may have it by now.
+        if !expired.exists() && folder.exists() && !self.is_of_another(&folder, run) {
             hit_at(self.name.as_str(), "remove-rename")
                 .and_then(|()| fsutil::rename_noreplace(&folder, &expired))
                 .with_context(|| {
@@ -251,6 +246,12 @@ impl Target for DirectoryTarget {
 }
 
 impl DirectoryTarget {
+    /// True when the manifest in `folder` names another run. One that cannot be read may be a corrupt backup's.
+    fn is_of_another(&self, folder: &Path, run: &RunId) -> bool {
+        let bytes = fs::read(folder.join(manifest::FILE)).unwrap_or_default();
+        Manifest::parse(&bytes).is_ok_and(|found| found.run_id != *run)
+    }
+
     /// Folders of days that hold no backup any more. One that is not empty stays, which is all the check
     /// there is to make.
     fn remove_empty_parents(&self, folder: &Path) {
@@ -388,7 +389,9 @@ impl StagedFile for DirectoryStagedFile {
             .and_then(|()| self.file.sync_all())
             .with_context(|| describe("making durable (fsync)"))?;
         let path = self.path.clone();
-        hit_at(self.target.as_str(), "close").and_then(|()| fsutil::close(self.file)).with_context(|| format!("closing {}", path.display()))
+        hit_at(self.target.as_str(), "close")
+            .and_then(|()| fsutil::close(self.file))
+            .with_context(|| format!("closing {}", path.display()))
     }
 }
 

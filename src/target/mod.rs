@@ -36,7 +36,7 @@ pub trait Target: Send + Sync {
     fn holds(&self, location: &str, run: &RunId) -> Result<bool>;
 
     /// Removes a finished backup. Whatever happens midway, a half-removed backup is never taken for a whole
-    /// one, and calling again goes on. Refuses when the folder is another run's.
+    /// one, and calling again goes on. A folder that is another run's is left alone: this run's is gone.
     fn remove(&self, location: &str, run: &RunId) -> Result<()>;
 
     /// Runs of which something unfinished is here, whether they still write it or left it behind.
