@@ -14,6 +14,7 @@
 //! | `error` | the place fails |
 //! | `eio`, `enospc` | it fails as a system call would |
 //! | `sleep` | it hangs |
+//! | `pause` | it hangs until there is a file named like the trace, with `.go` appended |
 //!
 //! Without `#N` it happens each time the place is passed. `BACKUP_AGENT_FAILPOINT_TRACE` names a file that
 //! gets a line `place#N` for each place passed, `fired ` before it where something happened: that is how a test knows
@@ -80,6 +81,13 @@ mod enabled {
             Some("enospc") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             Some("sleep") => {
                 std::thread::sleep(std::time::Duration::from_secs(3600));
+                Ok(())
+            }
+            Some("pause") => {
+                let go = format!("{}.go", std::env::var("BACKUP_AGENT_FAILPOINT_TRACE").unwrap_or_default());
+                while !std::path::Path::new(&go).exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
                 Ok(())
             }
             Some(other) => Err(io::Error::other(format!("unknown failpoint action {other:?}"))),

@@ -62,6 +62,47 @@ pub struct World {
     in_trouble: Cell<bool>,
 }
 
+/// A command that waits at a failpoint.
+pub struct Paused {
+    child: Option<Child>,
+    go: PathBuf,
+}
+
+impl Paused {
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Lets it go on and waits for its end.
+    #[track_caller]
+    pub fn go_on(mut self) -> Out {
+        fs::write(&self.go, "").unwrap();
+        finish(self.child.take().unwrap())
+    }
+
+    /// Waits for its end, which somebody else brings about.
+    #[track_caller]
+    pub fn wait(mut self) -> Out {
+        finish(self.child.take().unwrap())
+    }
+
+    /// Sends it a signal: `KILL`, `TERM`.
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        system("kill", &[&format!("-{signal}"), &self.pid().to_string()]);
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // Only after a failed assertion: nothing may be left running.
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// How a command ended.
 #[derive(Debug, Clone)]
 pub struct Out {
@@ -166,6 +207,27 @@ to = ["admin@example.org"]
             .unwrap();
     }
 
+    /// Replaces a text of the configuration.
+    #[track_caller]
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let path = self.path("config.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from:?} is not in the configuration");
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    /// Writes a file below the world's folder.
+    pub fn write(&self, relative: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(relative);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// Leaves a path below the source, or with a `/` at its end all below it, out of comparisons.
+    pub fn exempt(&self, path: &str) {
+        self.exempt.borrow_mut().insert(path.to_owned());
+    }
+
     /// Lets the source tree become its next version.
     pub fn change(&self) {
         self.version.set(self.version.get() + 1);
@@ -224,6 +286,19 @@ to = ["admin@example.org"]
         let out = output(command);
         let fired = fs::read_to_string(&trace).unwrap_or_default().lines().any(|l| l.starts_with("fired "));
         (out, fired)
+    }
+
+    /// Starts a command that stops at a failpoint, and waits until it is there.
+    #[track_caller]
+    pub fn pause_at(&self, place: &str, args: &[&str]) -> Paused {
+        let (trace, go) = (self.path("pause"), self.path("pause.go"));
+        let _ = (fs::remove_file(&trace), fs::remove_file(&go));
+        let mut command = self.agent(args);
+        command.env("BACKUP_AGENT_FAILPOINT", format!("{place}=pause"));
+        command.env("BACKUP_AGENT_FAILPOINT_TRACE", &trace);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for(place, || fs::read_to_string(&trace).is_ok_and(|t| t.contains("fired ")));
+        Paused { child: Some(child), go }
     }
 
     /// Every place a backup passes, each with its number: `local:write#2`.
