@@ -21,6 +21,7 @@ use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
 use crate::manifest::{self, Encryption, Manifest};
+use crate::metrics;
 use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::ops::capture::{self, ComponentError};
 use crate::ops::locks::{self, Held};
@@ -352,7 +353,7 @@ impl<'a> Running<'a> {
         failpoint::hit("deliver")?;
         let delivery = tell::deliver(self.agent);
         failpoint::hit("delivered")?;
-        write_status(state, self.agent.now())?;
+        self.show_end()?;
         Ok(Ran {
             run_id: self.run_id.clone(),
             job: self.request.job.clone(),
@@ -363,6 +364,20 @@ impl<'a> Running<'a> {
             duration: Duration::ZERO,
             untold: delivery.problems,
         })
+    }
+
+    /// What those see who watch from outside: `status.json`, and the text file of metrics.
+    fn show_end(&self) -> Result<()> {
+        let now = self.agent.now();
+        let snapshot = Arc::new(write_status(&self.agent.state, now)?);
+        if let Some(path) = &self.agent.config.metrics.textfile {
+            let config = Arc::clone(&self.agent.config);
+            let facts = metrics::Facts { snapshot, config, progress: Default::default(), now };
+            if let Err(e) = metrics::write_textfile(path, &facts) {
+                self.note(Level::Warning, format!("{e:#}"));
+            }
+        }
+        Ok(())
     }
 
     fn missing_copies(&self, drained: Result<copies::Drained>) -> Result<Vec<String>> {
