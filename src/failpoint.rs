@@ -14,9 +14,10 @@
 //! | `error` | the place fails |
 //! | `eio`, `enospc` | it fails as a system call would |
 //! | `sleep` | it hangs |
+//! | `pause` | it hangs until there is a file named like the trace, with `.go` appended |
 //!
 //! Without `#N` it happens each time the place is passed. `BACKUP_AGENT_FAILPOINT_TRACE` names a file that
-//! gets a line for each place passed, `fired ` before it where something happened: that is how a test knows
+//! gets a line `place#N` for each place passed, `fired ` before it where something happened: that is how a test knows
 //! which places there are, and that its fault was one.
 
 /// A place; called each time the program passes it.
@@ -67,7 +68,7 @@ mod enabled {
             let (name, number) = wanted.split_once('#').unwrap_or((wanted, ""));
             (name == place && (number.is_empty() || number.parse() == Ok(count))).then_some(action)
         });
-        trace(place, action.is_some());
+        trace(place, count, action.is_some());
         match action {
             None => Ok(()),
             Some("kill") => {
@@ -82,15 +83,22 @@ mod enabled {
                 std::thread::sleep(std::time::Duration::from_secs(3600));
                 Ok(())
             }
+            Some("pause") => {
+                let go = format!("{}.go", std::env::var("BACKUP_AGENT_FAILPOINT_TRACE").unwrap_or_default());
+                while !std::path::Path::new(&go).exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Ok(())
+            }
             Some(other) => Err(io::Error::other(format!("unknown failpoint action {other:?}"))),
         }
     }
 
-    fn trace(place: &str, fired: bool) {
+    fn trace(place: &str, count: u64, fired: bool) {
         let Ok(path) = std::env::var("BACKUP_AGENT_FAILPOINT_TRACE") else { return };
         let fired = if fired { "fired " } else { "" };
         // One write of one line: processes may share the file.
-        let line = format!("{fired}{place}\n");
+        let line = format!("{fired}{place}#{count}\n");
         if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
             let _ = file.write_all(line.as_bytes());
         }

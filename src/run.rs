@@ -112,10 +112,11 @@ pub fn run_job(
     let span = run.log.span();
     let _entered = span.enter();
     let minder = Minder::start(agent, &run, job);
-    let result = catch_unwind(AssertUnwindSafe(|| run.make_backup())).unwrap_or_else(|p| Err(panicked(&*p)));
+    let result = unwinding(|| run.make_backup());
     let late = minder.stop();
     let recorded = run.record(result, late)?;
     drop(locks);
+    observer.event(&Event::Recorded);
 
     let mut ran = run.copy_and_tell(recorded)?;
     ran.duration = begun.elapsed();
@@ -204,11 +205,15 @@ impl<'a> Running<'a> {
         let target = target.as_ref();
         let sources = source::build_all(&self.job.source)?;
 
-        let mut stage = self.step(Step::Preflight, || {
+        self.step(Step::Preflight, || {
+            // First, since it makes room; a target that is away is for the look at it to tell.
+            let tidied = reap::leftovers(self.agent, &self.request.job, target);
             preflight::target(self.agent, &self.request.job, target, self, self.progress)?;
-            target.stage(&self.run_id)
+            self.tidy(tidied);
+            Ok(())
         })?;
-        let published = (|| {
+        let mut stage = target.stage(&self.run_id)?;
+        let published = unwinding(|| {
             let context = Context { scratch: stage.scratch()?, progress: Arc::clone(self.progress) };
             preflight::sources(&sources, &context, self)?;
             let options = engine_options(&self.job.engine, self.request.fast, Arc::clone(self.progress));
@@ -233,7 +238,7 @@ impl<'a> Running<'a> {
                     })?;
                 Ok(Backup { target: name.clone(), location, manifest })
             })
-        })();
+        });
         let backup = match published {
             Ok(backup) => backup,
             Err(e) => {
@@ -241,7 +246,7 @@ impl<'a> Running<'a> {
                 return Err(e);
             }
         };
-        if let Err(e) = self.step(Step::ReadBack, || self.read_back(target, &backup.location)) {
+        if let Err(e) = unwinding(|| self.step(Step::ReadBack, || self.read_back(target, &backup.location))) {
             // A backup that does not read back must not be found by somebody who needs one.
             self.tidy(target.remove(&backup.location, &self.run_id));
             return Err(e);
@@ -249,9 +254,11 @@ impl<'a> Running<'a> {
 
         let mut degraded = Vec::new();
         if backup.manifest.outcome.is_good() {
-            let pruned = self.step(Step::Retention, || {
-                let fresh = Some((&self.run_id, self.started, backup.manifest.outcome));
-                prune::with_fresh(self.agent, &self.request.job, name, target, fresh, self.progress)
+            let pruned = unwinding(|| {
+                self.step(Step::Retention, || {
+                    let fresh = Some((&self.run_id, self.started, backup.manifest.outcome));
+                    prune::with_fresh(self.agent, &self.request.job, name, target, fresh, self.progress)
+                })
             });
             match pruned {
                 Ok(removed) => removed
@@ -333,6 +340,9 @@ impl<'a> Running<'a> {
         if backup.is_some() && self.job.targets.len() > 1 {
             let deadline = Some(Instant::now() + self.job.copy_wait);
             let drained = copies::drain(self.agent, Some(&self.run_id), deadline, self, self.progress);
+            if let Ok(drained) = &drained {
+                degraded.extend(drained.degraded.iter().map(|(_, text)| text.clone()));
+            }
             degraded.extend(self.missing_copies(drained)?);
         }
         let state = &self.agent.state;
@@ -532,6 +542,11 @@ impl Minder {
         let _ = self.stop.send(());
         self.thread.join().unwrap_or(false)
     }
+}
+
+/// A panic in `work` as an error, so that what must be cleaned up after an error is cleaned up after it too.
+fn unwinding<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(&*payload)))
 }
 
 fn panicked(payload: &(dyn std::any::Any + Send)) -> anyhow::Error {

@@ -117,6 +117,7 @@ fn job() -> JobName {
 struct Daemon {
     child: Child,
     said: Arc<Mutex<String>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -125,7 +126,7 @@ impl Daemon {
         let said = Arc::<Mutex<String>>::default();
         let outputs: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for output in outputs {
+        let readers = outputs.into_iter().map(|output| {
             let said = Arc::clone(&said);
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -133,9 +134,10 @@ impl Daemon {
                     said.push_str(&line);
                     said.push('\n');
                 }
-            });
-        }
-        Self { child, said }
+            })
+        });
+        let readers = readers.collect();
+        Self { child, said, readers }
     }
 
     fn said(&self) -> String {
@@ -170,6 +172,13 @@ impl Daemon {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                // What it said last is still on its way; a child of it may keep the pipe open.
+                let closing = Instant::now();
+                while closing.elapsed() < Duration::from_secs(2)
+                    && self.readers.iter().any(|r| !r.is_finished())
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 return status;
             }
             assert!(begun.elapsed() < PATIENCE, "it did not end; it said:\n{}", self.said());

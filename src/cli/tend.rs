@@ -46,6 +46,10 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         output::print(&format!("no copy of run {run} at {target}: {why}\n"));
         failed = true;
     }
+    for (run, why) in &drained.degraded {
+        output::print(&format!("run {run}: {why}\n"));
+        failed = true;
+    }
     agent.state.expire_logs(agent.now())?;
     agent.state.expire_messages(agent.now())?;
     tell::by_time(&agent)?;

@@ -49,6 +49,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Runs {
     active: BTreeMap<JobName, Active>,
+    /// Runs whose outcome is recorded: they copy and tell, and hold up nobody.
+    trailing: Vec<Arc<Progress>>,
     ended: Vec<Ended>,
 }
 
@@ -128,12 +130,30 @@ impl Shared {
         }
     }
 
-    pub(super) fn end(&self, ended: Ended) {
+    /// Frees the place of a run whose outcome is known; the run itself may go on with its copies. Calling it
+    /// again for the same run changes nothing.
+    pub(super) fn end(&self, progress: &Arc<Progress>, ended: Ended) {
         let mut runs = lock(&self.runs);
+        // By now the place may be that of the job's next run.
+        if !runs.active.get(&ended.job).is_some_and(|active| Arc::ptr_eq(&active.progress, progress)) {
+            return;
+        }
         runs.active.remove(&ended.job);
+        runs.trailing.push(Arc::clone(progress));
         runs.ended.push(ended);
         drop(runs);
         [&self.scheduler, &self.messages, &self.copies, &self.health].into_iter().for_each(Wake::wake);
+    }
+
+    /// Nothing works for the run any more.
+    pub(super) fn leave(&self, progress: &Arc<Progress>) {
+        lock(&self.runs).trailing.retain(|trailing| !Arc::ptr_eq(trailing, progress));
+    }
+
+    /// True while a run is in progress, or still copies and tells.
+    pub(super) fn is_busy(&self) -> bool {
+        let runs = lock(&self.runs);
+        !runs.active.is_empty() || !runs.trailing.is_empty()
     }
 
     pub(super) fn take_ended(&self) -> Vec<Ended> {
@@ -181,6 +201,7 @@ impl Shared {
         let runs = lock(&self.runs);
         self.stopping.store(true, Ordering::SeqCst);
         runs.active.values().for_each(|active| active.progress.cancel());
+        runs.trailing.iter().for_each(|progress| progress.cancel());
         drop(runs);
         self.copying.cancel();
         [&self.scheduler, &self.messages, &self.copies, &self.health, &self.reaper]

@@ -5,8 +5,8 @@
 //! - An occurrence is met by any run that started after it, whoever started it and however it ended: a failure
 //!   is told and made up for at the next occurrence, not at once and for ever.
 //! - However many occurrences were missed, one run makes up for all of them.
-//! - Occurrences before the job was first seen, before its schedule was changed, or within a pause ask for
-//!   nothing.
+//! - Occurrences before the job was first seen or within a pause ask for nothing, and neither do those of a
+//!   new schedule before it was set. What the old schedule had asked for still is asked for.
 //! - What the state dates later than now was written under a clock that was wrong. It is not believed, or a
 //!   clock that was once a year ahead would stop the schedule for that year.
 
@@ -33,6 +33,8 @@ pub(super) struct Facts<'a> {
     pub first_seen: DateTime<Utc>,
     /// When its schedule was changed.
     pub schedule_changed_at: Option<DateTime<Utc>>,
+    /// What had come due under the schedule before that one, and was not met.
+    pub due_before: Option<DateTime<Utc>>,
     /// Until when it is, or was, paused.
     pub paused_until: Option<DateTime<Utc>>,
     /// Since when the scheduler has watched the clock without a gap: its start, or when the clock last jumped
@@ -74,7 +76,11 @@ pub(super) fn due(facts: &Facts<'_>, attempts: &[DateTime<Utc>]) -> Option<Due> 
     // An occurrence at the very end of a pause belongs to the time after it.
     let pause_ended = facts.paused_until.filter(believable).map(|until| until - TimeDelta::milliseconds(1));
     let basis = changed.max(pause_ended);
-    let occurrence = catch_up_due(facts.schedule, facts.tz, last, first_seen, basis, now)?;
+    // An edit does not forgive what was due before it.
+    let before = facts.due_before.filter(believable).filter(|due| {
+        last.is_none_or(|last| last < *due) && facts.paused_until.is_none_or(|until| until <= *due)
+    });
+    let occurrence = catch_up_due(facts.schedule, facts.tz, last, first_seen, basis, now).or(before)?;
     if facts.paused_until.is_some_and(|until| until > now) {
         return Some(Due::PassedOver(occurrence));
     }
@@ -114,6 +120,7 @@ mod tests {
             splay_key: "id/web",
             first_seen: at("2026-11-01T00:00:00Z"),
             schedule_changed_at: None,
+            due_before: None,
             paused_until: None,
             since: at("2026-11-20T00:00:00Z"),
             now: at(now),
@@ -160,6 +167,17 @@ mod tests {
         let mut edited = facts(&schedule, "2026-11-24T09:00:00Z");
         edited.schedule_changed_at = Some(at("2026-11-24T08:00:00Z"));
         assert_eq!(due(&edited, &[at("2026-11-22T03:00:00Z")]), None);
+    }
+
+    #[test]
+    fn an_edit_of_the_schedule_does_not_forgive_what_was_due_before_it() {
+        let schedule = daily();
+        let mut edited = facts(&schedule, "2026-11-24T09:00:00Z");
+        edited.schedule_changed_at = Some(at("2026-11-24T08:00:00Z"));
+        edited.due_before = Some(at("2026-11-24T07:00:00Z"));
+        let owed = start("2026-11-24T07:00:00Z", "2026-11-24T07:00:00Z", RunTrigger::Schedule);
+        assert_eq!(due(&edited, &[at("2026-11-23T07:00:00Z")]), owed);
+        assert_eq!(due(&edited, &[at("2026-11-24T07:00:00Z")]), None);
     }
 
     #[test]

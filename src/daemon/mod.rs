@@ -175,7 +175,12 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
     let bound = listener::bind(*listens.borrow()).await;
     let first = match bound {
         Ok(listener) => Some(listener),
-        Err(error) if options.interactive => return Err(error),
+        Err(error) if options.interactive && reloads => return Err(error),
+        Err(error) if options.interactive => {
+            let advice =
+                "without a configuration the address is fixed (`agent config init` writes one to change)";
+            return Err(error.context(advice));
+        }
         // Tried again, and told, by the listener's task.
         Err(_) => None,
     };
@@ -183,7 +188,6 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
     let loops = Loops::start(options, shared)?;
     let (stop, stops) = watch::channel(false);
     let server = tokio::spawn(listener::serve(Arc::clone(shared), first, listens, stops));
-    tokio::spawn(signals::feed_watchdog(Arc::clone(shared)));
     shared.set_ready();
     let status = format!("{} jobs", shared.agent().config.job.len());
     signals::tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
@@ -285,12 +289,13 @@ impl Loops {
         ];
         // Not waited for: what it does may be interrupted anywhere, and may hang with a target.
         spawn_loop(shared, "reaper", |shared| tend_loop::reaper(shared))?;
+        spawn_loop(shared, "watchdog", |shared| signals::feed_watchdog(shared))?;
         Ok(Self(awaited))
     }
 
     /// Returns when all loops and runs have ended.
     async fn ended(&self, shared: &Shared) {
-        while !shared.active().is_empty() || self.0.iter().any(|thread| !thread.is_finished()) {
+        while shared.is_busy() || self.0.iter().any(|thread| !thread.is_finished()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

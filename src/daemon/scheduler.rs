@@ -171,6 +171,7 @@ impl Scheduler {
             splay_key: &splay_key,
             first_seen: row.map_or(self.since, |row| row.first_seen),
             schedule_changed_at: row.and_then(|row| row.schedule_changed_at),
+            due_before: row.and_then(|row| row.due_before),
             paused_until: row.and_then(|row| row.paused_until),
             since: self.since,
             now,

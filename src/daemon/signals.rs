@@ -1,7 +1,6 @@
 //! What the daemon is asked from outside: by signals, and by a service manager that wants to know how it is.
 
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -98,14 +97,14 @@ pub(super) fn tell_reloading() {
     tell_manager(&states);
 }
 
-/// Gives the service manager's watchdog its signs of life, for as long as the scheduler turns.
-pub(super) async fn feed_watchdog(shared: Arc<Shared>) {
+/// Gives the service manager's watchdog its signs of life, for as long as the scheduler turns. On a thread of
+/// its own: a manager that does not listen blocks whoever tells it something.
+pub(super) fn feed_watchdog(shared: &Shared) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
-    let mut beat = tokio::time::interval((limit / 2).max(Duration::from_millis(100)));
     loop {
-        beat.tick().await;
         if shared.alive() {
             tell_manager(&[NotifyState::Watchdog]);
         }
+        std::thread::sleep((limit / 2).max(Duration::from_millis(100)));
     }
 }

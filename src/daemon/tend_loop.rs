@@ -45,7 +45,7 @@ pub(super) fn messages(shared: &Shared) {
     let mut trouble = Trouble::default();
     loop {
         let stopping = shared.is_stopping();
-        while stopping && !shared.active().is_empty() {
+        while stopping && shared.is_busy() {
             thread::sleep(POLL);
         }
         let agent = shared.agent();

@@ -1,5 +1,6 @@
 //! The scheduler against a state on disk and a clock that is moved by hand; reloads; runs on their threads.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::scheduler::{Launch, Scheduler};
 use super::{NoWatcher, Options, Source, runner};
 use crate::clock::{Clock, ManualClock};
 use crate::config::{self, Config, JobConfig, LoadOptions};
+use crate::event::Progress;
 use crate::lock::{FileLock, LockMode, ProcessIdentity};
 use crate::model::{JobName, Outcome, RunId};
 use crate::state::{EndedRun, FactKey, MessageKind, NewRun, RunTrigger, State};
@@ -32,6 +34,7 @@ struct Bench {
     shared: Arc<Shared>,
     scheduler: Scheduler,
     launched: Arc<Mutex<Vec<Launch>>>,
+    progress: Arc<Mutex<BTreeMap<JobName, Arc<Progress>>>>,
 }
 
 fn options(config: Config, clock: Arc<ManualClock>) -> Options {
@@ -79,16 +82,19 @@ impl Bench {
         let shared = Arc::new(Shared::new(&options, begun.agent));
         reload::touch_jobs(&shared);
         let launched = Arc::<Mutex<Vec<Launch>>>::default();
+        let progress = Arc::<Mutex<BTreeMap<JobName, Arc<Progress>>>>::default();
         let launch = {
-            let (shared, launched) = (Arc::clone(&shared), Arc::clone(&launched));
+            let (shared, launched, progress) =
+                (Arc::clone(&shared), Arc::clone(&launched), Arc::clone(&progress));
             Box::new(move |launch: Launch| {
-                shared.begin(&launch.job).expect("a job was started while it runs");
+                let begun = shared.begin(&launch.job).expect("a job was started while it runs");
+                progress.lock().unwrap().insert(launch.job.clone(), begun);
                 launched.lock().unwrap().push(launch);
             })
         };
         let at_once = at_once.iter().map(|name| job(name)).collect();
         let scheduler = Scheduler::new(Arc::clone(&shared), at_once, launch);
-        Self { folder, config, clock, shared, scheduler, launched }
+        Self { folder, config, clock, shared, scheduler, launched, progress }
     }
 
     /// The daemon ends, and begins again at `now`.
@@ -141,7 +147,9 @@ impl Bench {
 
     fn end(&self, launch: &Launch, locked: bool) {
         let Launch { job, trigger, occurrence } = launch.clone();
-        self.shared.end(Ended { job, occurrence, trigger, locked });
+        let progress = self.progress.lock().unwrap().remove(&job).unwrap();
+        self.shared.end(&progress, Ended { job, occurrence, trigger, locked });
+        self.shared.leave(&progress);
     }
 
     /// `agent backup` by hand.
@@ -348,6 +356,26 @@ fn no_run_begins_once_the_daemon_stops_or_while_a_dead_run_is_dealt_with() {
     bench.shared.stop();
     assert!(progress.is_cancelled());
     assert!(bench.shared.begin(&job("other")).is_none());
+}
+
+#[test]
+fn a_run_that_still_copies_keeps_nobody_from_starting_and_is_waited_for_at_the_end() {
+    let bench = Bench::new("2026-11-24T03:00:00Z", &[("web", "0 3 * * *")]);
+    let shared = &bench.shared;
+    let ended = || Ended { job: job("web"), occurrence: None, trigger: RunTrigger::Schedule, locked: false };
+    let first = shared.begin(&job("web")).unwrap();
+    shared.end(&first, ended());
+    let second = shared.begin(&job("web")).unwrap();
+    // The end of the first one is not that of the second.
+    shared.end(&first, ended());
+    assert_eq!(shared.active().len(), 1);
+    shared.end(&second, ended());
+    assert!(shared.active().is_empty() && shared.is_busy());
+    shared.stop();
+    assert!(first.is_cancelled());
+    shared.leave(&first);
+    shared.leave(&second);
+    assert!(!shared.is_busy());
 }
 
 fn wait_for(what: &str, condition: impl Fn() -> bool) {

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
@@ -34,6 +34,8 @@ pub struct Drained {
     pub made: u64,
     /// Attempts that failed, with the reason.
     pub failed: Vec<(RunId, TargetName, String)>,
+    /// What else went wrong at the targets, and is recorded with the runs already.
+    pub degraded: Vec<(RunId, String)>,
 }
 
 /// Makes the copies that are due, newest backup first: of one run, or of all. Stops at `deadline`, or when
@@ -90,7 +92,9 @@ pub fn drain(
                 drained.made += 1;
                 tell::copy_came_after_all(agent, &copy)?;
                 if let Err(e) = prune::at_target(agent, &copy.job, &copy.target, None, progress) {
-                    tell::degraded(agent, &copy.run_id, &format!("retention at {}: {e:#}", copy.target))?;
+                    let text = format!("retention {}: {e:#}", copy.target);
+                    tell::degraded(agent, &copy.run_id, &text)?;
+                    drained.degraded.push((copy.run_id, text));
                 }
             }
             Err(e) if e.is::<Interrupted>() => {
@@ -182,15 +186,9 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     let request = Request::Copy { from: Box::new(from), to: Box::new(to), locations, run: run.clone() };
     let mut record = |location: &str| Ok(state.set_copy_location(run, target, location)?);
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
-        Reply::Copied { location, bytes, report } => {
-            let verified = report.result();
+        Reply::Copied { location, bytes } => {
             failpoint::hit("copy-made")?;
-            state.copy_done(run, target, &location, bytes, verified.is_ok(), agent.now())?;
-            if let Err(problems) = verified {
-                state.record_verify(run, target, Err(&problems), agent.now())?;
-                bail!("the copy was read back and differs: {problems}");
-            }
-            Ok(())
+            Ok(state.copy_done(run, target, &location, bytes, true, agent.now())?)
         }
         other => bail!("an unexpected answer to a copy: {other:?}"),
     }
@@ -239,8 +237,15 @@ pub(super) fn copy(
             return Err(e);
         }
     };
-    let report = verify(target.as_ref(), &location, run, Depth::Digests, progress)?;
-    Ok(Reply::Copied { location, bytes, report })
+    let read_back = verify(target.as_ref(), &location, run, Depth::Digests, progress);
+    match read_back.and_then(|report| report.result().map_err(|problems| anyhow!("{problems}"))) {
+        Ok(()) => Ok(Reply::Copied { location, bytes }),
+        Err(e) => {
+            // It stays in the queue, so that a better one is made; this one must not be found meanwhile.
+            let _ = target.remove(&location, run); // the error to report is the first one
+            Err(e.context("the copy was read back and differs"))
+        }
+    }
 }
 
 fn copy_files(

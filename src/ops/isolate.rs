@@ -111,14 +111,12 @@ pub enum Reply {
         /// Its room.
         space: Space,
     },
-    /// The copy is published and was read back.
+    /// The copy is published, and was read back and found equal.
     Copied {
         /// Where.
         location: String,
         /// Bytes stored.
         bytes: u64,
-        /// What reading it back found.
-        report: Report,
     },
     /// The backup was read back.
     Verified {

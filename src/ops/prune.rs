@@ -159,9 +159,14 @@ fn carry_out(
     let config = agent.target(target)?;
     let mut removed = Vec::new();
     let mut problems = Vec::new();
-    for decision in plan.decisions.iter().filter(|d| !d.keep) {
-        let Some(copy) = plan.copies.iter().find(|c| c.run_id == decision.run_id) else { continue };
+    // Removals that were cut short first: nothing is decided anew about them.
+    let mut going = agent.state.half_removed_copies(job, target)?;
+    let goes = |copy: &Copy| plan.decisions.iter().any(|d| !d.keep && d.run_id == copy.run_id);
+    going.extend(plan.copies.into_iter().filter(goes));
+    for copy in going {
         let Some(location) = copy.location.clone() else { continue };
+        // Recorded before anything is touched: a backup that is listed is a whole one.
+        agent.state.copy_expiring(&copy.run_id, target)?;
         let result = match primary {
             Some(target) => target.remove(&location, &copy.run_id),
             None => {
@@ -173,7 +178,7 @@ fn carry_out(
         match result {
             Ok(()) => {
                 agent.state.copy_expired(&copy.run_id, target, agent.now())?;
-                removed.push(copy.run_id.clone());
+                removed.push(copy.run_id);
             }
             Err(e) => problems.push(format!("{e:#}")),
         }

@@ -7,13 +7,17 @@
 use anyhow::{Context, Result};
 
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, open_target, tell};
+use super::{Agent, open_target, prune, tell};
 use crate::config::{JobConfig, TargetConfig};
 use crate::event::Progress;
 use crate::lock::{FileLock, LockMode, ProcessIdentity};
 use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::state::{ComponentSummary, CopyStatus, EndedRun, NewCopy, Run};
+use crate::target::Target;
+
+/// How many of the latest runs are looked at for backups that should not be there.
+const LOOK_BACK: usize = 30;
 
 /// What became of a dead run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +61,34 @@ fn try_lock(agent: &Agent, job: &JobName) -> Result<Option<FileLock>> {
 /// True when the run's process lives although its lock is free: somebody removed the lock file.
 pub fn is_alive(run: &Run) -> bool {
     run.process.as_ref().is_some_and(ProcessIdentity::is_alive)
+}
+
+/// Removes at a job's primary target what its ended runs could not remove themselves, because the target
+/// was away or full of errors at that moment. The caller holds the job's private lock.
+pub fn leftovers(agent: &Agent, job: &JobName, target: &dyn Target) -> Result<()> {
+    let state = &agent.state;
+    for run_id in target.unfinished()? {
+        let Some(run) = state.run(&run_id)?.filter(|run| run.job == *job && !run.is_running()) else {
+            continue; // another job's, another host's, or at work
+        };
+        // What another process copies here belongs to an ended run, too.
+        let copy = state.copy(&run.run_id, target.name())?;
+        if copy.is_none_or(|copy| copy.status != CopyStatus::Pending) {
+            target.clean(&run_id)?;
+        }
+    }
+    // A backup that was visible when its run failed, and could not be taken away.
+    let bad = |run: &Run| matches!(run.outcome, Some(Outcome::Failure | Outcome::Interrupted));
+    for run in state.runs(Some(job), LOOK_BACK)?.iter().filter(|run| bad(run)) {
+        let Some(location) = run.location.as_ref().filter(|_| run.target.as_ref() == Some(target.name()))
+        else {
+            continue;
+        };
+        if target.holds(location, &run.run_id)? {
+            target.remove(location, &run.run_id)?;
+        }
+    }
+    Ok(())
 }
 
 fn one(agent: &Agent, run: &Run) -> Result<Fate> {
@@ -117,6 +149,12 @@ fn adopt(
         .push("run: it died after its backup was published; the backup was read back and counts".to_owned());
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     agent.state.end_run(&ended, &copies, &messages)?;
+    // It may have died in its own retention.
+    if manifest.outcome.is_good()
+        && let Err(e) = prune::at_target(agent, &run.job, name, Some(target.as_ref()), &Progress::default())
+    {
+        tell::degraded(agent, &run.run_id, &format!("retention {name}: {e:#}"))?;
+    }
     Ok(Some(manifest.outcome))
 }
 

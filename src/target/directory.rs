@@ -53,6 +53,10 @@ impl DirectoryTarget {
         Ok(self.path.join(location))
     }
 
+    fn partial(&self, run: &RunId) -> PathBuf {
+        self.path.join(format!(".partial-{run}"))
+    }
+
     fn expired(&self, run: &RunId) -> PathBuf {
         self.path.join(format!(".expired-{run}"))
     }
@@ -135,13 +139,19 @@ impl Target for DirectoryTarget {
 
     fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
         let device = self.check()?;
-        let folder = self.path.join(format!(".partial-{run}"));
+        let folder = self.partial(run);
         hit_at(self.name.as_str(), "stage")
             .and_then(|()| fs::DirBuilder::new().mode(0o700).create(&folder))
             .with_context(|| {
                 format!("target {}: making the staging folder {}", self.name, folder.display())
             })?;
-        Ok(Box::new(DirectoryStage { target: self.clone(), folder, device, scratch: false }))
+        Ok(Box::new(DirectoryStage {
+            target: self.clone(),
+            run: run.clone(),
+            folder,
+            device,
+            scratch: false,
+        }))
     }
 
     fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>> {
@@ -184,19 +194,8 @@ impl Target for DirectoryTarget {
     fn remove(&self, location: &str, run: &RunId) -> Result<()> {
         self.check()?;
         let (folder, expired) = (self.folder(location)?, self.expired(run));
-        if folder.exists() {
-            // A manifest that cannot be read may be a corrupt backup's; one that names another run is not ours.
-            let bytes = fs::read(folder.join(manifest::FILE)).unwrap_or_default();
-            if let Ok(found) = Manifest::parse(&bytes)
-                && found.run_id != *run
-            {
-                bail!(
-                    "target {}: {} holds run {}, not {run}; it is left alone",
-                    self.name,
-                    folder.display(),
-                    found.run_id
-                );
-            }
+        // A name is free again once its backup was taken out; a later run may have it by now.
+        if !expired.exists() && folder.exists() && !self.is_of_another(&folder, run) {
             hit_at(self.name.as_str(), "remove-rename")
                 .and_then(|()| fsutil::rename_noreplace(&folder, &expired))
                 .with_context(|| {
@@ -218,10 +217,21 @@ impl Target for DirectoryTarget {
         Ok(())
     }
 
+    fn unfinished(&self) -> Result<Vec<RunId>> {
+        self.check()?;
+        let describe = || format!("target {}: listing {}", self.name, self.path.display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).with_context(describe)? {
+            let name = entry.with_context(describe)?.file_name();
+            found.extend(name.to_str().and_then(|n| n.strip_prefix(".partial-")?.parse().ok()));
+        }
+        Ok(found)
+    }
+
     fn clean(&self, run: &RunId) -> Result<bool> {
         self.check()?;
         let mut found = false;
-        for folder in [self.path.join(format!(".partial-{run}")), self.expired(run)] {
+        for folder in [self.partial(run), self.expired(run)] {
             match fs::remove_dir_all(&folder) {
                 Ok(()) => found = true,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -236,6 +246,12 @@ impl Target for DirectoryTarget {
 }
 
 impl DirectoryTarget {
+    /// True when the manifest in `folder` names another run. One that cannot be read may be a corrupt backup's.
+    fn is_of_another(&self, folder: &Path, run: &RunId) -> bool {
+        let bytes = fs::read(folder.join(manifest::FILE)).unwrap_or_default();
+        Manifest::parse(&bytes).is_ok_and(|found| found.run_id != *run)
+    }
+
     /// Folders of days that hold no backup any more. One that is not empty stays, which is all the check
     /// there is to make.
     fn remove_empty_parents(&self, folder: &Path) {
@@ -250,6 +266,8 @@ impl DirectoryTarget {
 
 struct DirectoryStage {
     target: DirectoryTarget,
+    run: RunId,
+    /// Where it stands: the staging folder, the published one afterwards.
     folder: PathBuf,
     device: u64,
     scratch: bool,
@@ -320,6 +338,8 @@ impl Stage for DirectoryStage {
                     .with_context(|| format!("target {}: publishing {}", target.name, folder.display()));
             }
         }
+        // From here on `abandon` has to take it out of sight first.
+        self.folder = folder;
         place("fsync-parents")?;
         fsutil::fsync_dir(&target.path.join(parent))?;
         fsutil::fsync_dir(&target.path)?;
@@ -328,6 +348,10 @@ impl Stage for DirectoryStage {
     }
 
     fn abandon(&mut self) -> Result<()> {
+        let partial = self.target.partial(&self.run);
+        if self.folder != partial && fs::rename(&self.folder, &partial).is_ok() {
+            self.folder = partial;
+        }
         match fs::remove_dir_all(&self.folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e)
                 .with_context(|| format!("target {}: removing {}", self.target.name, self.folder.display())),

@@ -36,8 +36,11 @@ pub trait Target: Send + Sync {
     fn holds(&self, location: &str, run: &RunId) -> Result<bool>;
 
     /// Removes a finished backup. Whatever happens midway, a half-removed backup is never taken for a whole
-    /// one, and calling again goes on. Refuses when the folder is another run's.
+    /// one, and calling again goes on. A folder that is another run's is left alone: this run's is gone.
     fn remove(&self, location: &str, run: &RunId) -> Result<()>;
+
+    /// Runs of which something unfinished is here, whether they still write it or left it behind.
+    fn unfinished(&self) -> Result<Vec<RunId>>;
 
     /// Removes what a dead run left unfinished; true when there was something.
     fn clean(&self, run: &RunId) -> Result<bool>;
@@ -58,7 +61,7 @@ pub trait Stage: Send {
     /// another location may be tried.
     fn publish(&mut self, location: &str) -> Result<Published>;
 
-    /// Removes everything written so far.
+    /// Removes everything written so far, also what was published already.
     fn abandon(&mut self) -> Result<()>;
 }
 
