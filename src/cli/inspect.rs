@@ -256,7 +256,12 @@ pub fn history(global: &Global, args: &History) -> Result<u8> {
             run.job.to_string(),
             local(run.started, zone_of(&agent.config, &run.job)),
             run.trigger.to_string(),
-            run.outcome.map_or("running", |o| o.as_str()).to_owned(),
+            match run.outcome {
+                None => "running",
+                Some(outcome) if outcome.is_good() && !run.degraded.is_empty() => "degraded",
+                Some(outcome) => outcome.as_str(),
+            }
+            .to_owned(),
             run.duration().map_or_else(|| "-".to_owned(), output::took),
             ByteSize(run.source_bytes).to_string(),
             ByteSize(run.stored_bytes).to_string(),

@@ -1,5 +1,7 @@
 //! `agent notify`: channels tried, and their queue looked at.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::args::{Global, Notify, NotifyVerb};
@@ -86,10 +88,12 @@ fn queue(global: &Global, limit: usize, json: bool) -> Result<u8> {
         ]);
     }
     output::print(&if table.is_empty() { "no messages\n".to_owned() } else { table.render(Some(1)) });
-    for m in messages.iter().filter(|m| m.status != MessageStatus::Delivered) {
-        if let Some(error) = &m.last_error {
-            output::print(&format!("{} to {}: {error}\n", m.channel, m.recipient));
-        }
-    }
+    // One reason stands for all messages it keeps waiting.
+    let reasons: BTreeSet<String> = messages
+        .iter()
+        .filter(|m| matches!(m.status, MessageStatus::Pending | MessageStatus::Failed))
+        .filter_map(|m| Some(format!("{} to {}: {}\n", m.channel, m.recipient, m.last_error.as_ref()?)))
+        .collect();
+    reasons.iter().for_each(|reason| output::print(reason));
     Ok(code::OK)
 }

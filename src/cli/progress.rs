@@ -81,6 +81,8 @@ struct Shown {
     counts: Counts,
     /// Bytes and entries counted before it began.
     base: (u64, u64),
+    /// Bytes expected, as long as there are no more.
+    expected: Option<u64>,
 }
 
 impl Shown {
@@ -106,9 +108,15 @@ impl Bar {
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     {
-                        let shown = shown.lock().unwrap_or_else(|e| e.into_inner());
+                        let mut shown = shown.lock().unwrap_or_else(|e| e.into_inner());
+                        let position = shown.counts.bytes(&progress).saturating_sub(shown.base.0);
+                        // More than was expected: from here on nobody knows how much is left.
+                        if shown.expected.is_some_and(|expected| position > expected) {
+                            shown.expected = None;
+                            bar.set_style(spinner());
+                        }
                         bar.set_message(shown.message(&progress));
-                        bar.set_position(shown.counts.bytes(&progress).saturating_sub(shown.base.0));
+                        bar.set_position(position);
                     }
                     thread::park_timeout(Duration::from_millis(100));
                 }
@@ -121,9 +129,10 @@ impl Bar {
     pub fn begin(&self, what: &str, counts: Counts, expected: Option<u64>, progress: &Progress) {
         let mut shown = self.shown.lock().unwrap_or_else(|e| e.into_inner());
         let base = (counts.bytes(progress), progress.entries());
-        *shown = Shown { what: what.to_owned(), counts, base };
+        let expected = expected.filter(|bytes| *bytes > 0);
+        *shown = Shown { what: what.to_owned(), counts, base, expected };
         self.bar.reset();
-        match expected.filter(|bytes| *bytes > 0) {
+        match expected {
             Some(bytes) => {
                 self.bar.set_length(bytes);
                 self.bar.set_style(bar());

@@ -258,7 +258,8 @@ pub fn findings(agent: &Agent, summary: &str, problems: &[&crate::health::Findin
         status: status(f.status),
         job: f.job.clone(),
         check: f.check.to_owned(),
-        text: f.text(),
+        // Commands as they are to be typed on this host.
+        text: f.text().replace("`agent ", &format!("`{} ", agent.command)),
     });
     let facts = CheckFacts {
         host: agent.config.host_name(),

@@ -96,6 +96,7 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
         world.agent("backup").exits(4);
     }
     assert_eq!(states(&world, "nas"), ["pending"; 3]);
+    assert_eq!(world.agent("history").out.matches(" degraded ").count(), 3);
     world.agent("status").exits(0).says(&["degraded", "nas 0 (+3 pending)"]);
     let metrics = world.agent("metrics").exits(0).out;
     assert!(
@@ -124,6 +125,7 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
     assert!(created.is_sorted(), "the newest backup is copied first: {created:?}");
     let status = world.agent("status").exits(0);
     assert!(status.out.contains("nas 3") && !status.out.contains("degraded"), "{}", status.out);
+    assert!(!world.agent("history").out.contains("degraded"));
     let history = world.agent("history --json").json();
     assert!(
         history.as_array().unwrap().iter().all(|run| run["degraded"] == Value::Array(vec![])),

@@ -13,5 +13,6 @@ mod mysql;
 mod restore;
 #[path = "../support/smtp.rs"]
 mod smtp;
+mod sources;
 mod verbs;
 mod world;
