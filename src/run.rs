@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow};
 use chrono::{DateTime, Utc};
 
 use crate::config::JobConfig;
-use crate::event::{Event, Interrupted, Level, Observer, Progress, Step};
+use crate::event::{Event, Interrupted, Level, Observer, Progress, Step, is_interruption};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
@@ -287,7 +287,7 @@ impl<'a> Running<'a> {
                 ended
             }
             (None, error) => {
-                let interrupted = !late && error.as_ref().is_some_and(|e| e.is::<Interrupted>());
+                let interrupted = !late && error.as_ref().is_some_and(is_interruption);
                 let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failure };
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
@@ -446,7 +446,7 @@ impl<'a> Running<'a> {
                 "it ran longer than max_runtime ({}) and was stopped",
                 humantime::format_duration(limit)
             ),
-            _ if error.is::<Interrupted>() => "it was stopped by a signal".to_owned(),
+            _ if is_interruption(error) => "it was stopped by a signal".to_owned(),
             _ => format!("{error:#}"),
         }
     }
