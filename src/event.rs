@@ -185,3 +185,8 @@ impl Progress {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
+
+/// Whether an error comes from having been asked to stop, whatever was put around it.
+pub fn is_interruption(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>() || error.chain().any(|cause| cause.is::<Interrupted>())
+}

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::archive::{self, Outputs, TreeSpec, capture_stream, capture_tree};
 use crate::config::{HealthConfig, OnShrink, Unreadable};
-use crate::event::{Event, Level, Observer};
+use crate::event::{Event, Level, Observer, is_interruption};
 use crate::manifest::{Codec, Component, Kind, StoredFile};
 use crate::model::{ByteSize, ComponentName, Outcome, WarningKind};
 use crate::source::{Capture, Context, Source};
@@ -45,7 +45,7 @@ pub struct ComponentError {
     /// Which.
     pub component: ComponentName,
     /// Why.
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+    pub source: anyhow::Error,
 }
 
 /// Captures `sources` in their order.
@@ -64,7 +64,7 @@ pub fn capture_all(
         observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
         let component = capture_one(source.as_ref(), stage, context, plan)
             .and_then(|c| check_shrink(&c, baseline, plan.health, observer).map(|()| c))
-            .map_err(|e| ComponentError { component: name.clone(), source: e.into() })?;
+            .map_err(|e| ComponentError { component: name.clone(), source: e })?;
         observer.event(&Event::ComponentEnded {
             component: name,
             source_bytes: component.source_bytes,
@@ -120,6 +120,7 @@ fn capture_one(
                     stream.finish()?;
                     read
                 }
+                Err(e) if is_interruption(&e) => return Err(e),
                 // A dump that died explains itself better than the pipe it left behind; a full disk does not
                 // become clearer by the complaint of the program whose output nobody took.
                 Err(e) if is_write_error(&e) => return Err(e),

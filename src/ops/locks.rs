@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::Agent;
+use super::{Agent, reap};
 use crate::config::JobConfig;
 use crate::event::Progress;
 use crate::lock::{FileLock, LockMode};
 use crate::model::JobName;
+
+/// How often a run is looked for that is waited for by its record.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Both locks, held. Dropping them lets go.
 #[derive(Debug)]
@@ -47,6 +50,13 @@ pub fn acquire(
     let Some(private) = take(&path, LockMode::Private)? else {
         return Ok(Err(Held { path, holder: own_holder(agent, name) }));
     };
+    // A lock file that somebody removed under a run excludes nobody any more; its record does.
+    while agent.state.running(name)?.is_some_and(|run| reap::is_alive(&run)) {
+        if deadline.is_none_or(|deadline| Instant::now() >= deadline) || progress.is_cancelled() {
+            return Ok(Err(Held { path, holder: own_holder(agent, name) }));
+        }
+        std::thread::sleep(POLL);
+    }
     let Some(configured) = &job.lock_file else {
         return Ok(Ok(Locks { _private: private, _configured: None }));
     };

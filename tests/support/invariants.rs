@@ -103,7 +103,12 @@ impl World {
         self.change();
         let out = self.backup();
         self.after(&out, Expect::Success);
-        assert_eq!(self.leftovers(), Vec::<std::path::PathBuf>::new(), "left behind after a good run");
+        let mut left = self.leftovers();
+        if self.list().iter().any(|c| c["status"] == "pending") {
+            // What an attempt at a copy left is removed by the next one, which is not due yet.
+            left.retain(|path| !path.starts_with(self.path("nas")));
+        }
+        assert!(left.is_empty(), "left behind after a good run: {left:?}");
         self.check_nothing_stray();
     }
 
