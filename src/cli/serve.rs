@@ -12,7 +12,7 @@ use super::common::UsageError;
 use super::progress::BackupBar;
 use super::{common, output};
 use crate::clock::SystemClock;
-use crate::config::{Config, DEFAULT_FILE, LoadOptions};
+use crate::config::{Config, DEFAULT_FILE, Keep, LoadOptions};
 use crate::daemon::{self, Options, Source, Watcher};
 use crate::event::{Event, Observer, Progress};
 use crate::model::{ByteSize, JobName, Outcome};
@@ -117,15 +117,25 @@ fn introduction(config: &Config) -> String {
             .map(|p| p.display().to_string())
             .collect();
         text.push_str(&format!(
-            "job {name}: {} into {}, at {} ({}); keeps the newest and one a day\n",
+            "job {name}: {} into {}, at {} ({}){}\n",
             paths.join(", "),
             target.path.display(),
             job.schedule.as_deref().unwrap_or("no schedule"),
-            config.job_timezone(job)
+            config.job_timezone(job),
+            kept(target.keep.as_ref())
         ));
     }
     text.push_str(&format!("state in {}; Ctrl-C ends\n", config.state_dir.display()));
     text
+}
+
+/// `; keeps the newest 3, and one of each of 7 days`, or nothing where everything is kept.
+fn kept(keep: Option<&Keep>) -> String {
+    let Some(keep) = keep else { return String::new() };
+    let newest = keep.last.map(|n| format!("the newest {n}"));
+    let daily = keep.daily.map(|n| format!("one of each of {n} days"));
+    let parts: Vec<String> = newest.into_iter().chain(daily).collect();
+    if parts.is_empty() { String::new() } else { format!("; keeps {}", parts.join(", and ")) }
 }
 
 fn outcome(job: &JobName, end: &Result<End>, fixed: bool) -> String {
