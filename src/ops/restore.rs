@@ -1,6 +1,7 @@
 //! Backups back into files: whole, one component, or chosen paths.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -63,10 +64,12 @@ pub fn restore(
     prepare_folder(&wanted.to, wanted.force)?;
     let mut restored = Restored::default();
     let several = chosen.len() > 1;
+    let backup = Backup { target, location, manifest: &manifest };
     for component in chosen {
         let folder = if several { wanted.to.join(component.name.as_str()) } else { wanted.to.clone() };
         std::fs::create_dir_all(&folder).with_context(|| format!("making folder {}", folder.display()))?;
-        let summary = restore_component(target, location, &manifest, component, &folder, wanted, options)
+        let summary = backup
+            .component(component, &folder, wanted, options)
             .with_context(|| format!("component {}", component.name))?;
         restored.components.push((component.name.clone(), folder, summary));
     }
@@ -111,71 +114,120 @@ fn prepare_folder(to: &Path, force: bool) -> Result<()> {
     }
 }
 
-fn restore_component(
-    target: &dyn Target,
-    location: &str,
-    manifest: &Manifest,
-    component: &Component,
-    folder: &Path,
-    wanted: &Wanted,
-    options: &RestoreOptions,
-) -> Result<RestoreSummary> {
-    match component.kind {
-        Kind::Stream => restore_stream(target, location, manifest, component, folder, wanted, options),
-        Kind::Tar if wanted.paths.is_empty() => {
-            restore_whole(target, location, manifest, component, folder, options)
+/// A stored backup.
+struct Backup<'a> {
+    target: &'a dyn Target,
+    location: &'a str,
+    manifest: &'a Manifest,
+}
+
+impl Backup<'_> {
+    fn component(
+        &self,
+        component: &Component,
+        folder: &Path,
+        wanted: &Wanted,
+        options: &RestoreOptions,
+    ) -> Result<RestoreSummary> {
+        match component.kind {
+            Kind::Stream => self.stream(component, folder, wanted, options),
+            Kind::Tar if wanted.paths.is_empty() => self.whole(component, folder, options),
+            Kind::Tar => self.chosen(component, folder, wanted, options),
         }
-        Kind::Tar => restore_chosen(target, location, manifest, component, folder, wanted, options),
     }
-}
 
-fn restore_whole(
-    target: &dyn Target,
-    location: &str,
-    manifest: &Manifest,
-    component: &Component,
-    folder: &Path,
-    options: &RestoreOptions,
-) -> Result<RestoreSummary> {
-    let stored = target.open(location, &component.file, Cache::Warm)?;
-    let mut decoder = StreamDecoder::new(stored, manifest.codec);
-    let totals = decoder.totals();
-    let summary = Prefetch::scope(&mut decoder, |stream| {
-        let summary = restore_tree(stream, folder, None, options)?;
-        io::copy(stream, &mut io::sink())?; // to the end, for the digest
-        anyhow::Ok(summary)
-    })?;
-    if totals.sha256() != component.sha256 {
-        bail!(
-            "{} is not what was written (digest {}, {} expected): what was restored may be wrong or incomplete",
-            component.file,
-            totals.sha256(),
-            component.sha256
-        );
+    fn whole(
+        &self,
+        component: &Component,
+        folder: &Path,
+        options: &RestoreOptions,
+    ) -> Result<RestoreSummary> {
+        let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
+        let mut decoder = StreamDecoder::new(stored, self.manifest.codec);
+        let totals = decoder.totals();
+        let summary = Prefetch::scope(&mut decoder, |stream| {
+            let summary = restore_tree(stream, folder, None, options)?;
+            io::copy(stream, &mut io::sink())?; // to the end, for the digest
+            anyhow::Ok(summary)
+        })?;
+        if totals.sha256() != component.sha256 {
+            bail!(
+                "{} is not what was written (digest {}, {} expected): what was restored may be wrong or incomplete",
+                component.file,
+                totals.sha256(),
+                component.sha256
+            );
+        }
+        Ok(summary)
     }
-    Ok(summary)
-}
 
-fn restore_chosen(
-    target: &dyn Target,
-    location: &str,
-    manifest: &Manifest,
-    component: &Component,
-    folder: &Path,
-    wanted: &Wanted,
-    options: &RestoreOptions,
-) -> Result<RestoreSummary> {
-    let index = component.index.as_ref().context("the component has no index; restore it whole")?;
-    let stored_index = target.open(location, &index.file, Cache::Warm)?;
-    let read_at = stored_index.read_at();
-    let reader = IndexReader::open(read_at.length()?, |offset, length| {
-        read_at.read_exact_at(offset, length).with_context(|| format!("reading {}", index.file))
-    })?;
-    let patterns = patterns(&wanted.paths)?;
-    let selection = select(&reader, &|path| matches(&patterns, path))?;
-    let stored = target.open(location, &component.file, Cache::Warm)?;
-    let mut frames = FrameReader::new(stored.read_at(), manifest.codec, selection.frames.clone())?;
-    restore_tree(&mut frames, folder, Some(&selection), options)
+    fn chosen(
+        &self,
+        component: &Component,
+        folder: &Path,
+        wanted: &Wanted,
+        options: &RestoreOptions,
+    ) -> Result<RestoreSummary> {
+        let index = component.index.as_ref().context("the component has no index; restore it whole")?;
+        let stored_index = self.target.open(self.location, &index.file, Cache::Warm)?;
+        let read_at = stored_index.read_at();
+        let reader = IndexReader::open(read_at.length()?, |offset, length| {
+            read_at.read_exact_at(offset, length).with_context(|| format!("reading {}", index.file))
+        })?;
+        let patterns = patterns(&wanted.paths)?;
+        let selection = select(&reader, &|path| matches(&patterns, path))?;
+        let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
+        let mut frames = FrameReader::new(stored.read_at(), self.manifest.codec, selection.frames.clone())?;
+        restore_tree(&mut frames, folder, Some(&selection), options)
+    }
+
+    fn stream(
+        &self,
+        component: &Component,
+        folder: &Path,
+        wanted: &Wanted,
+        options: &RestoreOptions,
+    ) -> Result<RestoreSummary> {
+        let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
+        let mut decoder = StreamDecoder::new(stored, self.manifest.codec);
+        let totals = decoder.totals();
+        let plain = component
+            .file
+            .strip_suffix(&format!(".{}", self.manifest.codec.extension()))
+            .unwrap_or(&component.file);
+        let path = folder.join(plain);
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .create_new(!wanted.force)
+            .truncate(true)
+            // A dump holds everything its database held, so it is nobody else's to read.
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .with_context(|| format!("creating {}", path.display()))?;
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        loop {
+            let got =
+                decoder.read(&mut buffer).with_context(|| format!("decompressing {}", component.file))?;
+            if got == 0 {
+                break;
+            }
+            if options.progress.is_cancelled() {
+                return Err(crate::event::Interrupted.into());
+            }
+            file.write_all(&buffer[..got]).with_context(|| format!("writing {}", path.display()))?;
+            bytes += got as u64;
+            options.progress.add_source(got as u64);
+        }
+        file.sync_all().with_context(|| format!("making {} durable", path.display()))?;
+        crate::fsutil::close(file).with_context(|| format!("closing {}", path.display()))?;
+        if bytes != component.raw_bytes || totals.sha256() != component.sha256 {
+            bail!("{} is not what was written: what was restored is wrong or incomplete", component.file);
+        }
+        Ok(RestoreSummary { entries: 1, bytes, ..RestoreSummary::default() })
+    }
 }
 
 /// The patterns as gitignore-like globs: a folder's name chooses all below it.
@@ -202,50 +254,6 @@ fn matches(patterns: &Override, path: &[u8]) -> bool {
         dir = true;
     }
     false
-}
-
-fn restore_stream(
-    target: &dyn Target,
-    location: &str,
-    manifest: &Manifest,
-    component: &Component,
-    folder: &Path,
-    wanted: &Wanted,
-    options: &RestoreOptions,
-) -> Result<RestoreSummary> {
-    let stored = target.open(location, &component.file, Cache::Warm)?;
-    let mut decoder = StreamDecoder::new(stored, manifest.codec);
-    let totals = decoder.totals();
-    let plain =
-        component.file.strip_suffix(&format!(".{}", manifest.codec.extension())).unwrap_or(&component.file);
-    let path = folder.join(plain);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .create_new(!wanted.force)
-        .truncate(true)
-        .open(&path)
-        .with_context(|| format!("creating {}", path.display()))?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let got = decoder.read(&mut buffer).with_context(|| format!("decompressing {}", component.file))?;
-        if got == 0 {
-            break;
-        }
-        if options.progress.is_cancelled() {
-            return Err(crate::event::Interrupted.into());
-        }
-        file.write_all(&buffer[..got]).with_context(|| format!("writing {}", path.display()))?;
-        bytes += got as u64;
-        options.progress.add_source(got as u64);
-    }
-    file.sync_all().with_context(|| format!("making {} durable", path.display()))?;
-    crate::fsutil::close(file).with_context(|| format!("closing {}", path.display()))?;
-    if bytes != component.raw_bytes || totals.sha256() != component.sha256 {
-        bail!("{} is not what was written: what was restored is wrong or incomplete", component.file);
-    }
-    Ok(RestoreSummary { entries: 1, bytes, ..RestoreSummary::default() })
 }
 
 #[cfg(test)]
