@@ -85,6 +85,9 @@ pub enum Event {
         /// Warnings met.
         warnings: u64,
     },
+    /// The outcome is recorded and the locks are free: another run of the job may begin. What follows is for
+    /// further targets and for those who are told.
+    Recorded,
     /// A copy to a further target begins.
     CopyStarted(TargetName),
     /// A copy to a further target ended.

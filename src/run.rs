@@ -16,16 +16,19 @@ use anyhow::{Context as _, Result, anyhow};
 use chrono::{DateTime, Utc};
 
 use crate::config::JobConfig;
-use crate::event::{Event, Interrupted, Level, Observer, Progress, Step, is_interruption};
+use crate::event::{Event, Interrupted, Level, Observer, Progress, Step};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
 use crate::manifest::{self, Encryption, Manifest};
+use crate::metrics;
 use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::ops::capture::{self, ComponentError};
 use crate::ops::locks::{self, Held};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell};
+use crate::ops::{
+    Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell, touch_job,
+};
 use crate::source::{self, Context};
 use crate::state::{EndedRun, FactKey, NewCopy, NewRun, Run, RunTrigger, StepTime, write_status};
 use crate::target::{Target, candidate_locations};
@@ -114,6 +117,7 @@ pub fn run_job(
     let late = minder.stop();
     let recorded = run.record(result, late)?;
     drop(locks);
+    observer.event(&Event::Recorded);
 
     let mut ran = run.copy_and_tell(recorded)?;
     ran.duration = begun.elapsed();
@@ -169,7 +173,7 @@ impl<'a> Running<'a> {
         let started = agent.now();
         let run_id = RunId::generate(started);
         let clock_problem = prune::clock_problem(agent)?;
-        agent.state.touch_job(&request.job, job.schedule.as_deref(), started)?;
+        touch_job(agent, &request.job, job)?;
         agent.state.begin_run(&NewRun {
             run_id: run_id.clone(),
             job: request.job.clone(),
@@ -287,7 +291,8 @@ impl<'a> Running<'a> {
                 ended
             }
             (None, error) => {
-                let interrupted = !late && error.as_ref().is_some_and(is_interruption);
+                // Whatever a step says when it is asked to stop: being asked is what ended it.
+                let interrupted = !late && self.progress.is_cancelled();
                 let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failure };
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
@@ -348,7 +353,7 @@ impl<'a> Running<'a> {
         failpoint::hit("deliver")?;
         let delivery = tell::deliver(self.agent);
         failpoint::hit("delivered")?;
-        write_status(state, self.agent.now())?;
+        self.show_end()?;
         Ok(Ran {
             run_id: self.run_id.clone(),
             job: self.request.job.clone(),
@@ -359,6 +364,20 @@ impl<'a> Running<'a> {
             duration: Duration::ZERO,
             untold: delivery.problems,
         })
+    }
+
+    /// What those see who watch from outside: `status.json`, and the text file of metrics.
+    fn show_end(&self) -> Result<()> {
+        let now = self.agent.now();
+        let snapshot = Arc::new(write_status(&self.agent.state, now)?);
+        if let Some(path) = &self.agent.config.metrics.textfile {
+            let config = Arc::clone(&self.agent.config);
+            let facts = metrics::Facts { snapshot, config, progress: Default::default(), now };
+            if let Err(e) = metrics::write_textfile(path, &facts) {
+                self.note(Level::Warning, format!("{e:#}"));
+            }
+        }
+        Ok(())
     }
 
     fn missing_copies(&self, drained: Result<copies::Drained>) -> Result<Vec<String>> {
@@ -446,7 +465,7 @@ impl<'a> Running<'a> {
                 "it ran longer than max_runtime ({}) and was stopped",
                 humantime::format_duration(limit)
             ),
-            _ if is_interruption(error) => "it was stopped by a signal".to_owned(),
+            _ if self.progress.is_cancelled() => "it was stopped by a signal".to_owned(),
             _ => format!("{error:#}"),
         }
     }

@@ -57,3 +57,18 @@ pub fn ignore_file_size_signal() {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
+
+/// Asks the kernel to begin writing a range of a file to the disk, and does not wait for it. Unlike fsync it
+/// promises nothing; it only keeps the fsync that follows from finding all the work still to be done.
+pub fn begin_writeback(file: &std::fs::File, offset: u64, length: u64) {
+    use std::os::fd::AsRawFd;
+    const SYNC_FILE_RANGE_WRITE: libc::c_uint = 2;
+    let (Ok(offset), Ok(length)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(length)) else {
+        return;
+    };
+    // SAFETY: sync_file_range(2) takes an open descriptor, which `file` lends, and three integers. File
+    // systems that do not know it answer with an error, which changes nothing.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, length, SYNC_FILE_RANGE_WRITE);
+    }
+}

@@ -32,7 +32,7 @@ struct Unreadable(std::path::PathBuf);
 impl Unreadable {
     fn new(world: &World, path: &str) -> Self {
         let path = world.path("src").join(path);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         Self(path)
     }
 }
@@ -144,7 +144,7 @@ fn an_empty_source_fails_the_run_unless_the_job_allows_it() {
     fs::create_dir(&there).unwrap();
     let out = world.backup();
     world.after(&out, Expect::Failure);
-    assert!(out.all().contains("is it mounted?"), "{}", out.all());
+    assert!(out.all().contains("is it mounted"), "{}", out.all());
     fs::remove_dir(&there).unwrap();
     fs::rename(&away, &there).unwrap();
     world.recover();

@@ -342,11 +342,11 @@ fn found_in(name: &str, source: &str) -> Vec<String> {
 fn an_import_of_a_higher_or_the_same_layer_is_named_with_its_line_and_layers() {
     assert_eq!(
         found_in("state/runs.rs", "use std::fs;\n\nuse crate::run::Run;\n"),
-        ["src/state/runs.rs:3: state (layer 2) imports run (layer 5); only lower layers may be imported"]
+        ["src/state/runs.rs:3: state (layer 3) imports run (layer 6); only lower layers may be imported"]
     );
     assert_eq!(
         found_in("metrics.rs", "fn f() { crate::ops::prune() }"),
-        ["src/metrics.rs:1: metrics (layer 4) imports ops (layer 4); only lower layers may be imported"]
+        ["src/metrics.rs:1: metrics (layer 5) imports ops (layer 5); only lower layers may be imported"]
     );
     assert_eq!(found_in("web/mod.rs", "use crate::run;").len(), 1);
     assert_eq!(found_in("run.rs", "use backup_agent::web::serve;").len(), 1);
@@ -365,8 +365,8 @@ fn groups_are_looked_into_however_they_are_broken_and_nested() {
     assert_eq!(
         found_in("ops/mod.rs", source),
         [
-            "src/ops/mod.rs:3: ops (layer 4) imports daemon (layer 6); only lower layers may be imported",
-            "src/ops/mod.rs:4: ops (layer 4) imports web (layer 5); only lower layers may be imported",
+            "src/ops/mod.rs:3: ops (layer 5) imports daemon (layer 7); only lower layers may be imported",
+            "src/ops/mod.rs:4: ops (layer 5) imports web (layer 6); only lower layers may be imported",
         ]
     );
     assert_eq!(found_in("ops/mod.rs", "use crate :: { model , cli } ;").len(), 1);
@@ -402,7 +402,7 @@ fn comments_texts_and_test_code_are_not_imports() {
     let found = found_in("model.rs", source);
     assert_eq!(
         found,
-        ["src/model.rs:15: model (layer 0) imports web (layer 5); only lower layers may be imported"]
+        ["src/model.rs:15: model (layer 0) imports web (layer 6); only lower layers may be imported"]
     );
 }
 

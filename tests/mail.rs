@@ -647,15 +647,3 @@ async fn a_heartbeat_nobody_answers_names_only_the_host() {
         assert!(!format!("{error:#} {settings:?}").contains("canary"), "{error:#}");
     }
 }
-
-#[tokio::test]
-#[ignore = "prints the mail as it arrives, for a person to read"]
-async fn print_the_mail() {
-    let server = SmtpServer::plain();
-    server.next(Manners::Refuse("MAIL", 451, "4.3.2 not now"));
-    let office = Office::new(&settings(&server, &["admin@example.org"]));
-    office.deliver().await;
-    office.clock.advance(TimeDelta::hours(3));
-    office.deliver().await;
-    println!("{}", String::from_utf8_lossy(&server.mails()[0].data));
-}

@@ -38,10 +38,13 @@ impl Server {
             } else {
                 std::env::var("USER").unwrap()
             };
+        // A server that starts removes temporary tables it finds in its folder for them: also those of
+        // another that starts at the same moment. So each has a folder of its own.
         let installed = Command::new("mariadb-install-db")
             .args(["--no-defaults", "--auth-root-authentication-method=socket", "--skip-test-db"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--user={user}"))
+            .env("TMPDIR", dir.path())
             .output()
             .expect("mariadb-install-db is needed: install the package mariadb-server");
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
@@ -57,6 +60,7 @@ impl Server {
             .arg(format!("--user={user}"))
             .args(["--bind-address=127.0.0.1", "--event-scheduler=ON", "--innodb-buffer-pool-size=32M"])
             .args(["--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0"])
+            .env("TMPDIR", dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -347,11 +347,15 @@ mod tests {
         out
     }
 
-    fn open(bytes: &[u8]) -> Result<IndexReader<impl Fn(u64, usize) -> Result<Vec<u8>> + use<>>> {
+    type FromMemory = Box<dyn Fn(u64, usize) -> Result<Vec<u8>>>;
+
+    fn open(bytes: &[u8]) -> Result<IndexReader<FromMemory>> {
         let bytes = bytes.to_vec();
-        IndexReader::open(bytes.len() as u64, move |offset, length| {
+        let length = bytes.len() as u64;
+        let read_at = move |offset: u64, length: usize| {
             bytes.get(offset as usize..offset as usize + length).map(<[u8]>::to_vec).context("out of range")
-        })
+        };
+        IndexReader::open(length, Box::new(read_at) as FromMemory)
     }
 
     #[test]

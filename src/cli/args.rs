@@ -22,18 +22,21 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+/// Where `--help` lists the options of every verb.
+const COMMON: &str = "Common options";
+
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub struct Global {
     /// The configuration file [default: /etc/backup-agent/config.toml]
-    #[arg(long, short, global = true, value_name = "FILE")]
+    #[arg(long, short, global = true, value_name = "FILE", help_heading = COMMON)]
     pub config: Option<PathBuf>,
     /// Work with the backups in this folder, made by `agent backup --to` or `agent run --now`, without a
     /// configuration
-    #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "config", help_heading = COMMON)]
     pub backups: Option<PathBuf>,
     /// More log lines (twice: still more)
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = COMMON)]
     pub verbose: u8,
 }
 
@@ -43,8 +46,11 @@ pub enum Verb {
     Backup(Backup),
     /// Run the daemon: schedule, health checks, /metrics and status page
     Run(Run),
-    /// Say whether all backups are as they should be, as a monitoring plugin (other backup tools call the
-    /// check of their archives `check`: that is `verify` here)
+    /// Say whether all backups are as they should be, as a monitoring plugin
+    ///
+    /// Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN. It needs no daemon, only the state, or for an ordinary
+    /// user its `status.json`. Other backup tools call the check of their archives `check`: that is `verify`
+    /// here, and this verb also answers to `monitor`.
     #[command(visible_alias = "monitor")]
     Check(Check),
     /// List the backups
@@ -55,8 +61,10 @@ pub enum Verb {
     Verify(Verify),
     /// Bring files back
     Restore(Restore),
-    /// Do what is due beside the runs: reap dead runs, make pending copies, send messages (for hosts
-    /// without the daemon)
+    /// Do what is due beside the runs, where no daemon does it: pending copies, messages, dead runs
+    ///
+    /// For hosts where cron starts everything: marks runs that died, makes pending copies (newest first), queues
+    /// reminders and digests, sends messages. Exits with 1 when a copy or a message failed.
     Tend(Tend),
     /// Let a job rest until a time: no scheduled runs, no alarms
     Pause(Pause),
@@ -90,13 +98,13 @@ pub enum Verb {
 
 #[derive(Debug, Args)]
 pub struct Backup {
-    /// The jobs [default: the only one, if there is only one]
+    /// The jobs [default: the only one there is]
     #[arg(value_name = "JOB", conflicts_with_all = ["all", "source"])]
     pub jobs: Vec<JobName>,
     /// All jobs of the configuration
     #[arg(long, conflicts_with = "source")]
     pub all: bool,
-    /// Back up this folder without any configuration
+    /// Back up this folder without any configuration (may be repeated)
     #[arg(long, value_name = "DIR", requires = "to")]
     pub source: Vec<PathBuf>,
     /// Where `--source` goes
@@ -108,19 +116,18 @@ pub struct Backup {
     /// Wait this long for another run's lock
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub lock_wait: Option<Duration>,
-    /// What a held lock means: exit with 75, or skip quietly with 0
-    #[arg(long, value_enum, default_value = "fail")]
+    /// What a held lock means: `fail` exits with 75, `skip` with 0
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "fail", hide_possible_values = true)]
     pub if_locked: IfLocked,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }
 
+/// What `agent backup` does when another run holds the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum IfLocked {
-    /// Exit with 75
     Fail,
-    /// Exit with 0
     Skip,
 }
 
@@ -185,7 +192,7 @@ pub struct Show {
 
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The backup: an id as for `show`, or `latest` [default: latest]
+    /// The backup: an id as for `show`, or `latest`
     #[arg(default_value = "latest")]
     pub id: String,
     /// Of this job, for `latest`
@@ -212,7 +219,8 @@ pub struct Restore {
     /// Only this component
     #[arg(long, value_name = "NAME")]
     pub component: Option<ComponentName>,
-    /// Only paths that match: as they stand in the archive, with * ? and **; a folder means all below it
+    /// Only paths that match, as they stand in the archive (without a leading /), with * ? and **; a folder
+    /// means all below it (may be repeated)
     #[arg(long, value_name = "GLOB")]
     pub path: Vec<String>,
     /// Of this job, for `latest`
@@ -280,7 +288,7 @@ pub struct History {
     /// Only this job
     pub job: Option<JobName>,
     /// How many runs
-    #[arg(long, short = 'n', default_value_t = 20)]
+    #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20)]
     pub limit: usize,
     /// Print JSON
     #[arg(long)]
@@ -292,7 +300,7 @@ pub struct Schedule {
     /// Only this job
     pub job: Option<JobName>,
     /// How many times
-    #[arg(long, short = 'n', default_value_t = 10)]
+    #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 10)]
     pub count: usize,
     /// Print JSON
     #[arg(long)]
@@ -315,7 +323,7 @@ pub enum NotifyVerb {
     /// Show messages that wait, failed or went out
     Queue {
         /// How many
-        #[arg(long, short = 'n', default_value_t = 20)]
+        #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20)]
         limit: usize,
         /// Print JSON
         #[arg(long)]

@@ -1,14 +1,16 @@
 //! `agent backup`: one run of one or more jobs, now.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::args::{Backup, Global, IfLocked};
-use super::common::{self, UsageError};
+use super::common::{self, Begun, UsageError};
 use super::progress::BackupBar;
 use super::{code, output};
+use crate::clock::SystemClock;
 use crate::config;
 use crate::event::Progress;
 use crate::model::{ByteSize, JobName, Outcome, RunId, WarningCounts};
@@ -17,17 +19,26 @@ use crate::run::{End, Ran, Request, run_job};
 use crate::state::{RunTrigger, StepTime};
 
 pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
-    let config = match (&args.to, &args.source[..]) {
+    let begun = match (&args.to, &args.source[..]) {
         (Some(to), sources) => {
             std::fs::create_dir_all(to).with_context(|| format!("making folder {}", to.display()))?;
-            config::adhoc(sources, to, None)
+            outside(sources, to)?;
+            Begun::AsIs(config::adhoc(sources, to, None))
         }
-        (None, _) => common::load(global, true)?,
+        (None, _) => common::begin(global)?,
     };
+    let config = begun.config().clone();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    common::start_log(global, Some(&config), if terminal { "warn" } else { "info" })?;
+    common::start_log(global, Some(&config), if terminal { common::BESIDE_ANSWER } else { "info" })?;
     let jobs = chosen(&config, args)?;
-    let agent = common::open(global, config)?;
+    let agent = match common::open(global, config.clone()) {
+        Ok(agent) => agent,
+        Err(e) => {
+            tell_unopened(global, &config, &jobs, &e);
+            return Err(e);
+        }
+    };
+    begun.record(&agent)?;
     crate::ops::limits::raise_open_files();
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
@@ -44,9 +55,9 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
         };
         let bar = BackupBar::start(&progress);
         let end = run_job(&agent, &request, &bar, &progress);
-        bar.finish();
-        let result = match end {
-            Ok(end) => Answer::new(&agent, job, end)?,
+        let notes = bar.finish();
+        let mut result = match end {
+            Ok(end) => Answer::new(&agent, job, end, notes)?,
             Err(e) => {
                 tell_past_the_state(&agent, job, &e);
                 if jobs.len() == 1 {
@@ -57,8 +68,10 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
                 continue;
             }
         };
-        let locked = result.outcome.is_none();
-        codes.push(if locked && args.if_locked == IfLocked::Skip { code::OK } else { result.exit_code });
+        if result.outcome.is_none() && args.if_locked == IfLocked::Skip {
+            result.exit_code = code::OK;
+        }
+        codes.push(result.exit_code);
         if !args.json {
             output::print(&result.text(&agent));
         }
@@ -74,6 +87,34 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
         }
     }
     Ok(worst(&codes))
+}
+
+/// A source inside the folder of backups is left out of every backup: better said than found out.
+fn outside(sources: &[PathBuf], to: &Path) -> Result<()> {
+    let to = to.canonicalize().with_context(|| format!("looking at folder {}", to.display()))?;
+    match sources.iter().find(|source| source.canonicalize().is_ok_and(|path| path.starts_with(&to))) {
+        Some(source) => Err(UsageError(format!(
+            "{} lies in the folder of backups {}, which is left out of every backup; choose another --to",
+            source.display(),
+            to.display()
+        ))
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// No run could begin. A person at a terminal sees that; for anybody else it is told past the state.
+fn tell_unopened(global: &Global, config: &config::Config, jobs: &[JobName], error: &anyhow::Error) {
+    if trigger() == RunTrigger::Manual {
+        return;
+    }
+    let command = common::command(global);
+    for job in jobs {
+        let told = crate::ops::tell::run_without_agent(config, &command, job, error, Arc::new(SystemClock));
+        for problem in told.map_or_else(|e| vec![format!("{e:#}")], |delivery| delivery.problems) {
+            tracing::error!("not told: {problem}");
+        }
+    }
 }
 
 /// The state failed under a run: whoever can be told is told now, through the spool.
@@ -135,6 +176,8 @@ struct Answer {
     warnings: WarningCounts,
     components: Vec<Part>,
     steps: Vec<StepTime>,
+    /// Warnings about the run, such as a source that shrank.
+    notes: Vec<String>,
     untold: Vec<String>,
 }
 
@@ -149,7 +192,7 @@ struct Part {
 }
 
 impl Answer {
-    fn new(agent: &Agent, job: &JobName, end: End) -> Result<Self> {
+    fn new(agent: &Agent, job: &JobName, end: End, notes: Vec<String>) -> Result<Self> {
         let mut answer = Self {
             job: job.clone(),
             run_id: None,
@@ -166,6 +209,7 @@ impl Answer {
             warnings: WarningCounts::default(),
             components: Vec::new(),
             steps: Vec::new(),
+            notes,
             untold: Vec::new(),
         };
         let ran = match end {
@@ -204,7 +248,7 @@ impl Answer {
                 self.locked_by.as_deref().unwrap_or("another run")
             );
         };
-        let took = crate::health::words(std::time::Duration::from_secs_f64(self.duration_seconds));
+        let took = output::took(std::time::Duration::from_secs_f64(self.duration_seconds));
         let word = output::tinted(outcome.as_str(), 8);
         text.push_str(&format!("{word} job {}, run {run}, {took}\n", self.job));
         if let Some(error) = &self.error {
@@ -233,6 +277,7 @@ impl Answer {
                 }
             }
         }
+        self.notes.iter().for_each(|why| text.push_str(&format!("  {} {why}\n", output::tinted("note:", 0))));
         missing.iter().for_each(|why| text.push_str(&format!("  {} {why}\n", output::tinted("degraded", 0))));
         if outcome == Outcome::Partial || self.warnings.total() > 0 {
             text.push_str(&format!("  the files are listed by: {} show {run}\n", agent.command));

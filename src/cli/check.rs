@@ -1,5 +1,7 @@
 //! `agent check`: the health checks as a monitoring plugin.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::args::{Check, Global};
@@ -38,22 +40,34 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
             }
         }
     };
-    output::print(&report.render(format, args.quiet));
+    output::print(&match format {
+        Format::Plugin => common::as_called(global, &report.render(format, args.quiet)),
+        Format::Json => report.render(format, args.quiet),
+    });
     if args.mail && report.status() != HealthStatus::Ok {
-        mail(global, &config, &report)?;
+        common::start_log(global, Some(&config), "error,backup_agent::notify=off")?;
+        // The answer stands, whoever can be told of it.
+        let problems = mail(global, &config, &report);
+        for problem in problems.unwrap_or_else(|e| vec![format!("{e:#}")]) {
+            tracing::error!("not told: {problem}");
+        }
     }
     Ok(report.exit_code())
 }
 
-/// Tells of the findings through the agent's own channels, at most once in a reminder's time for the same
-/// findings.
-fn mail(global: &Global, config: &crate::config::Config, report: &Report) -> Result<()> {
-    common::start_log(global, Some(config), "error")?;
-    let agent = common::open(global, config.clone())?;
+/// Tells of the findings through the agent's own channels, at most once a day for the same findings. What
+/// went wrong with that is given back.
+fn mail(global: &Global, config: &crate::config::Config, report: &Report) -> Result<Vec<String>> {
+    let agent = match common::open(global, config.clone()) {
+        Ok(agent) => agent,
+        Err(e) => {
+            let reason = format!("{e:#}; what the check says: {}", report.summary());
+            let command = common::command(global);
+            let told = tell::state_unusable(config, &command, &reason, Arc::new(SystemClock))?;
+            return Ok(told.problems);
+        }
+    };
     let problems: Vec<&Finding> = report.problems();
     tell::findings(&agent, &report.summary(), &problems)?;
-    for problem in tell::deliver(&agent).problems {
-        tracing::error!("{problem}");
-    }
-    Ok(())
+    Ok(tell::deliver(&agent).problems)
 }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use chrono::{DateTime, Utc};
 
 use super::args::Global;
 use super::{code, output};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config, ConfigErrors, LoadOptions, LogFormat};
+use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
 use crate::log;
 use crate::model::{JobName, RunId};
+use crate::ops::last_good::{self, LastGood};
 use crate::ops::{Agent, isolate, tell};
 use crate::state::{Run, State, StateError};
 
@@ -28,14 +30,18 @@ pub const DEFAULT_BACKUPS: &str = "backups";
 /// Loads the configuration. `secrets` are looked at only by verbs that may need them: an ordinary user's
 /// check must not fail on files it need not read.
 pub fn load(global: &Global, secrets: bool) -> Result<Config> {
+    Ok(read(global, secrets)?.config().clone())
+}
+
+fn read(global: &Global, secrets: bool) -> Result<Begun> {
     if let Some(folder) = &global.backups {
-        return adhoc(folder);
+        return adhoc(folder).map(Begun::AsIs);
     }
     let options = LoadOptions { check_files: secrets, ..LoadOptions::new(global.config.clone()) };
     match config::load(&options) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| tracing::debug!("{warning}"));
-            Ok(loaded.config)
+            Ok(Begun::Good(Box::new(loaded)))
         }
         // Beside the backups of `agent run --now` its own configuration is meant.
         Err(e)
@@ -43,9 +49,58 @@ pub fn load(global: &Global, secrets: bool) -> Result<Config> {
                 && global.config.is_none()
                 && Path::new(DEFAULT_BACKUPS).join(ADHOC_STATE).is_dir() =>
         {
-            embedded()
+            embedded().map(Begun::AsIs)
         }
         Err(e) => Err(config_error(global, &e).into()),
+    }
+}
+
+/// How the configuration of a verb that does something came about.
+pub enum Begun {
+    /// Nobody wrote it, or it is not to be kept.
+    AsIs(Config),
+    /// It was read, and is good.
+    Good(Box<Loaded>),
+    /// It is wrong; the last good one is used instead.
+    Kept { config: Config, at: DateTime<Utc>, reason: String },
+}
+
+impl Begun {
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        match self {
+            Begun::AsIs(config) | Begun::Kept { config, .. } => config,
+            Begun::Good(loaded) => &loaded.config,
+        }
+    }
+
+    /// Keeps a good configuration, and tells of a refused one.
+    pub fn record(&self, agent: &Agent) -> Result<()> {
+        match self {
+            Begun::AsIs(_) => Ok(()),
+            Begun::Good(loaded) => last_good::keep(agent, loaded),
+            Begun::Kept { at, reason, .. } => {
+                tracing::error!(
+                    "the configuration is refused, the last good one, of {at}, is used. {reason}"
+                );
+                last_good::refuse(agent, reason, "Jobs go on with the last good configuration")
+            }
+        }
+    }
+}
+
+/// Loads the configuration for a verb that does what is due: a backup by yesterday's configuration is better
+/// than none because of a mistake in today's.
+pub fn begin(global: &Global) -> Result<Begun> {
+    let error = match read(global, true) {
+        Ok(begun) => return Ok(begun),
+        Err(error) => error,
+    };
+    let options = LoadOptions::new(global.config.clone());
+    match last_good::find(&options, SystemClock.now()) {
+        Ok(Some(LastGood { config, at, .. })) => Ok(Begun::Kept { config, at, reason: format!("{error:#}") }),
+        Ok(None) => Err(error),
+        Err(e) => Err(error.context(format!("{e:#}"))),
     }
 }
 
@@ -79,7 +134,11 @@ fn adhoc(folder: &Path) -> Result<Config> {
     Ok(config::adhoc(&[], folder, None))
 }
 
-/// Sets up logging for a verb that ends. `quiet_level` is the level on a terminal without `-v`.
+/// What a person at a terminal sees of the log: the end of a run says what went wrong in it.
+pub const BESIDE_ANSWER: &str = "warn,backup_agent::run=off,backup_agent::notify=off";
+
+/// Sets up logging for a verb that ends. `quiet_level` is the level without `-v` and without one in the
+/// configuration.
 pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) -> Result<()> {
     let configured = config.and_then(|c| c.log.level.clone());
     let level = match global.verbose {
@@ -102,11 +161,19 @@ pub fn open(global: &Global, config: Config) -> Result<Agent> {
     assemble(global, config, state, clock)
 }
 
+/// Opens the state for writing, where there is one: a verb that looks at backups begins none.
+pub fn open_existing(global: &Global, config: Config) -> Result<Agent> {
+    drop(open_reading(global, config.clone())?);
+    open(global, config)
+}
+
 /// Opens the state for reading only.
 pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
-        StateError::NotFound { .. } => anyhow!("{e}. Nothing was backed up with this configuration yet"),
+        StateError::NotFound { .. } => {
+            anyhow!("{e}; the first backup is made by: {} backup", command(global))
+        }
         e => e.into(),
     })?;
     assemble(global, config, state, clock)
@@ -129,6 +196,11 @@ pub fn command(global: &Global) -> String {
         (_, Some(folder)) => format!("agent --backups {}", quoted(folder)),
         _ => "agent".to_owned(),
     }
+}
+
+/// A text whose commands (`` `agent …` ``) name the configuration that is in use here.
+pub fn as_called(global: &Global, text: &str) -> String {
+    text.replace("`agent ", &format!("`{} ", command(global)))
 }
 
 /// The job that is meant when none is named.
@@ -186,7 +258,8 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
         }
         n => {
             let first: Vec<String> = found.iter().take(5).map(|run| run.run_id.to_string()).collect();
-            Err(UsageError(format!("{n} runs begin with {id}: {} …", first.join(", "))).into())
+            let more = if n > first.len() { ", …" } else { "" };
+            Err(UsageError(format!("{n} runs begin with {id}: {}{more}", first.join(", "))).into())
         }
     }
 }
@@ -217,6 +290,7 @@ pub fn stop_on_signals(progress: &Arc<crate::event::Progress>) -> Result<()> {
                     _ = signals.2.recv() => {}
                 }
                 if count > 1 {
+                    #[allow(clippy::disallowed_methods)] // asked for twice: nothing is waited for any more
                     std::process::exit(i32::from(code::INTERRUPTED));
                 }
                 tracing::warn!("stopping; leftovers are removed (again: stop at once)");

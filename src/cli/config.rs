@@ -69,8 +69,10 @@ fn init(global: &Global, file: Option<&Path>) -> Result<u8> {
         }
         Err(e) => return Err(e).with_context(|| format!("writing {}", file.display())),
     }
+    let own = file != Path::new(config::DEFAULT_FILE);
+    let command = common::command(&Global { config: own.then(|| file.clone()), backups: None, verbose: 0 });
     output::print(&format!(
-        "wrote {}\nEdit it, then: agent config check, agent backup, agent notify test\n",
+        "wrote {}\nEdit it, then: {command} config check, {command} backup, {command} notify test\n",
         file.display()
     ));
     Ok(code::OK)

@@ -95,7 +95,7 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz) -
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<8} {value}\n"));
     line("started", format!("{} ({}, {})", local(run.started, zone), zone, run.trigger));
     if let (Some(ended), Some(took)) = (run.ended, run.duration()) {
-        line("ended", format!("{}, after {}", local(ended, zone), health::words(took)));
+        line("ended", format!("{}, after {}", local(ended, zone), output::took(took)));
     }
     if let Some(error) = &run.error {
         let step = run.failed_step.map_or_else(String::new, |s| format!(" (in {s})"));
@@ -161,9 +161,7 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz) -
 pub fn status(global: &Global, args: &Json) -> Result<u8> {
     let config = common::load(global, false)?;
     let now = SystemClock.now();
-    let (snapshot, origin) = load_for_reading(&config.state_dir, now).map_err(|e| {
-        anyhow::anyhow!("{e}. Nothing was backed up with this configuration yet, or it may not be read")
-    })?;
+    let (snapshot, origin) = load_for_reading(&config.state_dir, now)?;
     let extra = match origin {
         Origin::Database => looks::look(&config, &snapshot),
         Origin::StatusFile(_) => Extra::default(),
@@ -220,7 +218,7 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
             last.map_or_else(none, |run| format!("{} ago", health::words(health::since(run.started, now)))),
             next,
             last.map_or_else(none, |run| ByteSize(run.stored_bytes).to_string()),
-            last.and_then(Run::duration).map_or_else(none, health::words),
+            last.and_then(Run::duration).map_or_else(none, output::took),
             copies.join(", "),
         ]);
     }
@@ -231,7 +229,7 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
     });
     for finding in findings.iter().filter(|f| f.status != HealthStatus::Ok) {
         let job = finding.job.as_ref().map_or_else(|| "agent".to_owned(), JobName::to_string);
-        output::print(&format!("\n{job}: {}\n", finding.text()));
+        output::print(&format!("\n{job}: {}\n", common::as_called(global, &finding.text())));
     }
     Ok(code::OK)
 }
@@ -258,8 +256,13 @@ pub fn history(global: &Global, args: &History) -> Result<u8> {
             run.job.to_string(),
             local(run.started, zone_of(&agent.config, &run.job)),
             run.trigger.to_string(),
-            run.outcome.map_or("running", |o| o.as_str()).to_owned(),
-            run.duration().map_or_else(|| "-".to_owned(), health::words),
+            match run.outcome {
+                None => "running",
+                Some(outcome) if outcome.is_good() && !run.degraded.is_empty() => "degraded",
+                Some(outcome) => outcome.as_str(),
+            }
+            .to_owned(),
+            run.duration().map_or_else(|| "-".to_owned(), output::took),
             ByteSize(run.source_bytes).to_string(),
             ByteSize(run.stored_bytes).to_string(),
             what,

@@ -11,12 +11,12 @@ use super::common::{self, UsageError};
 use super::output::{self, Table};
 use crate::event::Progress;
 use crate::model::ByteSize;
-use crate::ops::{Agent, open_target, prune};
+use crate::ops::{Agent, open_target, prune, touch_job};
 use crate::state::write_status;
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
     let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), "warn")?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     common::known_job(&config, job)?;
     common::open(global, config)
 }
@@ -26,7 +26,7 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8> {
     let job = agent.job(&args.job)?;
     let zone = agent.config.job_timezone(job);
     let until = moment(&args.until, agent.now(), zone)?;
-    agent.state.touch_job(&args.job, job.schedule.as_deref(), agent.now())?;
+    touch_job(&agent, &args.job, job)?;
     agent.state.set_paused(&args.job, Some(until), agent.now())?;
     write_status(&agent.state, agent.now())?;
     let shown = until.with_timezone(&zone).format("%Y-%m-%d %H:%M %Z");
@@ -36,7 +36,8 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8> {
 
 pub fn resume(global: &Global, args: &JobArg) -> Result<u8> {
     let agent = open_for(global, &args.job)?;
-    agent.state.set_paused(&args.job, None, agent.now())?;
+    // Not erased but ended: what was passed over in the pause is not due.
+    agent.state.set_paused(&args.job, Some(agent.now()), agent.now())?;
     write_status(&agent.state, agent.now())?;
     output::print(&format!("job {} goes on by its schedule\n", args.job));
     Ok(code::OK)
@@ -70,12 +71,15 @@ fn moment(text: &str, now: DateTime<Utc>, zone: Tz) -> Result<DateTime<Utc>> {
 
 pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global, Some(&config), "warn")?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }
-    let agent =
-        if args.dry_run { common::open_reading(global, config)? } else { common::open(global, config)? };
+    let agent = if args.dry_run {
+        common::open_reading(global, config)?
+    } else {
+        common::open_existing(global, config)?
+    };
     let mut answers = Vec::new();
     let mut failed = false;
     for (job, config) in
@@ -100,14 +104,25 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
                 }));
             }
             if !args.json && !table.is_empty() {
-                output::print(&format!("{job} at {target}\n{}", table.render(None)));
+                output::print(&format!("{job} at {target}\n{}", table.render(Some(1))));
             }
-            if !args.dry_run {
+            if args.dry_run {
+                let goes: Vec<_> = plan.decisions.iter().filter(|d| !d.keep).collect();
+                let bytes = ByteSize(goes.iter().map(|d| d.bytes).sum());
+                if !args.json && !table.is_empty() {
+                    output::print(&format!(
+                        "{} would be removed, {bytes}\n\n",
+                        counted(goes.len(), "backup")
+                    ));
+                }
+            } else {
                 let primary = (position == 0)
                     .then(|| agent.target(target).map(|c| open_target(target, c)))
                     .transpose()?;
                 match prune::at_target(&agent, job, target, primary.as_deref(), &Progress::default()) {
-                    Ok(removed) if !args.json => output::print(&format!("{} removed\n\n", removed.len())),
+                    Ok(removed) if !args.json && !table.is_empty() => {
+                        output::print(&format!("{} removed\n\n", counted(removed.len(), "backup")));
+                    }
                     Ok(_) => {}
                     Err(e) => {
                         output::error(&e);
@@ -126,6 +141,11 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
         write_status(&agent.state, agent.now())?;
     }
     Ok(if failed { code::FAILURE } else { code::OK })
+}
+
+/// `1 backup`, `3 backups`.
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod serve;
 mod tend;
 mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -59,9 +60,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(3)
         }
         Err(e) => {
-            let code = if e.is::<common::UsageError>() { code::USAGE } else { code::FAILURE };
             output::error(&e);
-            ExitCode::from(code)
+            ExitCode::from(if e.is::<common::UsageError>() {
+                code::USAGE
+            } else if e.is::<crate::event::Interrupted>() {
+                code::INTERRUPTED
+            } else {
+                code::FAILURE
+            })
         }
     }
 }
@@ -72,11 +78,23 @@ fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    let is_check = std::env::args()
-        .skip(1)
-        .find(|a| !a.starts_with('-'))
-        .is_some_and(|a| a == "check" || a == "monitor");
-    ExitCode::from(if is_check { 3 } else { code::USAGE })
+    if is_check(std::env::args_os().skip(1)) {
+        let first = error.to_string();
+        let first = first.lines().next().unwrap_or_default();
+        output::print(&format!("BACKUP UNKNOWN - {}\n", first.trim_start_matches("error: ")));
+        return ExitCode::from(3);
+    }
+    ExitCode::from(code::USAGE)
+}
+
+/// True when the first verb among the arguments is `check`. What stands before it are options and their
+/// values.
+fn is_check(arguments: impl Iterator<Item = OsString>) -> bool {
+    let command = Cli::command();
+    arguments
+        .filter_map(|argument| argument.into_string().ok())
+        .find_map(|argument| command.find_subcommand(&argument).map(|verb| verb.get_name() == "check"))
+        .unwrap_or(false)
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
@@ -107,5 +125,24 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
             Ok(code::OK)
         }
         Verb::TargetIo => common::target_io(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_check_is_known_by_its_verb_wherever_options_stand() {
+        let is = |line: &str| is_check(line.split(' ').map(OsString::from));
+        assert!(is("check --bogus"));
+        assert!(is("-c config.toml monitor --bogus"));
+        assert!(!is("backup check --bogus"));
+        assert!(!is("--bogus"));
     }
 }

@@ -1,5 +1,7 @@
 //! `agent notify`: channels tried, and their queue looked at.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::args::{Global, Notify, NotifyVerb};
@@ -22,7 +24,7 @@ pub fn notify(global: &Global, args: &Notify) -> Result<u8> {
 
 fn test(global: &Global, only: Option<&ChannelName>) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global, Some(&config), "warn")?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let channels = tell::channels(&config)?;
     let chosen: Vec<_> = channels.iter().filter(|c| only.is_none_or(|name| c.name == *name)).collect();
     if chosen.is_empty() {
@@ -86,10 +88,12 @@ fn queue(global: &Global, limit: usize, json: bool) -> Result<u8> {
         ]);
     }
     output::print(&if table.is_empty() { "no messages\n".to_owned() } else { table.render(Some(1)) });
-    for m in messages.iter().filter(|m| m.status != MessageStatus::Delivered) {
-        if let Some(error) = &m.last_error {
-            output::print(&format!("{} to {}: {error}\n", m.channel, m.recipient));
-        }
-    }
+    // One reason stands for all messages it keeps waiting.
+    let reasons: BTreeSet<String> = messages
+        .iter()
+        .filter(|m| matches!(m.status, MessageStatus::Pending | MessageStatus::Failed))
+        .filter_map(|m| Some(format!("{} to {}: {}\n", m.channel, m.recipient, m.last_error.as_ref()?)))
+        .collect();
+    reasons.iter().for_each(|reason| output::print(reason));
     Ok(code::OK)
 }

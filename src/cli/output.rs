@@ -1,12 +1,45 @@
 //! Printing: to standard output at once, so that a closed pipe (`| head`) is no error.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+const RED: &str = "\u{1b}[31m";
+const GREEN: &str = "\u{1b}[32m";
+const YELLOW: &str = "\u{1b}[33m";
+const PLAIN: &str = "\u{1b}[0m";
+/// What the program itself writes to colour words.
+const OWN: [&str; 4] = [RED, GREEN, YELLOW, PLAIN];
 
 /// Prints an answer.
 pub fn print(text: &str) {
     let mut out = io::stdout().lock();
     // A reader that went away has what it wanted.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush());
+}
+
+/// A text that can do nothing to a terminal but colour words. Names of files and what programs say can hold
+/// anything, and terminals obey what they are shown.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let harms = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(harms) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(harms) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(own) = OWN.iter().find(|own| rest.starts_with(**own)) {
+            out.push_str(own);
+            rest = &rest[own.len()..];
+        } else if let Some(c) = rest.chars().next() {
+            out.extend(c.escape_default());
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// Prints a value as JSON with line breaks.
@@ -17,8 +50,8 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// Prints an error as one chain of reasons.
 pub fn error(error: &anyhow::Error) {
-    let label = if colour_on_stderr() { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" };
-    let _ = writeln!(io::stderr(), "{label} {error:#}");
+    let label = if colour_on_stderr() { format!("{RED}error:{PLAIN}") } else { "error:".to_owned() };
+    let _ = writeln!(io::stderr(), "{label} {}", harmless(&format!("{error:#}")));
 }
 
 /// Whether standard error is a terminal that wants colour.
@@ -32,7 +65,7 @@ pub fn colour_on_stdout() -> bool {
 }
 
 fn wants_colour() -> bool {
-    !std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A word in the colour of what it says: good green, doubtful yellow, bad red.
@@ -42,16 +75,43 @@ pub fn tinted(word: &str, width: usize) -> String {
         return padded;
     }
     let colour = match word {
-        "success" | "verified" | "ok" | "good" | "delivered" => "32",
-        "warning" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused" | "expired"
-        | "superseded" => "33",
-        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" => "31",
+        "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
+        "warning" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused"
+        | "expired" | "superseded" => YELLOW,
+        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => RED,
         _ => return padded,
     };
-    format!("\u{1b}[{colour}m{padded}\u{1b}[0m")
+    format!("{colour}{padded}{PLAIN}")
 }
 
-/// Lines of columns, each as wide as its widest cell. The last column is not padded.
+/// How long something took: to a tenth of a second while that matters.
+pub fn took(duration: Duration) -> String {
+    if duration < Duration::from_secs(10) {
+        format!("{:.1} s", duration.as_secs_f64())
+    } else {
+        crate::health::words(duration)
+    }
+}
+
+/// The width of the terminal on standard output; none when it is no terminal.
+fn terminal_width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns >= 40)
+}
+
+/// A text cut to so many characters, with an ellipsis where something is missing.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Lines of columns, each as wide as its widest cell. The last column is not padded; on a terminal it is cut
+/// where the line ends.
 pub struct Table {
     head: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -75,27 +135,77 @@ impl Table {
 
     /// The text, a line break at its end. The cells of column `tint` are coloured by what they say.
     pub fn render(&self, tint: Option<usize>) -> String {
+        self.render_within(tint, terminal_width())
+    }
+
+    fn render_within(&self, tint: Option<usize>, room: Option<usize>) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| row.get(column).map_or(0, |c| c.chars().count()));
             cells.chain([self.head[column].len()]).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        let mut widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        if let (Some(room), Some((last, others))) = (room, widths.split_last_mut()) {
+            let taken = others.iter().sum::<usize>() + 2 * others.len();
+            // A column too narrow to say anything is better broken by the terminal.
+            if room >= taken + 20 {
+                *last = (*last).min(room - taken);
+            }
+        }
         let mut text = String::new();
         let head: Vec<String> = self.head.iter().map(|h| h.to_uppercase()).collect();
         for (is_head, row) in std::iter::once((true, &head)).chain(self.rows.iter().map(|r| (false, r))) {
             let cells: Vec<String> = row
                 .iter()
                 .enumerate()
-                .map(|(column, cell)| match tint {
-                    Some(tinted_column) if tinted_column == column && !is_head => {
-                        tinted(cell, widths[column])
+                .map(|(column, cell)| {
+                    let (cell, width) = (cut(cell, widths[column]), widths[column]);
+                    if tint == Some(column) && !is_head {
+                        tinted(&cell, width)
+                    } else {
+                        format!("{cell:width$}")
                     }
-                    _ => format!("{cell:width$}", width = widths[column]),
                 })
                 .collect();
             text.push_str(cells.join("  ").trim_end());
             text.push('\n');
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_lines_end_without_spaces() {
+        let mut table = Table::new(&["run", "what"]);
+        table.row(vec!["größer".to_owned(), "a".to_owned()]);
+        table.row(vec!["b".to_owned(), String::new()]);
+        assert_eq!(table.render_within(None, None), "RUN     WHAT\ngrößer  a\nb\n");
+    }
+
+    #[test]
+    fn the_last_column_is_cut_where_the_terminal_ends() {
+        let mut table = Table::new(&["run", "what"]);
+        table.row(vec!["20261124".to_owned(), "x".repeat(100)]);
+        let line = |room| table.render_within(None, Some(room)).lines().nth(1).unwrap().to_owned();
+        assert_eq!(line(40), format!("20261124  {}…", "x".repeat(29)));
+        assert_eq!(line(200), format!("20261124  {}", "x".repeat(100)));
+        assert_eq!(line(15), format!("20261124  {}", "x".repeat(100)), "nothing would be left of it");
+    }
+
+    #[test]
+    fn what_is_printed_can_do_nothing_to_a_terminal_but_colour_words() {
+        assert_eq!(harmless("größer\n\tb"), "größer\n\tb");
+        assert_eq!(harmless("a\r\nb\u{1b}]0;title\u{7}"), "a\\r\nb\\u{1b}]0;title\\u{7}");
+        let own = format!("{GREEN}good{PLAIN}\u{9b}31m");
+        assert_eq!(harmless(&own), format!("{GREEN}good{PLAIN}\\u{{9b}}31m"));
+    }
+
+    #[test]
+    fn short_times_are_told_to_a_tenth() {
+        assert_eq!(took(Duration::from_millis(340)), "0.3 s");
+        assert_eq!(took(Duration::from_secs(75)), "1 min 15 s");
     }
 }

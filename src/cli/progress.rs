@@ -1,7 +1,7 @@
 //! Progress on a terminal: one bar, drawn from counters the engine keeps anyway.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::event::{Event, Observer, Progress};
+use crate::event::{Event, Level, Observer, Progress, Step};
 
 /// All bars; log lines are written above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -55,12 +55,43 @@ pub struct Bar {
     drawer: Option<thread::JoinHandle<()>>,
 }
 
+/// What a bar counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Counts {
+    /// Bytes read from sources, and entries beside them.
+    #[default]
+    Sources,
+    /// Bytes read from and written to targets, here or by a child process.
+    Targets,
+}
+
+impl Counts {
+    fn bytes(self, progress: &Progress) -> u64 {
+        match self {
+            Counts::Sources => progress.source_bytes(),
+            Counts::Targets => progress.source_bytes() + progress.stored_bytes(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Shown {
     /// What is being done, `application` or `read-back`.
     what: String,
-    /// Source bytes before it began.
-    base: u64,
+    counts: Counts,
+    /// Bytes and entries counted before it began.
+    base: (u64, u64),
+    /// Bytes expected, as long as there are no more.
+    expected: Option<u64>,
+}
+
+impl Shown {
+    fn message(&self, progress: &Progress) -> String {
+        match (self.counts, progress.entries().saturating_sub(self.base.1)) {
+            (Counts::Sources, entries) if entries > 0 => format!("{}, {entries} entries", self.what),
+            _ => self.what.clone(),
+        }
+    }
 }
 
 impl Bar {
@@ -77,9 +108,15 @@ impl Bar {
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     {
-                        let shown = shown.lock().unwrap_or_else(|e| e.into_inner());
-                        bar.set_position(progress.source_bytes().saturating_sub(shown.base));
-                        bar.set_message(format!("{} ({} entries)", shown.what, progress.entries()));
+                        let mut shown = shown.lock().unwrap_or_else(|e| e.into_inner());
+                        let position = shown.counts.bytes(&progress).saturating_sub(shown.base.0);
+                        // More than was expected: from here on nobody knows how much is left.
+                        if shown.expected.is_some_and(|expected| position > expected) {
+                            shown.expected = None;
+                            bar.set_style(spinner());
+                        }
+                        bar.set_message(shown.message(&progress));
+                        bar.set_position(position);
                     }
                     thread::park_timeout(Duration::from_millis(100));
                 }
@@ -89,12 +126,13 @@ impl Bar {
     }
 
     /// Begins something of `expected` bytes, if that is known.
-    pub fn begin(&self, what: &str, expected: Option<u64>, progress: &Progress) {
+    pub fn begin(&self, what: &str, counts: Counts, expected: Option<u64>, progress: &Progress) {
         let mut shown = self.shown.lock().unwrap_or_else(|e| e.into_inner());
-        shown.what = what.to_owned();
-        shown.base = progress.source_bytes();
+        let base = (counts.bytes(progress), progress.entries());
+        let expected = expected.filter(|bytes| *bytes > 0);
+        *shown = Shown { what: what.to_owned(), counts, base, expected };
         self.bar.reset();
-        match expected.filter(|bytes| *bytes > 0) {
+        match expected {
             Some(bytes) => {
                 self.bar.set_length(bytes);
                 self.bar.set_style(bar());
@@ -117,42 +155,63 @@ impl Bar {
 
 fn bar() -> ProgressStyle {
     ProgressStyle::with_template(
-        "{wide_bar} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {msg}",
+        "{msg}  {wide_bar:.cyan}  {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
     )
     .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn spinner() -> ProgressStyle {
-    ProgressStyle::with_template("{spinner} {bytes}  {bytes_per_sec}  {elapsed}  {msg}")
+    ProgressStyle::with_template("{spinner:.cyan} {msg}  {bytes}  {bytes_per_sec}  {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// Draws a run of a backup.
+/// Draws a run of a backup, and keeps what a person should know of it.
 pub struct BackupBar {
     bar: Bar,
     progress: Arc<Progress>,
+    /// Bytes stored so far: what is read back and copied.
+    stored: AtomicU64,
+    notes: Mutex<Vec<String>>,
 }
 
 impl BackupBar {
     /// Begins to draw.
     pub fn start(progress: &Arc<Progress>) -> Self {
-        Self { bar: Bar::start(progress), progress: Arc::clone(progress) }
+        let bar = Bar::start(progress);
+        bar.begin("starting", Counts::Sources, None, progress);
+        Self { bar, progress: Arc::clone(progress), stored: AtomicU64::new(0), notes: Mutex::default() }
     }
 
-    /// Stops drawing.
-    pub fn finish(self) {
+    /// Stops drawing; gives back the warnings of the run, those of single files aside.
+    pub fn finish(self) -> Vec<String> {
         self.bar.finish();
+        self.notes.into_inner().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn begin(&self, what: &str, counts: Counts, expected: Option<u64>) {
+        self.bar.begin(what, counts, expected, &self.progress);
     }
 }
 
 impl Observer for BackupBar {
     fn event(&self, event: &Event) {
+        let stored = || Some(self.stored.load(Ordering::Relaxed));
         match event {
-            Event::StepStarted(step) => self.bar.begin(step.as_str(), None, &self.progress),
+            Event::StepStarted(Step::ReadBack) => self.begin("read-back", Counts::Targets, stored()),
+            Event::StepStarted(step) => self.begin(step.as_str(), Counts::Sources, None),
             Event::ComponentStarted { component, expected_bytes } => {
-                self.bar.begin(component.as_str(), *expected_bytes, &self.progress);
+                self.begin(component.as_str(), Counts::Sources, *expected_bytes);
             }
-            Event::CopyStarted(target) => self.bar.begin(&format!("copy to {target}"), None, &self.progress),
+            Event::ComponentEnded { stored_bytes, .. } => {
+                self.stored.fetch_add(*stored_bytes, Ordering::Relaxed);
+            }
+            // A copy is written, then read back.
+            Event::CopyStarted(target) => {
+                self.begin(&format!("copy to {target}"), Counts::Targets, stored().map(|bytes| 2 * bytes));
+            }
+            Event::Note(Level::Warning | Level::Error, text) => {
+                self.notes.lock().unwrap_or_else(|e| e.into_inner()).push(text.clone());
+            }
             _ => {}
         }
     }

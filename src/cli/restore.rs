@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use super::args::{Global, Restore};
-use super::progress::Bar;
+use super::progress::{Bar, Counts};
 use super::{code, common, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
@@ -20,7 +20,7 @@ const SHOWN: usize = 20;
 
 pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), "warn")?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_reading(global, config)?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let progress = Arc::new(Progress::default());
@@ -44,7 +44,7 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let expected =
         if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };
     let bar = Bar::start(&progress);
-    bar.begin(&format!("restoring from {}", copy.target), expected, &progress);
+    bar.begin(&format!("restoring from {}", copy.target), Counts::Sources, expected, &progress);
     let restored = bring_back(target.as_ref(), &location, &run.run_id, &wanted, &options);
     bar.finish();
     let restored = restored?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::args::{Global, Run};
+use super::common::UsageError;
 use super::progress::BackupBar;
 use super::{common, output};
 use crate::clock::SystemClock;
@@ -18,6 +19,14 @@ use crate::model::{ByteSize, JobName, Outcome};
 use crate::run::End;
 
 pub fn run(global: &Global, args: &Run) -> Result<u8> {
+    if global.backups.is_some() {
+        return Err(UsageError(
+            "--backups is for looking at backups; without a configuration say `agent run --now` in the folder \
+             that is to be backed up"
+                .to_owned(),
+        )
+        .into());
+    }
     let interactive = std::io::stderr().is_terminal();
     let without_file = args.now && global.config.is_none() && !Path::new(DEFAULT_FILE).exists();
     let source = if without_file {
@@ -126,7 +135,7 @@ fn outcome(job: &JobName, end: &Result<End>, fixed: bool) -> String {
             format!("locked   job {job}: {} holds {}\n", held.holder, held.path.display())
         }
         Ok(End::Ran(ran)) => {
-            let took = crate::health::words(ran.duration);
+            let took = output::took(ran.duration);
             let word = output::tinted(ran.outcome.as_str(), 8);
             let mut text = format!("{word} job {job}, run {}, {took}", ran.run_id);
             if let Some(backup) = &ran.backup {

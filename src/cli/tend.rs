@@ -9,18 +9,20 @@ use super::args::{Global, Tend};
 use super::{code, common, output};
 use crate::event::{Progress, Silent};
 use crate::ops::reap::Fate;
-use crate::ops::{copies, reap, tell};
-use crate::state::write_status;
+use crate::ops::{Agent, copies, reap, tell, touch_job};
+use crate::state::{CopyStatus, write_status};
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
-    let config = common::load(global, true)?;
-    common::start_log(global, Some(&config), "warn")?;
+    let begun = common::begin(global)?;
+    let config = begun.config().clone();
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open(global, config)?;
+    begun.record(&agent)?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let mut failed = false;
     for (job, config) in &agent.config.job {
-        agent.state.touch_job(job, config.schedule.as_deref(), agent.now())?;
+        touch_job(&agent, job, config)?;
     }
     for (run, fate) in reap::all(&agent)? {
         let text = match fate {
@@ -32,10 +34,13 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     }
     if args.retry {
         agent.state.retry_copies(None, agent.now())?;
+        agent.state.retry_messages(agent.now())?;
     }
     let drained = copies::drain(&agent, None, Some(Instant::now() + args.copy_wait), &Silent, &progress)?;
-    if drained.made > 0 {
-        output::print(&format!("{} pending copies were made\n", drained.made));
+    match drained.made {
+        0 => {}
+        1 => output::print("1 pending copy was made\n"),
+        made => output::print(&format!("{made} pending copies were made\n")),
     }
     for (run, target, why) in &drained.failed {
         output::print(&format!("no copy of run {run} at {target}: {why}\n"));
@@ -49,13 +54,36 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     agent.state.expire_messages(agent.now())?;
     tell::by_time(&agent)?;
     let delivery = tell::deliver(&agent);
-    if delivery.sent > 0 {
-        output::print(&format!("{} messages were sent\n", delivery.sent));
+    match delivery.sent {
+        0 => {}
+        1 => output::print("1 message was sent\n"),
+        sent => output::print(&format!("{sent} messages were sent\n")),
     }
     for problem in &delivery.problems {
         output::print(&format!("not told: {problem}\n"));
         failed = true;
     }
+    waiting(&agent)?;
     write_status(&agent.state, agent.now())?;
     Ok(if failed { code::FAILURE } else { code::OK })
+}
+
+/// Says what is left to be done, and when: whoever mended a target or a mail server wants to know why
+/// nothing happened.
+fn waiting(agent: &Agent) -> Result<()> {
+    let copies: Vec<_> = agent.state.copies(None, None)?;
+    let copies: Vec<_> = copies.iter().filter(|c| c.status == CopyStatus::Pending).collect();
+    let messages = agent.state.pending_messages()?;
+    for (count, what, next) in [
+        (copies.len(), "copies", copies.iter().filter_map(|c| c.next_attempt).min()),
+        (messages.len(), "messages", messages.iter().map(|m| m.not_before).min()),
+    ] {
+        let Some(next) = next.filter(|_| count > 0) else { continue };
+        let at = next.with_timezone(&agent.config.timezone).format("%H:%M:%S");
+        output::print(&format!(
+            "{what} that wait: {count}, the next attempt at {at} (now: {} tend --retry)\n",
+            agent.command
+        ));
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::args::{Global, Verify};
-use super::progress::Bar;
+use super::progress::{Bar, Counts};
 use super::{code, common, output};
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
@@ -26,8 +26,8 @@ struct Found {
 
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global, Some(&config), "warn")?;
-    let agent = common::open(global, config)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
+    let agent = common::open_existing(global, config)?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let wanted = |copy: &Copy| {
         args.target.as_ref().is_none_or(|target| copy.target == *target)
@@ -49,7 +49,9 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         let Some(location) = copy.location else { continue };
         let at = At { target: copy.target.clone(), config: agent.target(&copy.target)?.clone(), location };
         let bar = Bar::start(&progress);
-        bar.begin(&format!("reading back from {}", copy.target), Some(copy.bytes), &progress);
+        // Looked at closely, everything is read twice: for the digests, and to be decompressed.
+        let expected = if args.deep { 2 * copy.bytes } else { copy.bytes };
+        bar.begin(&format!("reading back from {}", copy.target), Counts::Targets, Some(expected), &progress);
         let report = verify_copy(&agent, &run.run_id, &at, !copy.primary, depth, &progress);
         bar.finish();
         let report = report?;
@@ -67,9 +69,10 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     } else {
         for Found { target, location, report, ok, .. } in &found {
             let word = output::tinted(if *ok { "verified" } else { "corrupt" }, 8);
+            let closely = if args.deep && *ok { ", decompressed and walked through" } else { "" };
             let size = ByteSize(report.bytes);
             output::print(&format!(
-                "{word} {} at {target}: {} files, {size}  {location}\n",
+                "{word} {} at {target}: {} files, {size}{closely}  {location}\n",
                 run.run_id, report.files
             ));
             report.problems.iter().for_each(|problem| output::print(&format!("  {problem}\n")));

@@ -12,20 +12,52 @@
 //! | `context` | what all of these share; what the pages show |
 //! | `listener` | the HTTP address: bound, moved, waited for |
 //! | `signals` | SIGHUP, SIGTERM, SIGINT; the service manager |
-//! | `limits` | open files |
 //!
 //! Threads are plain ones: everything here reads disks and databases, which block. Each loop stands alone, so
 //! that what hangs holds up nothing else: a NAS that hangs costs the copy that is being made, not the next
 //! run, and neither a mail nor an answer of `/metrics`.
 
+mod context;
+mod due;
+mod health_loop;
+mod listener;
+mod reload;
+mod runner;
+mod scheduler;
+mod signals;
+mod tend_loop;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use sd_notify::NotifyState;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::{Config, LoadOptions};
 use crate::event::{Observer, Progress, Silent};
+use crate::lock::{FileLock, LockMode};
 use crate::model::JobName;
+use crate::ops::Agent;
+use crate::ops::limits::raise_open_files;
 use crate::run::End;
+use crate::state::{FactKey, write_status};
+
+use context::Shared;
+use reload::{Begun, Reloaded};
+use scheduler::Scheduler;
+use signals::{Asked, Signals};
+
+/// Held by the daemon for as long as it lives, in the state folder.
+const LOCK_FILE: &str = "daemon.lock";
+/// How long a loop rests after an internal error.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 /// What the daemon is given.
 pub struct Options {
@@ -70,7 +102,7 @@ pub trait Watcher: Send + Sync {
     }
 
     /// A run of `job` ended, or could not even begin.
-    fn ended(&self, _job: &JobName, _end: &anyhow::Result<End>) {}
+    fn ended(&self, _job: &JobName, _end: &Result<End>) {}
 }
 
 /// A watcher that looks away.
@@ -103,9 +135,186 @@ impl ExitReason {
 /// Runs until a signal ends it.
 ///
 /// # Errors
-/// The start failed: the configuration is broken and there is no last good one, the state cannot be opened,
-/// a channel's settings cannot work, or (before a terminal) the address is taken.
-pub fn run(options: Options) -> anyhow::Result<ExitReason> {
-    let _ = options;
-    anyhow::bail!("the daemon is not complete yet")
+/// The start failed: the configuration is broken and there is no last good one (a
+/// [`crate::config::ConfigErrors`]), the state cannot be opened or another daemon has it, a channel's settings
+/// cannot work, or (before a terminal) the address is taken.
+pub fn run(options: Options) -> Result<ExitReason> {
+    raise_open_files();
+    let Begun { agent, found } = reload::start(&options)?;
+    options.watcher.configured(&agent.config);
+    let _only = only_daemon(&agent)?;
+    let shared = Arc::new(Shared::new(&options, agent));
+    found.record(&shared);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime for network work")?;
+    let result = runtime.block_on(live(&options, &shared));
+    // A read that hangs with its disk is left behind.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Two daemons would start every job twice, and stand in each other's way.
+fn only_daemon(agent: &Agent) -> Result<FileLock> {
+    let path = agent.state.dir().join(LOCK_FILE);
+    FileLock::try_acquire(&path, LockMode::Private)?.with_context(|| {
+        format!(
+            "a daemon already runs with the state in {} ({} is locked): end it first, or give this one a state_dir of its own",
+            agent.state.dir().display(),
+            path.display()
+        )
+    })
+}
+
+async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
+    let reloads = matches!(options.source, Source::Files(_));
+    let mut signals = Signals::new(reloads)?;
+    let (wanted, listens) = watch::channel(shared.agent().config.listen);
+    let bound = listener::bind(*listens.borrow()).await;
+    let first = match bound {
+        Ok(listener) => Some(listener),
+        Err(error) if options.interactive && reloads => return Err(error),
+        Err(error) if options.interactive => {
+            let advice =
+                "without a configuration the address is fixed (`agent config init` writes one to change)";
+            return Err(error.context(advice));
+        }
+        // Tried again, and told, by the listener's task.
+        Err(_) => None,
+    };
+    begin(shared)?;
+    let loops = Loops::start(options, shared)?;
+    let (stop, stops) = watch::channel(false);
+    let server = tokio::spawn(listener::serve(Arc::clone(shared), first, listens, stops));
+    shared.set_ready();
+    let status = format!("{} jobs", shared.agent().config.job.len());
+    signals::tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
+
+    let name = loop {
+        match signals.next().await {
+            Asked::Stop(name) => break name,
+            Asked::Reload => {
+                let Source::Files(load) = &options.source else { continue };
+                reload_now(shared, load.clone()).await;
+                wanted.send_if_modified(|listen| {
+                    let now = shared.agent().config.listen;
+                    std::mem::replace(listen, now) != now
+                });
+            }
+        }
+    };
+
+    tracing::info!("{name}: ending; runs in progress are stopped");
+    signals::tell_manager(&[NotifyState::Stopping]);
+    let limit = shared.agent().config.shutdown_timeout;
+    shared.stop();
+    let reason = tokio::select! {
+        ended = tokio::time::timeout(limit, loops.ended(shared)) => match ended {
+            Ok(()) => ExitReason::Stopped,
+            Err(_) => ExitReason::TimedOut,
+        },
+        second = signals.stop() => {
+            tracing::warn!("{second}: ending at once");
+            return Ok(ExitReason::Forced);
+        }
+    };
+    if reason == ExitReason::TimedOut {
+        let left: Vec<String> = shared.active().iter().map(ToString::to_string).collect();
+        tracing::warn!("not everything ended within shutdown_timeout; runs left behind: {}", left.join(", "));
+    }
+    // Answers until the end; those under way get a moment.
+    let _ = stop.send(true);
+    let _ = server.await;
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || end(&shared, name)).await.context("recording the end")??;
+    Ok(reason)
+}
+
+/// What the state is told before anything begins.
+fn begin(shared: &Arc<Shared>) -> Result<()> {
+    reload::touch_jobs(shared);
+    let version = env!("CARGO_PKG_VERSION");
+    shared.state.set_fact(FactKey::AgentStarted, version, shared.now()).context("recording the start")?;
+    tracing::info!("backup-agent {version} begins, with its state in {}", shared.state.dir().display());
+    tend_loop::reap_at_start(shared)
+}
+
+/// What the state is told when everything has ended.
+fn end(shared: &Shared, signal: &str) -> Result<()> {
+    shared.state.set_fact(FactKey::AgentStopped, signal, shared.now()).context("recording the end")?;
+    write_status(&shared.state, shared.now())?;
+    Ok(())
+}
+
+async fn reload_now(shared: &Arc<Shared>, load: LoadOptions) {
+    signals::tell_reloading();
+    let task = {
+        let shared = Arc::clone(shared);
+        tokio::task::spawn_blocking(move || reload::reload(&shared, &load))
+    };
+    let status = match task.await {
+        Ok(Reloaded::Good) => format!("{} jobs", shared.agent().config.job.len()),
+        Ok(Reloaded::Refused) => "the configuration was refused, the old one is used".to_owned(),
+        Err(error) => {
+            tracing::error!("internal error while loading the configuration, the old one is used: {error}");
+            "the configuration was not loaded, the old one is used".to_owned()
+        }
+    };
+    for wake in [&shared.scheduler, &shared.messages, &shared.copies, &shared.health] {
+        wake.wake();
+    }
+    signals::tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+/// The threads of the daemon.
+struct Loops(Vec<JoinHandle<()>>);
+
+impl Loops {
+    fn start(options: &Options, shared: &Arc<Shared>) -> Result<Self> {
+        let at_once = if options.now {
+            shared.agent().config.job.keys().cloned().collect()
+        } else {
+            Default::default()
+        };
+        let launching = Arc::clone(shared);
+        let launch = Box::new(move |launch| runner::start(&launching, launch));
+        let scheduler = Scheduler::new(Arc::clone(shared), at_once, launch);
+        let awaited = vec![
+            spawn("scheduler", move || scheduler.run())?,
+            spawn_loop(shared, "messages", |shared| tend_loop::messages(shared))?,
+            spawn_loop(shared, "copies", |shared| tend_loop::copies(shared))?,
+            spawn_loop(shared, "health", health_loop::run)?,
+        ];
+        // Not waited for: what it does may be interrupted anywhere, and may hang with a target.
+        spawn_loop(shared, "reaper", |shared| tend_loop::reaper(shared))?;
+        spawn_loop(shared, "watchdog", |shared| signals::feed_watchdog(shared))?;
+        Ok(Self(awaited))
+    }
+
+    /// Returns when all loops and runs have ended.
+    async fn ended(&self, shared: &Shared) {
+        while shared.is_busy() || self.0.iter().any(|thread| !thread.is_finished()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// A loop that begins again after a panic: one fault must not end it for good.
+fn spawn_loop(shared: &Arc<Shared>, name: &'static str, work: fn(&Arc<Shared>)) -> Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    spawn(name, move || {
+        while catch_unwind(AssertUnwindSafe(|| work(&shared))).is_err() && !shared.is_stopping() {
+            tracing::error!("internal error in the loop for {name}; it begins again, please report it");
+            std::thread::sleep(AFTER_PANIC);
+        }
+    })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .with_context(|| format!("starting the thread {name}"))
 }

@@ -73,7 +73,7 @@ pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
         if !probe.up {
             let last = match probe.last_up {
                 Some(at) => format!("down for {}", words(since(at, now))),
-                None => "never usable yet".to_owned(),
+                None => "not usable, and never was".to_owned(),
             };
             let reason =
                 probe.error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();

@@ -4,22 +4,36 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 
 use crate::config::{Config, JobConfig};
-use crate::schedule;
+use crate::schedule::{self, Schedule};
 use crate::state::{JobRow, JobState};
 
 /// The earliest scheduled time that no success has met yet; `None` without a schedule.
 ///
 /// Nothing is due before the end of a pause: the occurrences in it were passed over on purpose.
 pub fn next_due(config: &Config, job: &JobConfig, state: &JobState) -> Option<DateTime<Utc>> {
-    schedule::next_due(
-        &job.schedule()?,
-        config.job_timezone(job),
-        state.last_success.as_ref().map(|run| run.started),
-        state.row.first_seen,
-        state.row.schedule_changed_at.max(state.row.paused_until),
-    )
+    let last_success = state.last_success.as_ref().map(|run| run.started);
+    due(&job.schedule()?, config.job_timezone(job), last_success, &state.row)
+}
+
+/// [`next_due`] from its parts, for those who have another schedule than the configuration's.
+pub fn due(
+    schedule: &Schedule,
+    zone: Tz,
+    last_success: Option<DateTime<Utc>>,
+    row: &JobRow,
+) -> Option<DateTime<Utc>> {
+    let basis = row.schedule_changed_at.max(row.paused_until);
+    let due = schedule::next_due(schedule, zone, last_success, row.first_seen, basis);
+    match row.schedule_changed_at {
+        // Who rested on purpose since then is not held to what was due before.
+        Some(changed) if row.paused_until.is_none_or(|until| until < changed) => {
+            schedule::due_after_edit(row.due_before, changed, last_success, due)
+        }
+        _ => due,
+    }
 }
 
 /// How late a success may be: the grace, and the random delay a start may have.

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 pub use checks::{CHECKS, Check, Scope, findings};
-pub use due::{allowance, next_due, next_run, overdue_at};
+pub use due::{allowance, due, next_due, next_run, overdue_at};
 pub use report::{Format, Perf, Report, Unit};
 pub use shrink::{Shrink, measured_run, shrunk};
 pub use words::{moment, since, words};

@@ -138,6 +138,7 @@ fn unseen(name: &JobName, now: DateTime<Utc>) -> JobState {
             first_seen: now,
             schedule: None,
             schedule_changed_at: None,
+            due_before: None,
             paused_until: None,
             baseline_ack_at: None,
             last_occurrence: None,

@@ -72,7 +72,8 @@ pub fn run_ended(
     let mut plan = Plan::default();
     for channel in channels.iter().map(AsRef::as_ref) {
         let rows = state.messages_about(&channel.name, &facts.job, since)?;
-        plan_run(&mut plan, channel, facts, &runs, &rows, now);
+        let mended = mended(state, channel, facts, now)?;
+        plan_run(&mut plan, channel, facts, &runs, &rows, mended, now);
     }
     Ok(plan)
 }
@@ -82,7 +83,7 @@ pub fn run_ended(
 pub fn without_state(channels: &[impl AsRef<Channel>], facts: &RunFacts, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
     for channel in channels.iter().map(AsRef::as_ref) {
-        plan_run(&mut plan, channel, facts, &[], &[], now);
+        plan_run(&mut plan, channel, facts, &[], &[], None, now);
     }
     plan
 }
@@ -234,13 +235,15 @@ fn end_of(facts: &RunFacts) -> RunEnd {
     }
 }
 
-/// Plans for one channel and one run. `runs` are those before it, newest first.
+/// Plans for one channel and one run. `runs` are those before it, newest first; `mended` is a run of which
+/// the channel knows only that it was degraded.
 fn plan_run(
     plan: &mut Plan,
     channel: &Channel,
     facts: &RunFacts,
     runs: &[Run],
     rows: &[Message],
+    mended: Option<PastRun>,
     now: DateTime<Utc>,
 ) {
     if channel.is_heartbeat() {
@@ -250,7 +253,7 @@ fn plan_run(
     let end = end_of(facts);
     let mut past = history(runs, rows, now);
     // What the same run was told to be before: degraded, and mended since; or simply the same.
-    let before = earlier_self(facts, rows, now);
+    let before = earlier_self(facts, rows, now).or(mended);
     past.splice(0..0, before.clone());
     for due in after_run(&channel.policy, &past, &end, now) {
         let streak = streak(due, facts, runs, before.as_ref());
@@ -273,6 +276,28 @@ fn earlier_self(facts: &RunFacts, rows: &[Message], now: DateTime<Utc>) -> Optio
         .map(|(_, told)| told)
         .collect();
     (!told.is_empty()).then(|| PastRun { outcome: facts.outcome, degraded: facts.outcome.is_good(), told })
+}
+
+/// An earlier run that the channel was told to be degraded, and that has been mended since (its copies came
+/// late), where it heard of no recovery after that: in the state there is nothing left to recover from.
+fn mended(
+    state: &State,
+    channel: &Channel,
+    facts: &RunFacts,
+    now: DateTime<Utc>,
+) -> Result<Option<PastRun>, StateError> {
+    const KINDS: [MessageKind; 3] = [MessageKind::Degraded, MessageKind::Reminder, MessageKind::Recovery];
+    let Some(row) = state.last_message(&channel.name, Some(&facts.job), &KINDS)? else { return Ok(None) };
+    let Some(run_id) = row.run_id.clone().filter(|id| *id != facts.run_id) else { return Ok(None) };
+    let whole = state.run(&run_id)?.is_some_and(|run| run.is_good() && run.degraded.is_empty());
+    let rows = [row];
+    let told: Vec<Told> = told(&rows, now).into_values().filter(|told| told.kind.is_trouble()).collect();
+    let degradation = |told: &Told| told.about.iter().all(|t| matches!(t, Trouble::Degraded(_)));
+    Ok((whole && !told.is_empty() && told.iter().all(degradation)).then_some(PastRun {
+        outcome: Outcome::Success,
+        degraded: true,
+        told,
+    }))
 }
 
 /// Whether a queued message about a trouble has nothing more to say after a good run: one about a
@@ -316,7 +341,7 @@ fn streak(due: Due, facts: &RunFacts, runs: &[Run], before: Option<&PastRun>) ->
         .collect();
     let error = facts.error.clone().or_else(|| facts.degraded.first().cloned());
     (runs > 0).then(|| Streak {
-        since: facts.ended,
+        since: before.iter().flat_map(|b| b.told.iter().map(|t| t.at)).min().unwrap_or(facts.ended),
         runs,
         outcome: facts.outcome,
         step: facts.failed_step,
@@ -420,7 +445,8 @@ fn made_up(
         return Ok(plan);
     }
     let facts = known(facts, state, context, newest)?;
-    plan_run(&mut plan, channel, facts, before, rows, now);
+    let mended = mended(state, channel, facts, now)?;
+    plan_run(&mut plan, channel, facts, before, rows, mended, now);
     // Reminders are judged apart, with the newest run's own messages in view.
     plan.messages.retain(|m| {
         m.kind != MessageKind::Reminder

@@ -63,9 +63,7 @@ pub fn capture_all(
         let expected_bytes = baseline.map(|b| b.source_bytes);
         observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
         let component = capture_one(source.as_ref(), stage, context, plan)
-            .and_then(|c| {
-                check_content(&c.0, c.1, source.as_ref(), baseline, plan.health, observer).map(|()| c.0)
-            })
+            .and_then(|c| check_shrink(&c, baseline, plan.health, observer).map(|()| c))
             .map_err(|e| ComponentError { component: name.clone(), source: e })?;
         observer.event(&Event::ComponentEnded {
             component: name,
@@ -95,13 +93,12 @@ fn judge(component: &Component, unreadable: Unreadable) -> Outcome {
     }
 }
 
-/// The component and, for a tree, how many regular files are in it.
 fn capture_one(
     source: &dyn Source,
     stage: &mut dyn Stage,
     context: &Context,
     plan: &Plan<'_>,
-) -> Result<(Component, Option<u64>)> {
+) -> Result<Component> {
     let codec = match plan.options.codec {
         archive::Codec::Zstd(_) => Codec::Zstd,
         archive::Codec::Gzip(_) => Codec::Gzip,
@@ -110,7 +107,11 @@ fn capture_one(
     match source.open(context)? {
         Capture::Tree(mut spec) => {
             spec.skip.extend(plan.skip.iter().cloned());
-            capture_files(source.name(), &spec, file, stage, plan).map(|(c, files)| (c, Some(files)))
+            let (component, files) = capture_files(source.name(), &spec, file, stage, plan)?;
+            if files == 0 && !source.allow_empty() {
+                bail!("{}", empty(&spec, &component));
+            }
+            Ok(component)
         }
         Capture::Stream(mut stream) => {
             let mut out = stage.create(&file)?;
@@ -126,9 +127,19 @@ fn capture_one(
                 Err(e) => return Err(stream.finish().err().unwrap_or(e)),
             };
             out.finish(read.stored_bytes)?;
-            Ok((component(source.name(), Kind::Stream, file, read, None, None), None))
+            Ok(component(source.name(), Kind::Stream, file, read, None, None))
         }
     }
+}
+
+/// An empty source is an unmounted disk or a wrong path far more often than it is right.
+fn empty(spec: &TreeSpec, component: &Component) -> String {
+    let roots: Vec<String> = spec.roots.iter().map(|root| root.display().to_string()).collect();
+    let why = match component.warning_counts.get(WarningKind::Unreadable) {
+        0 => "is it mounted, or is everything excluded?".to_owned(),
+        unreadable => format!("{unreadable} entries could not be read; run as root, or as their owner?"),
+    };
+    format!("not one file was found in {}: {why} (`allow_empty = true` if that is right)", roots.join(", "))
 }
 
 fn is_write_error(error: &anyhow::Error) -> bool {
@@ -140,6 +151,7 @@ fn is_write_error(error: &anyhow::Error) -> bool {
     })
 }
 
+/// The component, and how many regular files are in it.
 fn capture_files(
     name: &ComponentName,
     spec: &TreeSpec,
@@ -201,19 +213,13 @@ fn component(
     }
 }
 
-/// An empty source is an unmounted disk or a wrong path far more often than it is right, and one that lost
-/// most of its content is too.
-fn check_content(
+/// A source that lost most of its content is an unmounted disk or a wrong path more often than it is right.
+fn check_shrink(
     component: &Component,
-    files: Option<u64>,
-    source: &dyn Source,
     baseline: Option<Baseline>,
     health: &HealthConfig,
     observer: &dyn Observer,
 ) -> Result<()> {
-    if files == Some(0) && !source.allow_empty() {
-        bail!("it is empty: not one file was found; is it mounted? (`allow_empty = true` if that is right)");
-    }
     let Some(baseline) = baseline else { return Ok(()) };
     for (what, now, usual) in [
         ("bytes", component.source_bytes, baseline.source_bytes),

@@ -22,6 +22,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// The first pause; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(2 * 60);
 
+/// How long a copy is kept from others. A maker that dies is noticed earlier, by its process.
+const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often a copy that somebody else makes is looked at.
+const POLL: Duration = Duration::from_millis(500);
+
 /// What a pass through the queue did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drained {
@@ -43,11 +48,11 @@ pub fn drain(
     progress: &Progress,
 ) -> Result<Drained> {
     let mut drained = Drained::default();
-    let claimer = serde_json::to_string(&ProcessIdentity::current())?;
-    free_claims_of_the_dead(agent)?;
     // A target that failed is not tried again in this pass: the next copy would meet the same.
     let mut gave_up: Vec<TargetName> = Vec::new();
+    let claimer = claimer();
     loop {
+        release_dead(agent)?;
         if progress.is_cancelled() {
             return Ok(drained);
         }
@@ -56,12 +61,25 @@ pub fn drain(
             .into_iter()
             .filter(|copy| only.is_none_or(|run| copy.run_id == *run))
             .find(|copy| !gave_up.contains(&copy.target) && agent.config.target.contains_key(&copy.target));
-        let Some(copy) = next else { return Ok(drained) };
+        let Some(copy) = next else {
+            // A copy of this very run that somebody else is making is waited for: it is not missing.
+            let elsewhere = |run: &RunId| {
+                Ok::<_, anyhow::Error>(
+                    agent.state.claimed_copies(agent.now())?.iter().any(|copy| copy.run_id == *run),
+                )
+            };
+            match only {
+                Some(run) if deadline.is_none_or(|d| Instant::now() < d) && elsewhere(run)? => {
+                    std::thread::sleep(POLL);
+                    continue;
+                }
+                _ => return Ok(drained),
+            }
+        };
         if deadline.is_some_and(|d| Instant::now() >= d) {
             return Ok(drained);
         }
-        let lease = Duration::from_secs(24 * 60 * 60);
-        if !agent.state.claim_copy(&copy.run_id, &copy.target, &claimer, agent.now(), lease)? {
+        if !agent.state.claim_copy(&copy.run_id, &copy.target, &claimer, agent.now(), LEASE)? {
             gave_up.push(copy.target);
             continue;
         }
@@ -98,13 +116,25 @@ pub fn drain(
     }
 }
 
-/// A claim outlives the process that made it; without this, its copy would wait until the lease runs out.
-fn free_claims_of_the_dead(agent: &Agent) -> Result<()> {
-    for copy in agent.state.claimed_copies()? {
+/// Names one pass through the queue: its process, and among those of the process itself.
+fn claimer() -> String {
+    let ProcessIdentity { boot_id, pid, start_ticks } = ProcessIdentity::current();
+    format!("{boot_id}/{pid}/{}/{:08x}", start_ticks.unwrap_or(0), rand::random::<u32>())
+}
+
+/// The process behind a claim; none where the name is not one of [`claimer`].
+fn process_of(claimer: &str) -> Option<ProcessIdentity> {
+    let mut parts = claimer.split('/');
+    let (boot_id, pid, ticks) =
+        (parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(ProcessIdentity { boot_id, pid, start_ticks: Some(ticks).filter(|ticks| *ticks != 0) })
+}
+
+/// Frees the copies whose makers died at it: their leases would keep everybody away for long.
+fn release_dead(agent: &Agent) -> Result<()> {
+    for copy in agent.state.claimed_copies(agent.now())? {
         let Some(claimer) = &copy.claimer else { continue };
-        // A claim that cannot be read is an older version's; it runs out by itself.
-        let Ok(process) = serde_json::from_str::<ProcessIdentity>(claimer) else { continue };
-        if !process.is_alive() {
+        if process_of(claimer).is_some_and(|process| !process.is_alive()) {
             agent.state.release_copy(&copy.run_id, &copy.target, claimer)?;
         }
     }
@@ -153,7 +183,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
         copy.started.with_timezone(&zone),
         run,
     );
-    let request = Request::Copy { from, to, locations, run: run.clone() };
+    let request = Request::Copy { from: Box::new(from), to: Box::new(to), locations, run: run.clone() };
     let mut record = |location: &str| Ok(state.set_copy_location(run, target, location)?);
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
         Reply::Copied { location, bytes } => {
@@ -269,4 +299,68 @@ fn copy_file(
     }
     output.finish(bytes)?;
     Ok((bytes, crate::model::Sha256(sha2::Digest::finalize(digest).into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use crate::config;
+    use crate::event::Silent;
+    use crate::model::Outcome;
+    use crate::state::{EndedRun, NewCopy, NewRun, RunTrigger, State};
+
+    #[test]
+    fn a_claim_names_its_process_and_its_pass() {
+        assert_eq!(process_of(&claimer()), Some(ProcessIdentity::current()));
+        assert_ne!(claimer(), claimer());
+        assert_eq!(process_of("somebody"), None);
+    }
+
+    #[test]
+    fn a_copy_whose_maker_died_is_free_again_at_once_and_one_whose_maker_lives_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config::adhoc(&[], folder.path(), None);
+        let state = State::open(&config.state_dir, SystemClock.now()).unwrap();
+        let agent = Agent {
+            config: Arc::new(config),
+            state: state.clone(),
+            clock: Arc::new(SystemClock),
+            channels: Arc::default(),
+            command: "agent".to_owned(),
+        };
+        let run_id = RunId::generate(agent.now());
+        let (job, target): (_, TargetName) = ("web".parse().unwrap(), "nas".parse().unwrap());
+        let run = NewRun {
+            run_id: run_id.clone(),
+            job,
+            trigger: RunTrigger::Manual,
+            scheduled_for: None,
+            process: ProcessIdentity::current(),
+            started: agent.now(),
+        };
+        state.begin_run(&run).unwrap();
+        let pending = NewCopy {
+            target: target.clone(),
+            primary: false,
+            status: CopyStatus::Pending,
+            location: None,
+            bytes: 1,
+        };
+        state
+            .end_run(&EndedRun::new(run_id.clone(), Outcome::Success, agent.now()), &[pending], &[])
+            .unwrap();
+        let claimed_by = |claimer: &str| {
+            assert!(state.claim_copy(&run_id, &target, claimer, agent.now(), LEASE).unwrap());
+            let cancelled = Progress::default();
+            cancelled.cancel();
+            drain(&agent, None, None, &Silent, &cancelled).unwrap();
+            !state.claimed_copies(agent.now()).unwrap().is_empty()
+        };
+        let dead = format!("{}/{}/1/00000000", crate::lock::boot_id(), std::process::id());
+        assert!(!claimed_by(&dead));
+        assert!(claimed_by(&claimer()));
+    }
 }

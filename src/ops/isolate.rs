@@ -59,9 +59,9 @@ pub enum Request {
     /// Copy a backup, publish it at the first free location, read it back.
     Copy {
         /// Where it is.
-        from: At,
+        from: Box<At>,
         /// Where it goes; the location is not looked at.
-        to: At,
+        to: Box<At>,
         /// The locations to try.
         locations: Vec<String>,
         /// The backup.
@@ -268,7 +268,7 @@ pub fn verify_copy(
         agent.state.record_verify(
             run,
             &at.target,
-            result.as_ref().map(|()| ()).map_err(String::as_str),
+            result.as_ref().copied().map_err(String::as_str),
             agent.now(),
         )?;
     }

@@ -2,7 +2,9 @@
 
 pub mod capture;
 pub mod copies;
+pub mod failed;
 pub mod isolate;
+pub mod last_good;
 pub mod limits;
 pub mod locks;
 pub mod looks;
@@ -25,8 +27,10 @@ use crate::archive;
 use crate::clock::Clock;
 use crate::config::{CodecName, Config, EngineConfig, IoNice, JobConfig, TargetConfig, TargetKind};
 use crate::event::Progress;
+use crate::health;
 use crate::model::{JobName, TargetName};
 use crate::notify::Channel;
+use crate::schedule::Schedule;
 use crate::state::State;
 use crate::target::{DirectoryTarget, Mount, Target};
 
@@ -72,6 +76,23 @@ impl Agent {
     pub fn lock_path(&self, job: &JobName) -> PathBuf {
         self.config.state_dir.join("locks").join(format!("{job}.lock"))
     }
+}
+
+/// Records that the configuration has this job, and with which schedule. A due time that passed unmet under
+/// the old schedule is kept: an edit neither makes nor clears an overdue.
+pub fn touch_job(agent: &Agent, name: &JobName, job: &JobConfig) -> Result<()> {
+    let (state, now) = (&agent.state, agent.now());
+    if let Some(row) = state.job(name)?
+        && row.schedule != job.schedule
+        && let Some(old) = row.schedule.as_deref().and_then(|line| Schedule::parse(line).ok())
+    {
+        let last_success = state.last_success(name)?.map(|run| run.started);
+        let due = health::due(&old, agent.config.job_timezone(job), last_success, &row);
+        if let Some(due) = due.filter(|due| *due <= now) {
+            state.keep_due(name, due, now)?;
+        }
+    }
+    Ok(state.touch_job(name, job.schedule.as_deref(), now)?)
 }
 
 /// Makes a target from its configuration.

@@ -51,6 +51,7 @@ pub fn restore_text(manifest: &Manifest) -> String {
             text.push_str(&format!(
                 "  {name}: one stream of bytes\n\
                  \n\
+                 \u{20}   mkdir -p /restore\n\
                  \u{20}   {decompress} {file} > /restore/{plain}\n",
                 name = component.name,
             ));

@@ -13,7 +13,7 @@ use super::Agent;
 use crate::config::{Config, EmailConfig, NotifyConfig, NotifyOn, SuccessMail, resolve_secret};
 use crate::model::{ChannelName, ComponentName, JobName, RunId};
 use crate::notify::email::EmailSettings;
-use crate::notify::facts::{CheckFacts, CopyFacts, FindingFacts, RunFacts};
+use crate::notify::facts::{AgentFacts, CheckFacts, CopyFacts, FindingFacts, RunFacts};
 use crate::notify::heartbeat::HeartbeatSettings;
 use crate::notify::message::{Kind, Labels};
 use crate::notify::outbox::{self, Delivery};
@@ -94,8 +94,6 @@ impl Agent {
     /// What messages about a job say beside what the state knows.
     pub fn job_context(&self, job: &JobName) -> gather::JobContext {
         let now = self.now();
-        let config = self.config.job.get(job);
-        let timezone = config.map_or(self.config.timezone, |j| self.config.job_timezone(j));
         let paused = self
             .state
             .job(job)
@@ -103,22 +101,29 @@ impl Agent {
             .flatten()
             .and_then(|row| row.paused_until)
             .is_some_and(|until| until > now);
-        gather::JobContext {
-            job: job.clone(),
-            host: self.config.host_name(),
-            timezone,
-            command: self.command.clone(),
-            next_run: config.and_then(|j| j.schedule()).and_then(|s| s.next_after(timezone, now)),
-            target_paths: self.target_paths(),
-            channels: config.and_then(|j| j.notify.clone()),
-            paused,
-            notes: Vec::new(),
-        }
+        gather::JobContext { paused, ..context_of(&self.config, &self.command, job, now) }
     }
+}
 
-    fn target_paths(&self) -> BTreeMap<crate::model::TargetName, String> {
-        self.config.target.iter().map(|(name, t)| (name.clone(), t.path.display().to_string())).collect()
+/// What messages about a job say when the state cannot be asked.
+fn context_of(config: &Config, command: &str, job: &JobName, now: DateTime<Utc>) -> gather::JobContext {
+    let of_job = config.job.get(job);
+    let timezone = of_job.map_or(config.timezone, |j| config.job_timezone(j));
+    gather::JobContext {
+        job: job.clone(),
+        host: config.host_name(),
+        timezone,
+        command: command.to_owned(),
+        next_run: of_job.and_then(|j| j.schedule()).and_then(|s| s.next_after(timezone, now)),
+        target_paths: target_paths(config),
+        channels: of_job.and_then(|j| j.notify.clone()),
+        paused: false,
+        notes: Vec::new(),
     }
+}
+
+fn target_paths(config: &Config) -> BTreeMap<crate::model::TargetName, String> {
+    config.target.iter().map(|(name, t)| (name.clone(), t.path.display().to_string())).collect()
 }
 
 /// The messages due at the end of a run, for the transaction that records it; what they replace is put into
@@ -217,12 +222,23 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
 
 /// Tells of a run whose state failed under it.
 pub fn run_without_state(agent: &Agent, job: &JobName, error: &anyhow::Error) -> Result<Delivery> {
-    let now = agent.now();
-    let context = agent.job_context(job);
+    run_without_agent(&agent.config, &agent.command, job, error, Arc::clone(&agent.clock))
+}
+
+/// Tells of a run that could not begin, since the state could not even be opened.
+pub fn run_without_agent(
+    config: &Config,
+    command: &str,
+    job: &JobName,
+    error: &anyhow::Error,
+    clock: Arc<dyn crate::clock::Clock>,
+) -> Result<Delivery> {
+    let now = clock.now();
+    let context = context_of(config, command, job, now);
     let mut ended = EndedRun::new(RunId::generate(now), crate::model::Outcome::Failure, now);
     ended.error = Some(format!("{error:#}"));
     let facts = gather::ended(None, &context, now, &ended, None);
-    without_state(&agent.config, &facts, now, Arc::clone(&agent.clock))
+    without_state(config, &facts, now, clock)
 }
 
 /// Tells what the health checks found, unless the very same was told within the last day.
@@ -238,23 +254,78 @@ pub fn findings(agent: &Agent, summary: &str, problems: &[&crate::health::Findin
         return Ok(());
     }
     let status = |s: crate::state::HealthStatus| format!("{s:?}").to_uppercase();
+    let findings = problems.iter().map(|f| FindingFacts {
+        status: status(f.status),
+        job: f.job.clone(),
+        check: f.check.to_owned(),
+        // Commands as they are to be typed on this host.
+        text: f.text().replace("`agent ", &format!("`{} ", agent.command)),
+    });
     let facts = CheckFacts {
         host: agent.config.host_name(),
         timezone: agent.config.timezone,
         at: now,
         status: status(crate::health::worst(problems.iter().map(|f| f.status))),
-        findings: problems
-            .iter()
-            .map(|f| FindingFacts {
-                status: status(f.status),
-                job: f.job.clone(),
-                check: f.check.to_owned(),
-                text: f.text(),
-            })
-            .collect(),
+        findings: findings.collect(),
         command: agent.command.clone(),
     };
     tracing::debug!("telling: {summary}");
     plan::check(&agent.channels, &facts, now).enqueue(&agent.state, now)?;
     Ok(agent.state.set_fact(FactKey::CheckMailed, &same, now)?)
+}
+
+/// Where it is kept when it was last told that the state cannot be used: in the folder of the state, which
+/// may still take a file.
+const TOLD_FILE: &str = "check-told";
+
+/// Tells that the state cannot be used, so that nothing is known of any backup: past the state, and unless
+/// that was told within the last day.
+pub fn state_unusable(
+    config: &Config,
+    command: &str,
+    reason: &str,
+    clock: Arc<dyn crate::clock::Clock>,
+) -> Result<Delivery> {
+    let now = clock.now();
+    let told = config.state_dir.join(TOLD_FILE);
+    let last = std::fs::read_to_string(&told).ok().and_then(|text| text.trim().parse::<DateTime<Utc>>().ok());
+    if last.is_some_and(|at| at <= now && now - at < TELL_CHECK_AGAIN) {
+        return Ok(Delivery::default());
+    }
+    let finding = FindingFacts {
+        status: "UNKNOWN".to_owned(),
+        job: None,
+        check: "state".to_owned(),
+        text: reason.to_owned(),
+    };
+    let facts = CheckFacts {
+        host: config.host_name(),
+        timezone: config.timezone,
+        at: now,
+        status: "UNKNOWN".to_owned(),
+        findings: vec![finding],
+        command: command.to_owned(),
+    };
+    let channels = channels(config)?;
+    let due = plan::check(&channels, &facts, now);
+    let delivery = block_on(outbox::tell_without_state(&config.state_dir, &due.messages, &channels, clock))?;
+    // Where this cannot be kept, it is told more often than need be, which is the better mistake.
+    let _ = crate::fsutil::write_atomic(&told, format!("{}\n", now.to_rfc3339()).as_bytes(), 0o644);
+    Ok(delivery)
+}
+
+/// Queues a message about the agent itself to every channel with readers.
+pub fn agent_trouble(agent: &Agent, title: &str, meaning: &str, details: &str, advice: &str) -> Result<()> {
+    let now = agent.now();
+    let facts = AgentFacts {
+        host: agent.config.host_name(),
+        timezone: agent.config.timezone,
+        at: now,
+        title: title.to_owned(),
+        meaning: meaning.to_owned(),
+        details: details.lines().map(str::to_owned).collect(),
+        advice: Some(advice.to_owned()),
+        command: agent.command.clone(),
+    };
+    Ok(plan::agent(&agent.channels, &facts, now).enqueue(&agent.state, now)?)
 }

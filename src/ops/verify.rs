@@ -104,8 +104,10 @@ pub fn verify(
     }
     if depth == Depth::Deep && report.problems.is_empty() {
         for component in &manifest.components {
-            if let Err(e) = check_content(target, location, &manifest, component) {
-                report.problems.push(format!("{}: {e:#}", component.file));
+            match check_content(target, location, &manifest, component, progress) {
+                Err(_) if progress.is_cancelled() => return Err(crate::event::Interrupted.into()),
+                Err(e) => report.problems.push(format!("{}: {e:#}", component.file)),
+                Ok(()) => {}
             }
         }
     }
@@ -172,9 +174,10 @@ fn check_content(
     location: &str,
     manifest: &Manifest,
     component: &Component,
+    progress: &Progress,
 ) -> Result<()> {
     let stored = target.open(location, &component.file, Cache::Warm)?;
-    let mut decoder = StreamDecoder::new(stored, manifest.codec);
+    let mut decoder = StreamDecoder::new(Watched { stored, progress }, manifest.codec);
     match component.kind {
         Kind::Stream => {
             let raw = io::copy(&mut decoder, &mut io::sink()).context("decompressing")?;
@@ -201,6 +204,23 @@ fn check_content(
     equal("frames in the index", frames, component.frames)?;
     equal("entries in the index", entries, component.entries)?;
     equal("stored bytes in the index", stored, component.stored_bytes)
+}
+
+/// A stored file whose reading is counted, and ends when it is asked to.
+struct Watched<'a, R> {
+    stored: R,
+    progress: &'a Progress,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.progress.is_cancelled() {
+            return Err(io::Error::other(crate::event::Interrupted));
+        }
+        let got = self.stored.read(buffer)?;
+        self.progress.add_source(got as u64);
+        Ok(got)
+    }
 }
 
 fn equal(what: &str, found: u64, expected: u64) -> Result<()> {

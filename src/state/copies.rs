@@ -258,6 +258,15 @@ impl State {
         })
     }
 
+    /// Pending copies that somebody has claimed, to be asked whether that somebody still lives.
+    pub fn claimed_copies(&self, now: DateTime<Utc>) -> Result<Vec<Copy>, StateError> {
+        self.read("read who makes copies", |tx| {
+            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimed_until > ?1")?
+                .query_map([ms(now)], Copy::from_row)?
+                .collect()
+        })
+    }
+
     /// How many copies of a job are still to be made at a target.
     pub fn pending_count(&self, job: &JobName, target: &TargetName) -> Result<u64, StateError> {
         self.read("count the queue of copies", |tx| {
@@ -289,15 +298,6 @@ impl State {
                 params![run_id.as_str(), target.as_str(), ms(until), claimer, ms(now)],
             )?;
             Ok(changed == 1)
-        })
-    }
-
-    /// Pending copies that somebody claimed, whether they work on them or died.
-    pub fn claimed_copies(&self) -> Result<Vec<Copy>, StateError> {
-        self.read("read who makes copies", |tx| {
-            tx.prepare_cached("SELECT * FROM copies WHERE status = 'pending' AND claimer IS NOT NULL")?
-                .query_map([], Copy::from_row)?
-                .collect()
         })
     }
 

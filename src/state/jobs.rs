@@ -19,6 +19,10 @@ pub struct JobRow {
     pub schedule: Option<String>,
     /// When the text of the schedule last changed; none while it has its first one.
     pub schedule_changed_at: Option<DateTime<Utc>>,
+    /// When it was due by the schedule before that, if that time had passed unmet: an edit clears no
+    /// overdue.
+    #[serde(default)]
+    pub due_before: Option<DateTime<Utc>>,
     /// Not to be started by the scheduler before this.
     pub paused_until: Option<DateTime<Utc>>,
     /// When a person accepted the job's present size; the baseline counts only runs from there on.
@@ -40,6 +44,7 @@ impl JobRow {
             first_seen: time(row, "first_seen")?,
             schedule: row.get("schedule")?,
             schedule_changed_at: opt_time(row, "schedule_changed_at")?,
+            due_before: opt_time(row, "due_before")?,
             paused_until: opt_time(row, "paused_until")?,
             baseline_ack_at: opt_time(row, "baseline_ack_at")?,
             last_occurrence: opt_time(row, "last_occurrence")?,
@@ -89,6 +94,15 @@ impl State {
                 "UPDATE jobs SET schedule = ?2, schedule_changed_at = coalesce(?3, schedule_changed_at) WHERE job = ?1",
                 params![job.as_str(), schedule, changed.then(|| ms(now))],
             )?;
+            Ok(())
+        })
+    }
+
+    /// Records, before the schedule of a job is changed, a due time that passed unmet.
+    pub fn keep_due(&self, job: &JobName, due: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), StateError> {
+        self.write(&format!("record when job {job} was due"), |tx| {
+            ensure_job(tx, job, now)?;
+            tx.execute("UPDATE jobs SET due_before = ?2 WHERE job = ?1", params![job.as_str(), ms(due)])?;
             Ok(())
         })
     }

@@ -302,6 +302,16 @@ impl State {
         })
     }
 
+    /// Makes every waiting message due now. How many there are.
+    pub fn retry_messages(&self, now: DateTime<Utc>) -> Result<usize, StateError> {
+        self.write("make the waiting messages due", |tx| {
+            tx.execute(
+                "UPDATE outbox SET not_before = ?1 WHERE status = 'pending' AND not_before > ?1",
+                [ms(now)],
+            )
+        })
+    }
+
     /// Messages that wait or are being sent, oldest first.
     pub fn pending_messages(&self) -> Result<Vec<Message>, StateError> {
         self.read("read the outbox", |tx| select(tx, "status = 'pending' ORDER BY id", vec![]))

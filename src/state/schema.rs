@@ -19,6 +19,7 @@ CREATE TABLE jobs (
     first_seen          INTEGER NOT NULL,
     schedule            TEXT,
     schedule_changed_at INTEGER,
+    due_before          INTEGER,
     paused_until        INTEGER,
     baseline_ack_at     INTEGER,
     last_occurrence     INTEGER,

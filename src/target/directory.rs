@@ -285,7 +285,8 @@ impl Stage for DirectoryStage {
         let opened = hit_at(self.target.name.as_str(), "create")
             .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path))
             .with_context(|| format!("target {}: creating {}", self.target.name, path.display()))?;
-        Ok(Box::new(DirectoryStagedFile { file: opened, path, target: self.target.name.clone() }))
+        let target = self.target.name.clone();
+        Ok(Box::new(DirectoryStagedFile { file: opened, path, target, written: 0, begun: 0 }))
     }
 
     fn scratch(&mut self) -> Result<PathBuf> {
@@ -363,13 +364,26 @@ struct DirectoryStagedFile {
     file: File,
     path: PathBuf,
     target: TargetName,
+    written: u64,
+    /// Up to where the kernel was asked to begin writing.
+    begun: u64,
 }
+
+/// The disk writes while the processors compress: without this nearly everything is still in memory when
+/// fsync comes, and the run waits for the disk with idle processors.
+const WRITEBACK: u64 = 8 << 20;
 
 impl Write for DirectoryStagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        hit_at(self.target.as_str(), "write")
+        let written = hit_at(self.target.as_str(), "write")
             .and_then(|()| self.file.write(bytes))
-            .map_err(|e| io::Error::new(e.kind(), format!("writing {}: {e}", self.path.display())))
+            .map_err(|e| io::Error::new(e.kind(), format!("writing {}: {e}", self.path.display())))?;
+        self.written += written as u64;
+        if self.written - self.begun >= WRITEBACK {
+            crate::sys::begin_writeback(&self.file, self.begun, self.written - self.begun);
+            self.begun = self.written;
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -289,6 +289,7 @@ fn job(name: &str, schedule: Option<&str>) -> JobState {
             first_seen: hours_ago(24 * 90),
             schedule: schedule.map(str::to_owned),
             schedule_changed_at: None,
+            due_before: None,
             paused_until: None,
             baseline_ack_at: None,
             last_occurrence: None,

@@ -382,7 +382,9 @@ to = ["admin@example.org"]
                 continue;
             }
             let Ok(entries) = fs::read_dir(folder) else { continue };
-            folders.extend(entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir()));
+            // What is unfinished is hidden, and nobody takes it for a backup; it may have its manifest already.
+            let visible = |path: &PathBuf| !path.file_name().unwrap().as_encoded_bytes().starts_with(b".");
+            folders.extend(entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir() && visible(p)));
         }
         found
     }

@@ -1,0 +1,180 @@
+//! The freshness loop: looks at targets and backups, answers the health checks, and writes down what it found
+//! for everybody who asks: the state, `status.json`, and the text file of metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::context::Shared;
+use super::tend_loop::Trouble;
+use crate::event::Progress;
+use crate::health::{self, Finding};
+use crate::lock;
+use crate::metrics::{self, Facts};
+use crate::model::{JobName, TargetName};
+use crate::ops::isolate::{self, At, Reply, Request};
+use crate::ops::{Agent, looks, reap};
+use crate::state::{FactKey, HealthStatus, write_status};
+use crate::web::Context as _;
+
+/// How long a look at a target may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+/// How long the loop waits for looks that were begun; what comes later counts at the next turn.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+/// The shortest time between two turns, however often the loop is woken.
+const REST: Duration = Duration::from_secs(1);
+
+/// Turns every `check_interval`, and when something has changed.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let looking = Looking::default();
+    let mut trouble = Trouble::default();
+    let mut textfile = Trouble::default();
+    let mut known = BTreeMap::new();
+    let mut looked: Option<Instant> = None;
+    while !shared.is_stopping() {
+        let agent = shared.agent();
+        let interval = agent.config.check_interval;
+        if looked.is_none_or(|at| at.elapsed() >= interval) {
+            looked = Some(Instant::now());
+            looking.begin(shared, &agent);
+            looking.wait(PROBE_WAIT);
+        }
+        trouble.note("the health checks", turn(shared, &agent, &mut known, &mut textfile));
+        thread::sleep(REST.min(interval));
+        shared.health.wait(interval.saturating_sub(looked.map_or(interval, |at| at.elapsed())));
+    }
+}
+
+/// Answers the checks, and writes the answers down.
+fn turn(
+    shared: &Shared,
+    agent: &Agent,
+    known: &mut BTreeMap<(Option<JobName>, &'static str), HealthStatus>,
+    textfile: &mut Trouble,
+) -> Result<()> {
+    let now = agent.now();
+    let dead = agent
+        .state
+        .all_running()?
+        .into_iter()
+        .filter(|run| lock::is_free(&agent.lock_path(&run.job)).unwrap_or(false) && !reap::is_alive(run));
+    let dead = dead.map(|run| run.run_id).collect();
+    shared.change_extra(|extra| extra.dead_runs = dead);
+    let extra = shared.extra();
+    let findings = health::findings(&agent.state.snapshot(now)?, &agent.config, now, &extra);
+    log_changes(&findings, known);
+    agent.state.record_health(&findings.iter().map(Finding::to_row).collect::<Vec<_>>(), now)?;
+    agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
+    let snapshot = Arc::new(write_status(&agent.state, now)?);
+    if let Some(path) = &agent.config.metrics.textfile {
+        let progress =
+            agent.config.job.keys().filter_map(|job| Some((job.clone(), shared.progress(job)?.ratio()?)));
+        let facts = Facts { snapshot, config: Arc::clone(&agent.config), progress: progress.collect(), now };
+        textfile.note("metrics", metrics::write_textfile(path, &facts));
+    }
+    Ok(())
+}
+
+/// The log tells what became wrong, and what became right again.
+fn log_changes(findings: &[Finding], known: &mut BTreeMap<(Option<JobName>, &'static str), HealthStatus>) {
+    let before = std::mem::take(known);
+    for finding in findings {
+        let key = (finding.job.clone(), finding.check);
+        let was = before.get(&key).copied().unwrap_or(HealthStatus::Ok);
+        let subject = finding.job.as_ref().map(|job| format!("{job}: ")).unwrap_or_default();
+        match (was, finding.status) {
+            (was, is) if was == is => {}
+            (_, HealthStatus::Ok) => {
+                tracing::info!("check {}: {subject}in order again: {}", finding.check, finding.message)
+            }
+            (_, is) => tracing::warn!("check {} is {is}: {subject}{}", finding.check, finding.text()),
+        }
+        known.insert(key, finding.status);
+    }
+}
+
+/// The looks at targets and backups that are under way. Each may hang, so each has a thread, and none is begun
+/// a second time before it has ended.
+#[derive(Clone, Default)]
+struct Looking(Arc<Mutex<BTreeSet<Look>>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    Target(TargetName),
+    Backups,
+}
+
+impl Looking {
+    fn under_way(&self) -> std::sync::MutexGuard<'_, BTreeSet<Look>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn begin(&self, shared: &Arc<Shared>, agent: &Arc<Agent>) {
+        let used: BTreeSet<&TargetName> = agent.config.job.values().flat_map(|job| &job.targets).collect();
+        let targets = used.into_iter().cloned().map(Look::Target);
+        for look in targets.chain([Look::Backups]) {
+            if !self.under_way().insert(look.clone()) {
+                continue;
+            }
+            let ended = LookEnded { looking: self.clone(), look };
+            let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
+            let spawned = thread::Builder::new().name("look".to_owned()).spawn(move || {
+                let result = match &ended.look {
+                    Look::Target(name) => probe(&agent, name),
+                    Look::Backups => backups(&shared, &agent),
+                };
+                if let Err(error) = result {
+                    tracing::warn!("{error:#}");
+                }
+            });
+            if let Err(error) = spawned {
+                tracing::error!("no thread to look at targets: {error}");
+            }
+        }
+    }
+
+    fn wait(&self, limit: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < limit && !self.under_way().is_empty() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+struct LookEnded {
+    looking: Looking,
+    look: Look,
+}
+
+impl Drop for LookEnded {
+    fn drop(&mut self) {
+        self.looking.under_way().remove(&self.look);
+    }
+}
+
+/// Looks at a target in a child process: the daemon itself never touches what may be a dead mount.
+fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
+    let at = At { target: name.clone(), config: agent.target(name)?.clone(), location: String::new() };
+    let deadline = Some(Instant::now() + PROBE_LIMIT);
+    let reply =
+        isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
+    let now = agent.now();
+    match reply {
+        Ok(Reply::Probed { space }) => {
+            agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
+        }
+        Ok(other) => anyhow::bail!("an unexpected answer to a look at target {name}: {other:?}"),
+        Err(error) => agent.state.record_probe(name, now, false, None, None, Some(&format!("{error:#}")))?,
+    }
+    Ok(())
+}
+
+/// Looks whether the newest backup of each job is where it was stored.
+fn backups(shared: &Shared, agent: &Agent) -> Result<()> {
+    let found = looks::look(&agent.config, &agent.state.snapshot(agent.now())?).backup_files;
+    shared.change_extra(|extra| extra.backup_files = found);
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! What is done beside runs: messages sent, late copies made, dead runs dealt with, old records removed. Each
+//! on a thread of its own, because each can wait for something different for a long time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::context::Shared;
+use crate::event::{Event, Observer};
+use crate::lock::{FileLock, LockMode};
+use crate::model::{JobName, RunId};
+use crate::ops::reap::{self, Fate};
+use crate::ops::{Agent, copies, tell};
+use crate::state::write_status;
+
+/// How often each of these looks, without being woken.
+const LOOK: Duration = Duration::from_secs(60);
+/// How often the queue of copies is looked at: retries are due to the minute.
+const LOOK_FOR_COPIES: Duration = Duration::from_secs(30);
+/// How often old records are removed.
+const EXPIRE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often the last delivery looks whether the runs have ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Logs a problem once for as long as it stays the same.
+#[derive(Default)]
+pub(super) struct Trouble(Option<String>);
+
+impl Trouble {
+    pub(super) fn note(&mut self, what: &str, result: Result<()>) {
+        let text = result.err().map(|error| format!("{error:#}"));
+        if let Some(text) = text.as_ref().filter(|text| self.0.as_ref() != Some(*text)) {
+            tracing::error!("{what}: {text}");
+        }
+        self.0 = text;
+    }
+}
+
+/// Queues what is due by the passing of time, and sends what is queued. When the daemon stops it waits for
+/// the runs, and sends what they left.
+pub(super) fn messages(shared: &Shared) {
+    let mut trouble = Trouble::default();
+    loop {
+        let stopping = shared.is_stopping();
+        while stopping && shared.is_busy() {
+            thread::sleep(POLL);
+        }
+        let agent = shared.agent();
+        trouble.note("queueing messages", tell::by_time(&agent));
+        let delivery = tell::deliver(&agent);
+        delivery.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        if delivery.sent + delivery.failed + delivery.given_up > 0 {
+            shared.health.wake();
+        }
+        if stopping {
+            return;
+        }
+        shared.messages.wait(LOOK.min(agent.config.check_interval));
+    }
+}
+
+/// Makes the copies that runs left behind.
+pub(super) fn copies(shared: &Shared) {
+    let mut trouble = Trouble::default();
+    while !shared.is_stopping() {
+        let agent = shared.agent();
+        let drained = copies::drain(&agent, None, None, &Logged, &shared.copying);
+        if drained.as_ref().is_ok_and(|drained| drained.made > 0 || !drained.failed.is_empty()) {
+            shared.messages.wake();
+            shared.health.wake();
+        }
+        trouble.note("making late copies", drained.map(drop));
+        shared.copies.wait(LOOK_FOR_COPIES);
+    }
+}
+
+/// Copies made late are logged by the daemon itself: their run is over.
+struct Logged;
+
+impl Observer for Logged {
+    fn event(&self, event: &Event) {
+        match event {
+            Event::CopyStarted(target) => tracing::info!("making a late copy at {target}"),
+            Event::CopyEnded(target, Ok(())) => {
+                tracing::info!("the late copy at {target} is made and was read back")
+            }
+            Event::CopyEnded(target, Err(error)) => tracing::warn!("no late copy at {target} yet: {error}"),
+            _ => {}
+        }
+    }
+}
+
+/// Deals with runs that died while nobody looked, and removes old records.
+pub(super) fn reaper(shared: &Shared) {
+    let mut trouble = Trouble::default();
+    let mut expired: Option<Instant> = None;
+    while !shared.is_stopping() {
+        shared.reaper.wait(LOOK);
+        let agent = shared.agent();
+        let reaped = reap::all(&agent).map(|reaped| {
+            if !reaped.is_empty() {
+                log(&reaped);
+                shared.messages.wake();
+                shared.copies.wake();
+                shared.health.wake();
+            }
+        });
+        trouble.note("looking for dead runs", reaped);
+        if expired.is_none_or(|at| at.elapsed() >= EXPIRE) {
+            expired = Some(Instant::now());
+            trouble.note("removing old records", expire(&agent));
+        }
+    }
+}
+
+fn expire(agent: &Agent) -> Result<()> {
+    let (logs, messages) = (agent.state.expire_logs(agent.now())?, agent.state.expire_messages(agent.now())?);
+    tracing::debug!("{logs} logs and {messages} messages were old enough to be removed");
+    Ok(())
+}
+
+/// Deals with the runs that an earlier life of the daemon left dead: each job on a thread of its own, because
+/// its backup may have to be read back, or its target may hang. Until that is done the job is not started.
+pub(super) fn reap_at_start(shared: &Arc<Shared>) -> Result<()> {
+    let running = shared.state.all_running()?;
+    let dead: BTreeSet<JobName> =
+        running.into_iter().filter(|run| !reap::is_alive(run)).map(|run| run.job).collect();
+    shared.set_reaping(dead.clone());
+    for job in dead {
+        let reaping = Reaping { shared: Arc::clone(shared), job };
+        thread::Builder::new().name("reap".to_owned()).spawn(move || {
+            let Reaping { shared, job } = &reaping;
+            if let Err(error) = reap_job(&shared.agent(), job) {
+                tracing::error!("dealing with a dead run of job {job}: {error:#}");
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Lets the job be started again, however its thread ends.
+struct Reaping {
+    shared: Arc<Shared>,
+    job: JobName,
+}
+
+impl Drop for Reaping {
+    fn drop(&mut self) {
+        self.shared.reaped(&self.job);
+    }
+}
+
+fn reap_job(agent: &Agent, job: &JobName) -> Result<()> {
+    // Held by somebody who then does the same.
+    let Some(_lock) = FileLock::try_acquire(&agent.lock_path(job), LockMode::Private)? else { return Ok(()) };
+    log(&reap::of_job(agent, job)?);
+    write_status(&agent.state, agent.now())?;
+    Ok(())
+}
+
+fn log(reaped: &[(RunId, Fate)]) {
+    for (run, fate) in reaped {
+        match fate {
+            Fate::Interrupted => {
+                tracing::warn!("run {run} had died: it is marked interrupted, its leftovers are removed")
+            }
+            Fate::Adopted(outcome) => {
+                tracing::warn!(
+                    "run {run} had died after it had published: its backup was read back and counts ({outcome})"
+                );
+            }
+            Fate::Unknown(why) => {
+                tracing::warn!("run {run} has died, and its target cannot be looked at: {why}")
+            }
+        }
+    }
+}

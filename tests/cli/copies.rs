@@ -1,0 +1,182 @@
+//! Two targets: copies, a NAS that is away, the queue, and `agent tend`.
+
+use std::fs;
+use std::time::Duration;
+
+use backup_agent::clock::{Clock, SystemClock};
+use backup_agent::lock::ProcessIdentity;
+use backup_agent::model::{RunId, TargetName};
+use backup_agent::state::State;
+use serde_json::Value;
+
+use crate::world::{World, below};
+
+/// The configuration of the documents' example, with own paths and one NAS.
+const TWO: &str = r#"
+timezone = "Europe/Berlin"
+host = "web1"
+state_dir = "{}/state"
+[target.local]
+type = "directory"
+path = "{}/local"
+keep = { last = 3, daily = 7 }
+[target.nas]
+type = "directory"
+path = "{}/nas"
+template = "daily/%Y/%m/%d/%H%M"
+keep = { last = 10, daily = 14, weekly = 8, monthly = 12 }
+[job.askproai]
+schedule = "0 3,11,19 * * *"
+trigger = "external"
+grace = "1h"
+max_runtime = "2h"
+copy_wait = "30s"
+lock_file = "{}/backup-run.lock"
+targets = ["local", "nas"]
+[job.askproai.source.application]
+type = "files"
+paths = ["{}/data"]
+exclude = ["/node_modules/", "storage/framework/cache/**"]
+[job.askproai.health]
+max_shrink = "50%"
+"#;
+
+fn states(world: &World, target: &str) -> Vec<String> {
+    let list = world.agent(&format!("list --target {target} --json")).exits(0).json();
+    list.as_array().unwrap().iter().map(|copy| copy["status"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_backup_is_copied_read_back_and_as_good_at_the_second_target_as_at_the_first() {
+    let world = World::new(TWO);
+    fs::create_dir(world.path("nas")).unwrap();
+    world.write("data/node_modules/x.js", "left out");
+    world.write("data/storage/framework/cache/y", "left out");
+    let made = world.agent("backup").exits(0);
+    assert!(made.out.contains("copied and read back: nas\n"), "{}", made.out);
+    assert_eq!(
+        (states(&world, "local"), states(&world, "nas")),
+        (vec!["verified".into()], vec!["verified".into()])
+    );
+    let (local, nas) = (world.backups("local").pop().unwrap(), world.backups("nas").pop().unwrap());
+    world.sh(&format!(
+        "diff -r '{}' '{}'; cd '{}'; sha256sum -c SHA256SUMS",
+        local.display(),
+        nas.display(),
+        nas.display()
+    ));
+    let verified = world.agent("verify --deep --json").exits(0).json();
+    let targets: Vec<&str> =
+        verified.as_array().unwrap().iter().map(|v| v["target"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["local", "nas"]);
+
+    // The first target is lost: what is at the second is enough.
+    fs::remove_dir_all(world.path("local")).unwrap();
+    world.agent("restore latest --target nas --to r").exits(0);
+    let restored = below("r", &world, "data");
+    world.sh(&format!(
+        "diff -r --no-dereference -x node_modules -x y data '{0}'; test -d '{0}/storage/framework/cache'; \
+         test ! -e '{0}/node_modules'; test ! -e '{0}/storage/framework/cache/y'",
+        restored.display()
+    ));
+}
+
+#[test]
+fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
+    let world = World::new(TWO);
+    let first = world.agent("backup").exits(4);
+    let reason = format!(
+        "degraded copy nas: target nas: the folder {}/nas does not exist; mount it, or make it with: mkdir -p {}/nas",
+        world.root(),
+        world.root()
+    );
+    assert!(first.out.starts_with("success ") && first.out.contains(&reason), "{}", first.out);
+    assert!(!first.out.contains("copied and read back"), "{}", first.out);
+    for _ in 0..2 {
+        world.agent("backup").exits(4);
+    }
+    assert_eq!(states(&world, "nas"), ["pending"; 3]);
+    assert_eq!(world.agent("history").out.matches(" degraded ").count(), 3);
+    world.agent("status").exits(0).says(&["degraded", "nas 0 (+3 pending)"]);
+    let metrics = world.agent("metrics").exits(0).out;
+    assert!(
+        metrics.contains("backup_copies_pending{backup_job=\"askproai\",target=\"nas\"} 3\n"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("backup_last_run_degraded{backup_job=\"askproai\"} 1\n"), "{metrics}");
+
+    // Still away: the queue says when it tries again, and goes on waiting.
+    let tended = world.agent("tend").exits(0);
+    assert!(tended.out.contains("copies that wait: 3, the next attempt at "), "{}", tended.out);
+    let retried = world.agent("tend --retry").exits(1);
+    assert_eq!(retried.out.matches("no copy of run ").count(), 1, "one attempt a pass: {}", retried.out);
+    assert_eq!(states(&world, "nas"), ["pending"; 3]);
+
+    fs::create_dir(world.path("nas")).unwrap();
+    let done = world.agent("tend --retry").exits(0);
+    assert!(done.out.contains("3 pending copies were made\n"), "{}", done.out);
+    assert_eq!(states(&world, "nas"), ["verified"; 3]);
+    let list = world.agent("list --target nas --json").json();
+    let created: Vec<&str> =
+        list.as_array().unwrap().iter().map(|c| c["created_at"].as_str().unwrap()).collect();
+    let started: Vec<&str> =
+        list.as_array().unwrap().iter().map(|c| c["started"].as_str().unwrap()).collect();
+    assert!(started.is_sorted_by(|a, b| a > b), "{started:?}");
+    assert!(created.is_sorted(), "the newest backup is copied first: {created:?}");
+    let status = world.agent("status").exits(0);
+    assert!(status.out.contains("nas 3") && !status.out.contains("degraded"), "{}", status.out);
+    assert!(!world.agent("history").out.contains("degraded"));
+    let history = world.agent("history --json").json();
+    assert!(
+        history.as_array().unwrap().iter().all(|run| run["degraded"] == Value::Array(vec![])),
+        "{history}"
+    );
+    world.agent("tend").exits(0);
+    assert_eq!(world.backups("nas").len(), 3);
+}
+
+#[test]
+fn a_run_waits_for_its_copies_no_longer_than_it_is_told() {
+    let world = World::new(&TWO.replace("copy_wait = \"30s\"", "copy_wait = \"0s\""));
+    fs::create_dir(world.path("nas")).unwrap();
+    let made = world.agent("backup").exits(4);
+    assert!(made.out.contains("degraded copy nas: not made yet; it stays in the queue\n"), "{}", made.out);
+    assert_eq!(states(&world, "nas"), ["pending"]);
+    world.agent("tend").exits(0).says(&["1 pending copy was made"]);
+    assert_eq!(states(&world, "nas"), ["verified"]);
+}
+
+#[test]
+fn nothing_is_written_below_the_mount_point_of_a_nas_that_is_not_mounted() {
+    let world = World::new(&TWO.replace("path = \"{}/nas\"", "path = \"{}/nas\"\nrequire_mount = true"));
+    fs::create_dir(world.path("nas")).unwrap();
+    let made = world.agent("backup").exits(4);
+    assert!(made.out.contains("nas") && made.out.contains("mount"), "{}", made.out);
+    assert_eq!(fs::read_dir(world.path("nas")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_copy_that_a_dead_process_had_begun_is_made_by_the_next_one() {
+    let world = World::new(&TWO.replace("copy_wait = \"30s\"", "copy_wait = \"0s\""));
+    fs::create_dir(world.path("nas")).unwrap();
+    let made = world.agent("backup --json").exits(4).json();
+    let run: RunId = made["run_id"].as_str().unwrap().parse().unwrap();
+    let now = SystemClock.now();
+    let claim = |process: &ProcessIdentity| {
+        let state = State::open(&world.path("state"), now).unwrap();
+        let claimer = format!("{}/{}/{}/1", process.boot_id, process.pid, process.start_ticks.unwrap());
+        let nas: TargetName = "nas".parse().unwrap();
+        assert!(state.claim_copy(&run, &nas, &claimer, now, Duration::from_secs(86_400)).unwrap());
+        claimer
+    };
+    // This process lives, so the copy is its own.
+    let own = claim(&ProcessIdentity::current());
+    world.agent("tend --retry").exits(0);
+    assert_eq!(states(&world, "nas"), ["pending"]);
+    let state = State::open(&world.path("state"), now).unwrap();
+    state.release_copy(&run, &"nas".parse().unwrap(), &own).unwrap();
+    drop(state);
+    claim(&ProcessIdentity { boot_id: "a boot before this one".to_owned(), ..ProcessIdentity::current() });
+    world.agent("tend").exits(0).says(&["1 pending copy was made"]);
+    assert_eq!(states(&world, "nas"), ["verified"]);
+}

@@ -1,0 +1,18 @@
+//! The program as people, cron and monitoring systems use it: the real binary, real files, real peers.
+
+mod backup;
+mod bad_input;
+mod check;
+mod config;
+mod copies;
+mod keep;
+mod locks;
+mod mail;
+#[cfg(feature = "real-peers")]
+mod mysql;
+mod restore;
+#[path = "../support/smtp.rs"]
+mod smtp;
+mod sources;
+mod verbs;
+mod world;
