@@ -351,6 +351,11 @@ to = ["admin@example.org"]
         self.metric_in(&text, name).unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
     }
 
+    /// The value of a metric that is no job's.
+    pub fn metric_of(&self, name: &str, label: &str) -> f64 {
+        self.metric(&format!("{name}{{{label}}}"))
+    }
+
     pub fn metric_in(&self, text: &str, name: &str) -> Option<f64> {
         let (name, label) = name.split_once('{').map_or((name, ""), |(n, l)| (n, l.trim_end_matches('}')));
         text.lines()
