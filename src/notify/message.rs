@@ -274,7 +274,8 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
             )
         }
         Content::Agent(facts) => {
-            format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&facts.title), id_text(&host))
+            let about = format!("{}\n{}", facts.title, facts.details.join("\n"));
+            format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&about), id_text(&host))
         }
         Content::Digest(_) | Content::Test(_) => format!("{stamp}.{kind}.{}", id_text(&host)),
     };

@@ -21,6 +21,7 @@ use super::plan::Payload;
 use super::spool::{self, Spooled};
 use super::{Channel, Failure, Letter, SendError};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::model::ChannelName;
 use crate::state::{Message, NewMessage, NextTry, State, StateError};
 
@@ -272,6 +273,9 @@ async fn deliver_channel(
         };
         if let Err(SendError { failure: Failure::Unreachable, text }) = &result {
             down = Some(text.clone());
+        }
+        if failpoint::hit("told").is_err() {
+            continue; // as if the process had ended here
         }
         let now = clock.now();
         let verdict = judge(result, message.attempts, message.created_at, now);

@@ -15,6 +15,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -350,6 +351,11 @@ to = ["admin@example.org"]
         self.metric_in(&text, name).unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
     }
 
+    /// The value of a metric that is no job's.
+    pub fn metric_of(&self, name: &str, label: &str) -> f64 {
+        self.metric(&format!("{name}{{{label}}}"))
+    }
+
     pub fn metric_in(&self, text: &str, name: &str) -> Option<f64> {
         let (name, label) = name.split_once('{').map_or((name, ""), |(n, l)| (n, l.trim_end_matches('}')));
         text.lines()
@@ -429,29 +435,33 @@ pub fn output(mut command: Command) -> Out {
 /// Waits for a child whose standard output and error are pipes.
 #[track_caller]
 pub fn finish(mut child: Child) -> Out {
-    fn read(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            if let Some(mut pipe) = pipe {
-                let _ = pipe.read_to_end(&mut bytes);
+    fn read(mut pipe: Option<impl Read + Send + 'static>) -> (Arc<Mutex<Vec<u8>>>, thread::JoinHandle<()>) {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&text);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Some(got) = pipe.as_mut().and_then(|p| p.read(&mut buffer).ok()).filter(|got| *got > 0)
+            {
+                into.lock().unwrap().extend_from_slice(&buffer[..got]);
             }
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
+        });
+        (text, reader)
     }
+    let text = |text: &Mutex<Vec<u8>>| String::from_utf8_lossy(&text.lock().unwrap()).into_owned();
     let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
     let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
+    let mut status = None;
+    while status.is_none() || !stdout.1.is_finished() || !stderr.1.is_finished() {
+        status = child.try_wait().unwrap();
         if begun.elapsed() > DEADLINE {
             let _ = child.kill();
-            panic!("a command did not end: {}", stderr.join().unwrap());
+            panic!("a command did not end: {}", text(&stderr.0));
         }
-        thread::sleep(Duration::from_millis(5));
-    };
+        thread::sleep(Duration::from_millis(3));
+    }
+    let status = status.unwrap();
     let code = status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
-    Out { code, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+    Out { code, stdout: text(&stdout.0), stderr: text(&stderr.0) }
 }
 
 /// Waits until something is true.
