@@ -8,7 +8,6 @@
 //! before it makes the run a failure and leaves no backup behind; whatever fails later degrades the run, and
 //! changes neither its outcome nor the last success.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use crate::metrics;
 use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::ops::capture::{self, ComponentError};
 use crate::ops::locks::{self, Held};
+use crate::ops::panics::unwinding;
 use crate::ops::verify::{Depth, verify};
 use crate::ops::{
     Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell, touch_job,
@@ -557,18 +557,4 @@ impl Minder {
         let _ = self.stop.send(());
         self.thread.join().unwrap_or(false)
     }
-}
-
-/// A panic in `work` as an error, so that what must be cleaned up after an error is cleaned up after it too.
-fn unwinding<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(&*payload)))
-}
-
-fn panicked(payload: &(dyn std::any::Any + Send)) -> anyhow::Error {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|s| (*s).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    anyhow!("internal error: {text}; please report it")
 }

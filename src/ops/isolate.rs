@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
+use super::panics::unwinding;
 use super::verify::{Depth, Report, verify};
 use super::{copies, open_target};
 use crate::config::TargetConfig;
@@ -301,11 +302,14 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
                 thread::park_timeout(Duration::from_millis(20));
             }
         });
-        let result = answer(&request, &progress, &mut |location| {
-            say(&Reply::Publishing { location: location.to_owned() })?;
-            let mut line = String::new();
-            input.read_line(&mut line).context("waiting to go on")?;
-            if line.is_empty() { bail!("the run that asked for this copy is gone") } else { Ok(()) }
+        // The other thread must be stopped, and an answer given, whatever happens here.
+        let result = unwinding(|| {
+            answer(&request, &progress, &mut |location| {
+                say(&Reply::Publishing { location: location.to_owned() })?;
+                let mut line = String::new();
+                input.read_line(&mut line).context("waiting to go on")?;
+                if line.is_empty() { bail!("the run that asked for this copy is gone") } else { Ok(()) }
+            })
         });
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         result

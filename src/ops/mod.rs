@@ -8,6 +8,7 @@ pub mod last_good;
 pub mod limits;
 pub mod locks;
 pub mod looks;
+pub mod panics;
 pub mod preflight;
 pub mod prune;
 pub mod publish;
