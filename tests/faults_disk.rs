@@ -261,7 +261,36 @@ fn a_share_that_is_unmounted_during_the_run_is_noticed_before_anything_is_publis
     drop(mount);
 }
 
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_share_that_is_unmounted_while_it_gets_a_copy_degrades_and_nothing_is_written_below_it() {
+    let nas_lines = "require_mount = true";
+    let world = World::with(Setup { nas: true, nas_lines, base: Some(below_no_mount()), ..Setup::default() });
+    let root = world.root().to_str().unwrap();
+    system("mount", &["--bind", "--make-private", root, root]);
+    let _root = Mount(world.root().to_owned());
+    let (path, aside) = (world.path("nas"), world.path("aside"));
+    fs::create_dir(&aside).unwrap();
+    let mount = Mount::new(&path, "size=20m");
+    world.recover();
+    for place in ["nas:write", "nas:fsync-folder", "nas:open"] {
+        eprintln!("unmounted at {place}");
+        let run = world.pause_at(place, &["backup", "web", "--json"]);
+        move_mount(&path, &aside);
+        let out = run.go_on();
+        assert_eq!(out.code, 4, "{}", out.all());
+        assert_eq!(out.json()["outcome"], "success");
+        assert!(is_bare(&path), "{place}: something was written below the mount point");
+        move_mount(&aside, &path);
+        world.check_backups();
+        world.catch_up();
+        world.recover();
+    }
+    drop(mount);
+}
+
 /// Moves a mount.
+#[cfg(feature = "failpoints")]
 fn move_mount(from: &Path, to: &Path) {
     system("mount", &["--move", from.to_str().unwrap(), to.to_str().unwrap()]);
 }

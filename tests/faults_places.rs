@@ -131,5 +131,19 @@ fn a_panic_in_any_part_fails_the_run_and_is_told() {
         world.after(&out, Expect::Failure);
         assert!(out.all().contains("internal error"), "{}", out.all());
         world.recover();
+    } // After the commit point the backup stays, whatever panics.
+    for place in ["retention", "local:remove", "nas:write", "nas:remove"] {
+        eprintln!("panic at {place}");
+        let out = world.backup_at(&format!("{place}=panic"));
+        world.after(&out, Expect::Degraded);
+        world.catch_up();
+        world.recover();
+    }
+    // Where the record itself is written nothing catches it; the next start finds what is left.
+    for place in ["begun-run", "end-run"] {
+        eprintln!("panic at {place}");
+        let out = world.backup_at(&format!("{place}=panic"));
+        assert_eq!(out.code, 101, "{}", out.all());
+        world.after_kill("tend");
     }
 }

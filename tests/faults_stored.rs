@@ -7,6 +7,7 @@ mod world;
 use std::fs;
 use std::path::Path;
 
+#[cfg(any(feature = "failpoints", feature = "real-peers"))]
 use world::invariants::Expect;
 #[cfg(feature = "real-peers")]
 use world::system;
