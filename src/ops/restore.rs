@@ -9,7 +9,8 @@ use ignore::overrides::{Override, OverrideBuilder};
 
 use super::verify::read_manifest;
 use crate::archive::{
-    FrameReader, IndexReader, Prefetch, RestoreOptions, RestoreSummary, StreamDecoder, restore_tree, select,
+    FrameReader, IndexReader, Prefetch, RestoreOptions, RestoreSummary, Selection, StreamDecoder,
+    restore_tree, select,
 };
 use crate::manifest::{Component, Kind, Manifest};
 use crate::model::{ComponentName, RunId};
@@ -48,7 +49,7 @@ impl Restored {
 }
 
 /// Restores from the backup at `location`. Several components go into a folder each below `to`, one goes
-/// into `to` itself.
+/// into `to` itself; with paths, only components that have some of them count.
 pub fn restore(
     target: &dyn Target,
     location: &str,
@@ -60,11 +61,27 @@ pub fn restore(
     if manifest.run_id != *run {
         bail!("target {}: {location} holds run {}, not {run}", target.name(), manifest.run_id);
     }
-    let chosen = choose(&manifest, wanted)?;
+    let backup = Backup { target, location, manifest: &manifest };
+    let mut chosen = choose(&manifest, wanted)?;
+    if !wanted.paths.is_empty() {
+        let patterns = patterns(&wanted.paths)?;
+        let mut matching = Vec::new();
+        for component in chosen {
+            if !backup.select(component, &patterns)?.paths.is_empty() {
+                matching.push(component);
+            }
+        }
+        chosen = matching;
+        if chosen.is_empty() {
+            bail!(
+                "no path in run {run} matches {}; list them with: tar --zstd -tf FILE",
+                wanted.paths.join(", ")
+            );
+        }
+    }
     prepare_folder(&wanted.to, wanted.force)?;
     let mut restored = Restored::default();
     let several = chosen.len() > 1;
-    let backup = Backup { target, location, manifest: &manifest };
     for component in chosen {
         let folder = if several { wanted.to.join(component.name.as_str()) } else { wanted.to.clone() };
         std::fs::create_dir_all(&folder).with_context(|| format!("making folder {}", folder.display()))?;
@@ -72,12 +89,6 @@ pub fn restore(
             .component(component, &folder, wanted, options)
             .with_context(|| format!("component {}", component.name))?;
         restored.components.push((component.name.clone(), folder, summary));
-    }
-    if !wanted.paths.is_empty() && restored.entries() == 0 {
-        bail!(
-            "no path in run {run} matches {}; list them with: tar --zstd -tf FILE",
-            wanted.paths.join(", ")
-        );
     }
     Ok(restored)
 }
@@ -168,17 +179,21 @@ impl Backup<'_> {
         wanted: &Wanted,
         options: &RestoreOptions,
     ) -> Result<RestoreSummary> {
-        let index = component.index.as_ref().context("the component has no index; restore it whole")?;
-        let stored_index = self.target.open(self.location, &index.file, Cache::Warm)?;
-        let read_at = stored_index.read_at();
-        let reader = IndexReader::open(read_at.length()?, |offset, length| {
-            read_at.read_exact_at(offset, length).with_context(|| format!("reading {}", index.file))
-        })?;
-        let patterns = patterns(&wanted.paths)?;
-        let selection = select(&reader, &|path| matches(&patterns, path))?;
+        let selection = self.select(component, &patterns(&wanted.paths)?)?;
         let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
         let mut frames = FrameReader::new(stored.read_at(), self.manifest.codec, selection.frames.clone())?;
         restore_tree(&mut frames, folder, Some(&selection), options)
+    }
+
+    /// The frames of a tree that hold what the patterns choose.
+    fn select(&self, component: &Component, patterns: &Override) -> Result<Selection> {
+        let index = component.index.as_ref().context("the component has no index; restore it whole")?;
+        let stored = self.target.open(self.location, &index.file, Cache::Warm)?;
+        let read_at = stored.read_at();
+        let reader = IndexReader::open(read_at.length()?, |offset, length| {
+            read_at.read_exact_at(offset, length).with_context(|| format!("reading {}", index.file))
+        })?;
+        select(&reader, &|path| matches(patterns, path))
     }
 
     fn stream(
