@@ -112,9 +112,7 @@ struct Call<'a> {
 
 fn parse(line: &str) -> Option<Call<'_>> {
     let rest = line.split_once(' ')?.1.trim_start();
-    // A call that another thread interrupted is printed in two parts; its end counts.
-    let rest = rest.strip_prefix("<... ").unwrap_or(rest);
-    let (name, arguments) = rest.split_once(['(', ' '])?;
+    let (name, arguments) = rest.split_once('(')?;
     Some(Call { name, arguments })
 }
 
@@ -122,6 +120,26 @@ fn parse(line: &str) -> Option<Call<'_>> {
 struct Log(Vec<String>);
 
 impl Log {
+    /// A call during which another thread made one is printed in two parts; they are put together where it
+    /// ended.
+    fn new(lines: &[String]) -> Self {
+        let mut begun = std::collections::HashMap::new();
+        let mut whole = Vec::new();
+        for line in lines {
+            let (pid, rest) = line.split_once(' ').unwrap_or((line, ""));
+            if let Some(first) = line.strip_suffix(" <unfinished ...>") {
+                begun.insert(pid, first);
+            } else if let Some((_, last)) =
+                rest.trim_start().strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>"))
+            {
+                whole.push(format!("{}{last}", begun.remove(pid).unwrap_or(pid)));
+            } else {
+                whole.push(line.clone());
+            }
+        }
+        Self(whole)
+    }
+
     fn all(&self, call: &str, texts: &[&str]) -> Vec<usize> {
         let fits = |line: &String| {
             parse(line).is_some_and(|c| c.name == call && texts.iter().all(|t| c.arguments.contains(t)))
@@ -150,7 +168,7 @@ fn folders_made_on_the_way_are_durable_before_the_backup_is_visible() {
     let world = World::new();
     let (out, log) = traced(&world, &["-y", "-e", "trace=mkdir,fsync,renameat2"]);
     world.after(&out, Expect::Success);
-    let log = Log(log);
+    let log = Log::new(&log);
     let base = world.path("local").display().to_string();
     let publish = log.first("renameat2", &["/.partial-", "= 0"]);
     let made = log.all("mkdir", &[&format!("\"{base}/daily"), "= 0"]);
@@ -171,10 +189,9 @@ fn the_order_of_calls_survives_a_power_cut_at_any_moment() {
     let calls = "trace=openat,write,fsync,close,rename,renameat2,mkdir,mkdirat,unlinkat,unlink,pwrite64";
     let (out, log) = traced(&world, &["-y", "-s", "300", "-e", calls]);
     world.after(&out, Expect::Success);
-    // Between its two parts an interrupted call says nothing of its end; none that matters here is.
-    let log = Log(log.into_iter().filter(|l| !l.contains("<unfinished ...>")).collect());
+    let log = Log::new(&log);
     let run = out.run_id().unwrap();
-    let expired = before.iter().min().unwrap();
+    let expired = before.last().unwrap(); // newest first
     for target in ["local", "nas"] {
         let base = world.path(target).display().to_string();
         let staged = format!("{base}/.partial-{run}");
