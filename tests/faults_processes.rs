@@ -103,7 +103,7 @@ fn a_signal_ends_the_run_cleanly_and_is_told() {
         for place in ["preflight", "capture", "write-frame", "publish", "local:rename", "read-back"] {
             let run = world.pause_at(place, &BACKUP);
             run.signal(signal);
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(200));
             let out = run.go_on();
             world.after(&out, Expect::Interrupted);
             assert!(world.leftovers().is_empty(), "{place}: {:?}", world.leftovers());
@@ -121,7 +121,7 @@ fn a_signal_after_the_commit_point_keeps_the_backup() {
         eprintln!("{place}");
         let run = world.pause_at(place, &BACKUP);
         run.signal("TERM");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(200));
         // The process that makes the copy stands still: nobody waits for it.
         let out = if place == "nas:write" { run.wait() } else { run.go_on() };
         world.after(&out, Expect::Degraded);
