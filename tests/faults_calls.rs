@@ -138,26 +138,6 @@ fn parse(line: &str) -> Option<Call<'_>> {
 struct Log(Vec<String>);
 
 impl Log {
-    /// A call during which another thread made one is printed in two parts; they are put together where it
-    /// ended.
-    fn new(lines: &[String]) -> Self {
-        let mut begun = std::collections::HashMap::new();
-        let mut whole = Vec::new();
-        for line in lines {
-            let (pid, rest) = line.split_once(' ').unwrap_or((line, ""));
-            if let Some(first) = line.strip_suffix(" <unfinished ...>") {
-                begun.insert(pid, first);
-            } else if let Some((_, last)) =
-                rest.trim_start().strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>"))
-            {
-                whole.push(format!("{}{last}", begun.remove(pid).unwrap_or(pid)));
-            } else {
-                whole.push(line.clone());
-            }
-        }
-        Self(whole)
-    }
-
     fn all(&self, call: &str, texts: &[&str]) -> Vec<usize> {
         let fits = |line: &String| {
             parse(line).is_some_and(|c| c.name == call && texts.iter().all(|t| c.arguments.contains(t)))
@@ -186,7 +166,7 @@ fn folders_made_on_the_way_are_durable_before_the_backup_is_visible() {
     let world = World::new();
     let (out, log) = traced(&world, &["-y", "-e", "trace=mkdir,fsync,renameat2"]);
     world.after(&out, Expect::Success);
-    let log = Log::new(&log);
+    let log = Log(log);
     let base = world.path("local").display().to_string();
     let publish = log.first("renameat2", &["/.partial-", "= 0"]);
     let made = log.all("mkdir", &[&format!("\"{base}/daily"), "= 0"]);
