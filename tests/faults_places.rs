@@ -9,8 +9,9 @@ use world::invariants::Expect;
 use world::{Setup, World};
 
 /// A world in which every step has something to do: a copy to be made, and backups to be removed.
+/// Each run has a folder name of its own, or the places would depend on whether a minute has passed.
 fn settled() -> World {
-    let keep = "keep = { last = 2 }";
+    let keep = "keep = { last = 2 }\ntemplate = \"daily/%Y/%m/%d/%H%M%S%3f\"";
     let world = World::with(Setup { nas: true, local: keep, nas_lines: keep, ..Setup::default() });
     for _ in 0..3 {
         world.recover();
@@ -88,6 +89,17 @@ fn an_error_at_any_place_is_a_failure_or_degrades_first_half() {
 #[test]
 fn an_error_at_any_place_is_a_failure_or_degrades_second_half() {
     fails_at_each_place(1);
+}
+
+#[test]
+fn an_error_while_a_taken_name_is_passed_over_fails_the_run() {
+    let world = World::with(Setup { local: "template = \"daily/taken\"", ..Setup::default() });
+    world.recover();
+    // The name, then the name with the run's seconds, or with its id.
+    let out = world.backup_at("local:rename#2=eio");
+    world.after(&out, Expect::Failure);
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+    world.recover();
 }
 
 fn dies_at_each_place(part: usize) {
