@@ -184,11 +184,11 @@ impl<'a> Running<'a> {
         })?;
         failpoint::hit("begun-run")?;
         write_status(&agent.state, started)?;
-        let log = RunLog::new(&run_id);
+        let log = RunLog::new(&request.job, &run_id);
         observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
         let steps = std::sync::Mutex::default();
         let run = Self { agent, request, job, observer, progress, run_id, started, log, steps };
-        run.log.span().in_scope(|| tracing::info!("run {} of job {} begins", run.run_id, request.job));
+        run.log.span().in_scope(|| tracing::info!("the run begins ({})", request.trigger));
         if let Some(problem) = clock_problem {
             agent.state.set_fact(FactKey::ClockJump, &problem, started)?;
             run.note(
@@ -478,7 +478,7 @@ impl<'a> Running<'a> {
             );
         }
         ended.degraded.iter().for_each(|text| tracing::warn!("degraded: {text}"));
-        tracing::info!("run {} ends: {}", self.run_id, ended.outcome);
+        tracing::info!("the run ends: {}", ended.outcome);
     }
 
     fn note(&self, level: Level, text: String) {

@@ -45,7 +45,7 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
         Format::Json => report.render(format, args.quiet),
     });
     if args.mail && report.status() != HealthStatus::Ok {
-        common::start_log(global, Some(&config), "error,backup_agent::notify=off")?;
+        common::start_log(global.verbose, Some(&config), "error,backup_agent::notify=off")?;
         // The answer stands, whoever can be told of it.
         let problems = mail(global, &config, &report);
         for problem in problems.unwrap_or_else(|e| vec![format!("{e:#}")]) {

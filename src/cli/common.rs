@@ -137,12 +137,19 @@ fn adhoc(folder: &Path) -> Result<Config> {
 /// What a person at a terminal sees of the log: the end of a run says what went wrong in it.
 pub const BESIDE_ANSWER: &str = "warn,backup_agent::run=off,backup_agent::notify=off";
 
-/// Sets up logging for a verb that ends. `quiet_level` is the level without `-v` and without one in the
-/// configuration.
-pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) -> Result<()> {
+/// Sets up logging for a verb that ends. `quiet_level` is what standard error shows without `-v` and without a
+/// level in the configuration; log files hold what the daemon would log.
+pub fn start_log(verbose: u8, config: Option<&Config>, quiet_level: &str) -> Result<()> {
+    let settings = log_settings(verbose, config, quiet_level);
+    log::init(&settings, output::colour_on_stderr(), super::progress::AboveBars)
+        .map_err(|e| UsageError(e.to_string()).into())
+}
+
+/// What is logged, by the configuration and `-v`.
+pub fn log_settings(verbose: u8, config: Option<&Config>, quiet_level: &str) -> log::Settings {
     let configured = config.and_then(|c| c.log.level.clone());
-    let level = match global.verbose {
-        0 => configured.unwrap_or_else(|| quiet_level.to_owned()),
+    let level = |otherwise: &str| match verbose {
+        0 => configured.clone().unwrap_or_else(|| otherwise.to_owned()),
         1 => "debug".to_owned(),
         _ => "trace".to_owned(),
     };
@@ -150,8 +157,13 @@ pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) ->
         Some(LogFormat::Json) => log::Format::Json,
         _ => log::Format::Text,
     };
-    log::init_with_writer(format, Some(&level), output::colour_on_stderr(), super::progress::AboveBars)
-        .map_err(|e| UsageError(e.to_string()).into())
+    log::Settings {
+        format,
+        level: Some(level(quiet_level)),
+        file_level: Some(level("info")),
+        run_file: config.and_then(|c| c.log.run_file.clone()),
+        health_file: config.and_then(|c| c.log.health_file.clone()),
+    }
 }
 
 /// Opens the state for writing and puts everything together.

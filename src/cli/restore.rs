@@ -20,7 +20,7 @@ const SHOWN: usize = 20;
 
 pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
+    common::start_log(global.verbose, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_reading(global, config)?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let progress = Arc::new(Progress::default());

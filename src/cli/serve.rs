@@ -15,6 +15,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, DEFAULT_FILE, Keep, LoadOptions};
 use crate::daemon::{self, Options, Source, Watcher};
 use crate::event::{Event, Observer, Progress};
+use crate::log;
 use crate::model::{ByteSize, JobName, Outcome};
 use crate::run::End;
 
@@ -71,16 +72,27 @@ struct Terminal {
     verbose: u8,
 }
 
+impl Terminal {
+    /// The daemon's log goes to the journal; a person in front of it sees lines of the program instead.
+    fn log_level(&self) -> &'static str {
+        if self.fixed && self.interactive { "warn" } else { "info" }
+    }
+}
+
 impl Watcher for Terminal {
     fn configured(&self, config: &Config) {
-        let global = Global { config: None, backups: None, verbose: self.verbose };
-        // The daemon's log goes to the journal; a person in front of it sees lines of the program instead.
-        let level = if self.fixed && self.interactive { "warn" } else { "info" };
-        if let Err(e) = common::start_log(&global, Some(config), level) {
+        if let Err(e) = common::start_log(self.verbose, Some(config), self.log_level()) {
             output::error(&e);
         }
         if self.fixed {
             output::print(&introduction(config));
+        }
+    }
+
+    fn reconfigured(&self, config: &Config) {
+        let settings = common::log_settings(self.verbose, Some(config), self.log_level());
+        if let Err(error) = log::change(&settings) {
+            tracing::error!("{error}");
         }
     }
 

@@ -43,6 +43,7 @@ use crate::clock::Clock;
 use crate::config::{Config, LoadOptions};
 use crate::event::{Observer, Progress, Silent};
 use crate::lock::{FileLock, LockMode};
+use crate::log;
 use crate::model::JobName;
 use crate::ops::Agent;
 use crate::ops::limits::raise_open_files;
@@ -92,6 +93,9 @@ pub enum Source {
 pub trait Watcher: Send + Sync {
     /// The configuration is known; nothing was logged before. For setting up the log.
     fn configured(&self, _config: &Config) {}
+
+    /// Another configuration is in use from now on.
+    fn reconfigured(&self, _config: &Config) {}
 
     /// Pages and metrics are served at this address.
     fn listening(&self, _address: SocketAddr) {}
@@ -196,6 +200,8 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
         match signals.next().await {
             Asked::Stop(name) => break name,
             Asked::Reload => {
+                // Whatever the configuration is like: log files may have been rotated away.
+                log::reopen();
                 let Source::Files(load) = &options.source else { continue };
                 reload_now(shared, load.clone()).await;
                 wanted.send_if_modified(|listen| {
