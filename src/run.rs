@@ -368,14 +368,10 @@ impl<'a> Running<'a> {
 
     /// What those see who watch from outside: `status.json`, and the text file of metrics.
     fn show_end(&self) -> Result<()> {
-        let now = self.agent.now();
-        let snapshot = Arc::new(write_status(&self.agent.state, now)?);
-        if let Some(path) = &self.agent.config.metrics.textfile {
-            let config = Arc::clone(&self.agent.config);
-            let facts = metrics::Facts { snapshot, config, progress: Default::default(), now };
-            if let Err(e) = metrics::write_textfile(path, &facts) {
-                self.note(Level::Warning, format!("{e:#}"));
-            }
+        let agent = self.agent;
+        if let Some(trouble) = metrics::publish(&agent.state, &agent.config, Default::default(), agent.now())?
+        {
+            self.note(Level::Warning, trouble);
         }
         Ok(())
     }

@@ -7,9 +7,16 @@ use anyhow::Result;
 use super::args::{Check, Global};
 use super::{common, output};
 use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::daemon;
 use crate::health::{self, Extra, Finding, Format, Report};
+use crate::log;
+use crate::model::JobName;
 use crate::ops::{looks, tell};
 use crate::state::{HealthStatus, Origin, load_for_reading};
+
+/// What standard error shows beside the report: only what keeps somebody from being told of it.
+const BESIDE_REPORT: &str = "warn,backup_agent::health=off,backup_agent::notify=off";
 
 pub fn check(global: &Global, args: &Check) -> Result<u8> {
     let config = common::load(global, false)?;
@@ -18,7 +25,10 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
     }
     let now = SystemClock.now();
     let format = if args.json { Format::Json } else { Format::Plugin };
-    let report = match load_for_reading(&config.state_dir, now) {
+    let read = load_for_reading(&config.state_dir, now);
+    let from_database = matches!(read, Ok((_, Origin::Database)));
+    start_log(global, &config, from_database)?;
+    let report = match read {
         Err(e) => Report::unreadable(e),
         Ok((snapshot, origin)) => {
             // The status file is all an ordinary user may read; what it lacks is not looked at.
@@ -26,6 +36,12 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
                 Origin::Database => looks::look(&config, &snapshot),
                 Origin::StatusFile(_) => Extra::default(),
             };
+            if from_database && args.job.is_none() && !daemon::is_running(&config.state_dir) {
+                // Who cannot write the state is told so by what writes it: the next run.
+                let recorded = record(global, &config, &extra);
+                recorded
+                    .unwrap_or_else(|e| tracing::warn!("the answers of the checks are not recorded: {e:#}"));
+            }
             let mut findings = health::findings(&snapshot, &config, now, &extra);
             if let Some(job) = &args.job {
                 findings.retain(|f| f.job.as_ref().is_none_or(|j| j == job));
@@ -40,12 +56,12 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
             }
         }
     };
+    log_report(&report);
     output::print(&match format {
         Format::Plugin => common::as_called(global, &report.render(format, args.quiet)),
         Format::Json => report.render(format, args.quiet),
     });
     if args.mail && report.status() != HealthStatus::Ok {
-        common::start_log(global.verbose, Some(&config), "error,backup_agent::notify=off")?;
         // The answer stands, whoever can be told of it.
         let problems = mail(global, &config, &report);
         for problem in problems.unwrap_or_else(|e| vec![format!("{e:#}")]) {
@@ -55,9 +71,41 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
     Ok(report.exit_code())
 }
 
+/// The answer stands on standard output already; log files get it too, from those who may write them.
+fn start_log(global: &Global, config: &Config, with_files: bool) -> Result<()> {
+    let mut settings = common::log_settings(global.verbose, Some(config), BESIDE_REPORT);
+    if global.verbose == 0 {
+        settings.level = Some(BESIDE_REPORT.to_owned());
+    }
+    if !with_files {
+        (settings.run_file, settings.health_file) = (None, None);
+    }
+    common::init_log(&settings)
+}
+
+/// Records the answers, and shows them to those who watch from outside, as a daemon does every minute.
+fn record(global: &Global, config: &Config, extra: &Extra) -> Result<()> {
+    let agent = common::open(global, config.clone())?;
+    looks::record(&agent, extra)?;
+    common::publish(&agent)
+}
+
+/// One line when all is well, else one for each finding that is not as it should be.
+fn log_report(report: &Report) {
+    match (report.status(), report.problems().len()) {
+        (HealthStatus::Ok, _) => tracing::info!(target: log::HEALTH, "in order: {}", report.summary()),
+        (_, 0) => tracing::warn!(target: log::HEALTH, "{}", report.summary()),
+        _ => {}
+    }
+    for finding in report.problems() {
+        let job = finding.job.as_ref().map(JobName::as_str);
+        tracing::warn!(target: log::HEALTH, job, "check {} is {}: {}", finding.check, finding.status, finding.text());
+    }
+}
+
 /// Tells of the findings through the agent's own channels, at most once a day for the same findings. What
 /// went wrong with that is given back.
-fn mail(global: &Global, config: &crate::config::Config, report: &Report) -> Result<Vec<String>> {
+fn mail(global: &Global, config: &Config, report: &Report) -> Result<Vec<String>> {
     let agent = match common::open(global, config.clone()) {
         Ok(agent) => agent,
         Err(e) => {

@@ -11,11 +11,11 @@ use super::args::Global;
 use super::{code, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
-use crate::log;
 use crate::model::{JobName, RunId};
 use crate::ops::last_good::{self, LastGood};
 use crate::ops::{Agent, isolate, tell};
 use crate::state::{Run, State, StateError};
+use crate::{log, metrics};
 
 /// An error of usage or configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -140,8 +140,12 @@ pub const BESIDE_ANSWER: &str = "warn,backup_agent::run=off,backup_agent::notify
 /// Sets up logging for a verb that ends. `quiet_level` is what standard error shows without `-v` and without a
 /// level in the configuration; log files hold what the daemon would log.
 pub fn start_log(verbose: u8, config: Option<&Config>, quiet_level: &str) -> Result<()> {
-    let settings = log_settings(verbose, config, quiet_level);
-    log::init(&settings, output::colour_on_stderr(), super::progress::AboveBars)
+    init_log(&log_settings(verbose, config, quiet_level))
+}
+
+/// Sets up logging as it is asked for.
+pub fn init_log(settings: &log::Settings) -> Result<()> {
+    log::init(settings, output::colour_on_stderr(), super::progress::AboveBars)
         .map_err(|e| UsageError(e.to_string()).into())
 }
 
@@ -195,6 +199,14 @@ fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>
     let channels = if state.is_read_only() { Vec::new() } else { tell::channels(&config)? };
     let command = command(global);
     Ok(Agent { config: Arc::new(config), state, clock, channels: Arc::new(channels), command })
+}
+
+/// Shows those who watch from outside what a verb changed: `status.json`, the text file of metrics.
+pub fn publish(agent: &Agent) -> Result<()> {
+    if let Some(trouble) = metrics::publish(&agent.state, &agent.config, Default::default(), agent.now())? {
+        tracing::warn!("{trouble}");
+    }
+    Ok(())
 }
 
 /// How this program is called here, for the commands in messages.

@@ -7,10 +7,11 @@ use anyhow::Result;
 
 use super::args::{Global, Tend};
 use super::{code, common, output};
+use crate::daemon;
 use crate::event::{Progress, Silent};
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, reap, tell, touch_job};
-use crate::state::{CopyStatus, write_status};
+use crate::ops::{Agent, copies, looks, reap, tell, touch_job};
+use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     let begun = common::begin(global)?;
@@ -64,8 +65,22 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         failed = true;
     }
     waiting(&agent)?;
-    write_status(&agent.state, agent.now())?;
+    look(&agent)?;
+    common::publish(&agent)?;
     Ok(if failed { code::FAILURE } else { code::OK })
+}
+
+/// Looks at the targets and answers the health checks, where no daemon does.
+fn look(agent: &Agent) -> Result<()> {
+    if daemon::is_running(agent.state.dir()) {
+        return Ok(());
+    }
+    for target in looks::used_targets(&agent.config) {
+        looks::probe(agent, &target)?;
+    }
+    let extra = looks::look(&agent.config, &agent.state.snapshot(agent.now())?);
+    looks::record(agent, &extra)?;
+    Ok(())
 }
 
 /// Says what is left to be done, and when: whoever mended a target or a mail server wants to know why

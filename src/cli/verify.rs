@@ -12,7 +12,7 @@ use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::isolate::{At, verify_copy};
 use crate::ops::verify::{Depth, Report};
-use crate::state::{Copy, CopyStatus, write_status};
+use crate::state::{Copy, CopyStatus};
 
 #[derive(Serialize)]
 struct Found {
@@ -63,7 +63,7 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
             report,
         });
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     if args.json {
         output::json(&found)?;
     } else {

@@ -31,6 +31,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,7 +43,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::config::{Config, LoadOptions};
 use crate::event::{Observer, Progress, Silent};
-use crate::lock::{FileLock, LockMode};
+use crate::lock::{self, FileLock, LockMode};
 use crate::log;
 use crate::model::JobName;
 use crate::ops::Agent;
@@ -158,6 +159,12 @@ pub fn run(options: Options) -> Result<ExitReason> {
     // A read that hangs with its disk is left behind.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// True while a daemon runs with this state.
+pub fn is_running(state_dir: &Path) -> bool {
+    // A lock that cannot be looked at says nothing; then nobody relies on a daemon.
+    !lock::is_free(&state_dir.join(LOCK_FILE)).unwrap_or(true)
 }
 
 /// Two daemons would start every job twice, and stand in each other's way.

@@ -133,6 +133,12 @@ pub const CHECKS: &[Check] = &[
         scope: Scope::Agent(agent::config),
     },
     Check {
+        name: "outputs",
+        meaning: "a log file or the text file of metrics cannot be written",
+        severity: Warning,
+        scope: Scope::Agent(agent::outputs),
+    },
+    Check {
         name: "clock",
         meaning: "the clock jumped in the last day",
         severity: Warning,

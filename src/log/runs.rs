@@ -58,6 +58,11 @@ impl RunLog {
         Self { job: job.clone(), run: run.clone(), lines }
     }
 
+    /// The run.
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
     /// The [`span`] of the run; what is logged inside it goes to this log too. Enter it on each thread that
     /// works for the run (`let _entered = log.span().entered();`), and attach it to futures with `Instrument`.
     pub fn span(&self) -> Span {

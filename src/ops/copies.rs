@@ -12,6 +12,7 @@ use super::{Agent, prune, publish, tell};
 use crate::event::{Event, Interrupted, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
+use crate::log;
 use crate::manifest;
 use crate::model::{RunId, TargetName};
 use crate::state::{Copy, CopyFailure, CopyStatus};
@@ -83,6 +84,7 @@ pub fn drain(
             gave_up.push(copy.target);
             continue;
         }
+        let _entered = log::span(&copy.job, &copy.run_id).entered();
         observer.event(&Event::CopyStarted(copy.target.clone()));
         let result = failpoint::hit("copy").and_then(|()| make(agent, &copy, deadline, progress));
         let outcome = result.as_ref().map(|_| ()).map_err(|e| format!("{e:#}"));

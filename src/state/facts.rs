@@ -30,6 +30,10 @@ words! {
         CheckMailed = "check-mailed",
         /// Set when a clock far from what the state knows was met; the value says how far.
         ClockJump = "clock-jump",
+        /// Set when a log file cannot be opened or written; the value says why. Cleared when it can again.
+        LogTrouble = "log-trouble",
+        /// Set when the text file of metrics cannot be written; the value says why. Cleared when it can again.
+        TextfileTrouble = "textfile-trouble",
     }
 }
 
