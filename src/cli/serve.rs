@@ -19,6 +19,9 @@ use crate::log;
 use crate::model::{ByteSize, JobName, Outcome};
 use crate::run::End;
 
+/// The variable that sets `listen`.
+const LISTEN: &str = "BACKUP_AGENT__LISTEN";
+
 pub fn run(global: &Global, args: &Run) -> Result<u8> {
     if global.backups.is_some() {
         return Err(UsageError(
@@ -31,11 +34,20 @@ pub fn run(global: &Global, args: &Run) -> Result<u8> {
     let interactive = std::io::stderr().is_terminal();
     let without_file = args.now && global.config.is_none() && !Path::new(DEFAULT_FILE).exists();
     let source = if without_file {
-        let config = common::embedded()?;
+        let mut config = common::embedded()?;
+        if let Some(address) = args.listen {
+            config.listen = on_this_machine(address)?;
+        }
         prepare(&config)?;
         Source::Fixed(Box::new(config))
     } else {
-        Source::Files(LoadOptions::new(global.config.clone()))
+        let mut load = LoadOptions::new(global.config.clone());
+        if let Some(address) = args.listen {
+            // As from the environment: checked like the file's, and still there after a reload.
+            load.env.retain(|(name, _)| name != LISTEN);
+            load.env.push((LISTEN.to_owned(), address.to_string()));
+        }
+        Source::Files(load)
     };
     let watcher =
         Terminal { fixed: without_file, interactive: interactive || args.now, verbose: global.verbose };
@@ -54,6 +66,18 @@ pub fn run(global: &Global, args: &Run) -> Result<u8> {
             None => Err(e),
         },
     }
+}
+
+/// Without a configuration nobody has allowed others to see the page.
+fn on_this_machine(address: SocketAddr) -> Result<SocketAddr> {
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(UsageError(format!(
+        "{address} can be reached by other machines; without a configuration only 127.0.0.1 and [::1] are served \
+         (`agent config init` writes one, for `allow_remote = true`)"
+    ))
+    .into())
 }
 
 /// The folder of backups made without a configuration is made here: nobody else may make targets.

@@ -186,12 +186,7 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
     let bound = listener::bind(*listens.borrow()).await;
     let first = match bound {
         Ok(listener) => Some(listener),
-        Err(error) if options.interactive && reloads => return Err(error),
-        Err(error) if options.interactive => {
-            let advice =
-                "without a configuration the address is fixed (`agent config init` writes one to change)";
-            return Err(error.context(advice));
-        }
+        Err(error) if options.interactive => return Err(error),
         // Tried again, and told, by the listener's task.
         Err(_) => None,
     };
