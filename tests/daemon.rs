@@ -562,7 +562,9 @@ fn the_command_line_says_another_address_and_a_taken_one_without_a_configuration
     assert!(daemon.said().contains("allow_remote"), "{}", daemon.said());
 
     let mut daemon = start("127.0.0.1:0");
-    assert_eq!(get(daemon.address(), "/readyz").0, 200);
+    let address = || daemon.said().split_once("status page http://")?.1.split('/').next()?.parse().ok();
+    daemon.wait_for("listening", || address().is_some());
+    assert_eq!(get(address().unwrap(), "/readyz").0, 200);
     assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.said());
 
     let host = Host::new("");

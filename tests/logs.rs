@@ -309,3 +309,50 @@ fn the_log_of_a_run_is_kept_shown_and_its_end_is_mailed_with_hostile_texts_made_
     assert!(mails.iter().any(|mail| mail.contains("INFO the run begins (cron)")), "{mails:?}");
     assert!(!mails.iter().any(|mail| mail.contains("\\u001b")), "{mails:?}");
 }
+
+#[test]
+fn a_real_journal_has_the_priority_of_each_line_and_nothing_twice() {
+    let journald = Path::new("/lib/systemd/systemd-journald");
+    if !rustix::process::geteuid().is_root() || !journald.exists() {
+        eprintln!("skipped: a journal of its own needs root and systemd-journald");
+        return;
+    }
+    let world = World::new();
+    fs::rename(world.path("src"), world.path("away")).unwrap();
+    // In a mount namespace of its own, so that it is nobody else's journal.
+    let script = format!(
+        "set -e\n\
+         for folder in /run/systemd /run/log; do mkdir -p $folder; mount -t tmpfs tmpfs $folder; done\n\
+         mkdir -p /run/systemd/journal /run/log/journal\n\
+         {} >/dev/null 2>&1 & journald=$!\n\
+         trap 'kill $journald' EXIT\n\
+         for n in $(seq 200); do [ -S /run/systemd/journal/stdout ] && break; sleep 0.05; done\n\
+         systemd-cat -t agent sh -c 'JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) \"$@\" >/dev/null' sh \
+             {} --config {} backup web || true\n\
+         for n in $(seq 200); do\n\
+             journalctl -D /run/log/journal -t agent --no-pager | grep -q 'the run ends' && break; sleep 0.05\n\
+         done\n\
+         journalctl -D /run/log/journal -t agent --no-pager -o json\n",
+        journald.display(),
+        world::AGENT,
+        world.path("config.toml").display()
+    );
+    let out = output({
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]);
+        command
+    });
+    let entries: Vec<serde_json::Value> =
+        out.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let run = world.history()[0]["run_id"].as_str().unwrap().to_owned();
+    let priority = |text: &str| {
+        let message = |entry: &serde_json::Value| entry["MESSAGE"].as_str().unwrap_or_default().to_owned();
+        let of_it: Vec<_> = entries.iter().filter(|entry| message(entry).contains(text)).collect();
+        assert_eq!(of_it.len(), 1, "{text}: {}", out.all());
+        assert!(message(of_it[0]).starts_with(&format!("[web {run}] ")), "{}", of_it[0]);
+        of_it[0]["PRIORITY"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(priority("the run begins"), "6", "{}", out.all());
+    assert_eq!(priority("] preflight: component application"), "3");
+    assert_eq!(priority("the run ends: failure"), "6");
+}

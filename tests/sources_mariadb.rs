@@ -3,10 +3,12 @@
 //! Needs `mariadb-server` on the machine: `cargo test --features real-peers --test sources_mariadb`.
 #![cfg(feature = "real-peers")]
 
+#[path = "support/stage.rs"]
+mod stage;
+
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,9 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use backup_agent::config::SourceConfig;
-use backup_agent::event::Progress;
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Source, build};
+use backup_agent::source::{Capture, Source, build};
+use stage::Stage;
 
 /// Everything an option file or a shell might stumble over.
 const PASSWORD: &str = "p#w;d \"double\" 'single' \\n back\\\\slash $HOME `x` =[] ü ";
@@ -184,28 +186,8 @@ fn shop() -> Arc<Server> {
     server
 }
 
-/// A folder for one test.
-struct Stage {
-    dir: tempfile::TempDir,
-    context: Context,
-}
-
+/// What tests of this file do with a stage.
 impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = dir.path().join("scratch");
-        fs::create_dir(&scratch).unwrap();
-        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context { scratch, progress: Arc::new(Progress::default()) } }
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
     fn password(&self, text: &str) -> PathBuf {
         self.file("password", text, 0o600)
     }

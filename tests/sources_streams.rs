@@ -1,8 +1,10 @@
 //! The contract of stream sources, held against programs that behave badly: what is not whole is never
 //! taken for whole, nothing hangs, nothing is left running, and no secret is shown.
 
+#[path = "support/stage.rs"]
+mod stage;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -11,32 +13,13 @@ use std::time::{Duration, Instant};
 use backup_agent::config::SourceConfig;
 use backup_agent::event::{Interrupted, Progress};
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Source, StreamSource, build};
+use backup_agent::source::{Capture, Source, StreamSource, build};
+use stage::Stage;
 
 const CANARY: &str = "canary-passw0rd";
 
-/// A folder with stub programs, secrets and a scratch folder.
-struct Stage {
-    dir: tempfile::TempDir,
-    context: Context,
-}
-
+/// What tests of this file do with a stage.
 impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = dir.path().join("scratch");
-        fs::create_dir(&scratch).unwrap();
-        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context { scratch, progress: Arc::new(Progress::default()) } }
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
     /// A shell script as a program.
     fn program(&self, name: &str, body: &str) -> String {
         self.file(name, &format!("#!/bin/sh\n{body}\n"), 0o755).display().to_string()

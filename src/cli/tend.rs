@@ -43,6 +43,15 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         1 => output::print("1 pending copy was made\n"),
         made => output::print(&format!("{made} pending copies were made\n")),
     }
+    match drained.spared {
+        0 => {}
+        1 => output::print("1 pending copy is not needed any more: newer ones leave it no place\n"),
+        spared => {
+            output::print(&format!(
+                "{spared} pending copies are not needed any more: newer ones leave them no place\n"
+            ));
+        }
+    }
     for (run, target, why) in &drained.failed {
         output::print(&format!("no copy of run {run} at {target}: {why}\n"));
         failed = true;
