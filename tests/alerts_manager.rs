@@ -200,7 +200,7 @@ fn render(template: &str, kind: &str, alerts: &[Value]) -> String {
 
 #[test]
 fn the_subject_says_where_and_what_first() {
-    let overdue = |status, job, instance| alert(status, "BackupOverdue", job, instance, "…");
+    let overdue = |status: &str, job: &str, instance: &str| alert(status, "BackupOverdue", job, instance, "…");
     let (a, b) = (overdue("firing", "shop", "web1"), overdue("firing", "mail", "web2"));
     let good = overdue("resolved", "wiki", "web3");
     let mut agent = alert("firing", "BackupAgentDown", "", "web1", "…");
