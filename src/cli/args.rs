@@ -214,8 +214,11 @@ pub struct Restore {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
     /// The folder to restore into; new or empty
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+    pub to: Option<PathBuf>,
+    /// Restore to where the files were captured from, replacing what is there; needs --force
+    #[arg(long, conflicts_with = "to", requires = "force")]
+    pub in_place: bool,
     /// Only this component
     #[arg(long, value_name = "NAME")]
     pub component: Option<ComponentName>,
@@ -235,9 +238,15 @@ pub struct Restore {
     /// Keep set-uid and set-gid bits of files
     #[arg(long)]
     pub allow_setid: bool,
+    /// Make devices and FIFOs, which only archives of other programs hold
+    #[arg(long)]
+    pub allow_devices: bool,
     /// Take owners by number, without looking up names
     #[arg(long)]
     pub numeric_owner: bool,
+    /// Go on behind damage: restore everything else, and name what is lost
+    #[arg(long)]
+    pub keep_going: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -11,7 +11,7 @@ use super::{code, common, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
 use crate::model::ByteSize;
-use crate::ops::restore::{Restored, Wanted, restore as bring_back};
+use crate::ops::restore::{Destination, Restored, Wanted, restore as bring_back};
 use crate::ops::{Agent, open_target};
 use crate::state::{Copy, CopyStatus, Run};
 
@@ -31,14 +31,20 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let options = RestoreOptions {
         overwrite: args.force,
         allow_setid: args.allow_setid,
+        devices: args.allow_devices,
         owners: rustix::process::geteuid().is_root(),
         numeric_owner: args.numeric_owner,
+        keep_going: args.keep_going,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress: Arc::clone(&progress),
     };
     let wanted = Wanted {
         component: args.component.clone(),
         paths: args.path.clone(),
-        to: std::path::absolute(&args.to)?,
+        to: match &args.to {
+            Some(folder) => Destination::Folder(std::path::absolute(folder)?),
+            None => Destination::InPlace,
+        },
         force: args.force,
     };
     let expected =
@@ -118,6 +124,7 @@ fn print_json(run: &Run, copy: &Copy, restored: &Restored) -> Result<()> {
                 "entries": summary.entries,
                 "bytes": summary.bytes,
                 "setid_dropped": summary.setid_dropped,
+                "lost": summary.lost,
                 "problems": list(&summary.problems),
                 "notes": list(&summary.notes),
             })
