@@ -104,15 +104,16 @@ pub struct Index {
 }
 
 /// Reads a piece of an index: `(offset, length)`.
-pub type ReadIndex<'i> = Box<dyn Fn(u64, usize) -> Result<Vec<u8>> + 'i>;
+pub type ReadIndex<'i> = Box<dyn Fn(u64, usize) -> Result<Vec<u8>> + Send + 'i>;
 
 impl Index {
     /// Reads its directory.
     pub fn reader(&self) -> Result<IndexReader<ReadIndex<'_>>> {
         let read_at = self.stored.read_at();
         let length = read_at.length().with_context(|| format!("looking at {}", self.file))?;
+        let file = &self.file;
         let read: ReadIndex<'_> = Box::new(move |offset, length| {
-            read_at.read_exact_at(offset, length).with_context(|| format!("reading {}", self.file))
+            read_at.read_exact_at(offset, length).with_context(|| format!("reading {file}"))
         });
         IndexReader::open(length, read).with_context(|| self.file.clone())
     }

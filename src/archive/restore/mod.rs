@@ -15,19 +15,21 @@ mod later;
 mod place;
 mod sparse;
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags};
 
 use self::attributes::Attributes;
 pub use self::frames::{DamagedFrame, Group, Groups, ReadFrame, damage, restore_frames};
 use self::later::Later;
-use self::place::Restorer;
+use self::place::{Restorer, WriteError};
+use self::sparse::{Filled, write_sparse};
 use super::entries::TarReader;
+use super::header::END;
 use crate::event::{Interrupted, Progress};
 use crate::manifest::PathText;
 
@@ -101,6 +103,30 @@ pub fn restore_stream(
     later.lock().map(|mut later| std::mem::take(&mut *later)).unwrap_or_default().finish(&mut restorer)?;
     sync(root_fd.as_fd(), root)?;
     Ok(restorer.summary)
+}
+
+/// Writes the content of the file at `path`, found in a stream of whole entries, to `out`; gives its length.
+pub fn copy_entry(frames: &mut dyn Read, path: &[u8], out: &mut dyn Write) -> Result<u64> {
+    let mut stream = frames.chain(&END[..]);
+    let mut archive = TarReader::new(&mut stream);
+    while let Some(entry) = archive.next().context("reading the archive")? {
+        if entry.path != path {
+            continue;
+        }
+        let size = entry.size;
+        let attributes = Attributes::read(entry).context("reading the archive: a header is damaged")?;
+        if let Some(real_size) = attributes.sparse_size {
+            let mut filled = Filled { out, at: 0 };
+            write_sparse(&mut archive, size, &mut filled, real_size)?;
+            return Ok(real_size);
+        }
+        let copied = io::copy(&mut (&mut archive).take(size), out).map_err(WriteError)?;
+        if copied != size {
+            bail!("its content ends early: the archive is damaged here");
+        }
+        return Ok(size);
+    }
+    bail!("it does not stand where the index says: the archive or the index is damaged")
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd> {
