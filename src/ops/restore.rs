@@ -168,7 +168,7 @@ impl Restorer<'_> {
             Ok(index) => index,
             Err(why) => {
                 tracing::warn!("{}: read from its beginning, because {why:#}", component.file);
-                return self.from_the_beginning(component, folder);
+                return self.sequentially(component, folder);
             }
         };
         let mut stored = self.backup.file(&component.file)?;
@@ -200,7 +200,7 @@ impl Restorer<'_> {
         Ok(summary)
     }
 
-    fn from_the_beginning(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
+    fn sequentially(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
         let stored = self.backup.file(&component.file)?;
         let mut decoder = StreamDecoder::new(stored, self.backup.manifest.codec);
         let totals = decoder.totals();
