@@ -29,7 +29,7 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
     };
     let config = begun.config().clone();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    common::start_log(global.verbose, Some(&config), if terminal { common::BESIDE_ANSWER } else { "info" })?;
+    common::start_log(global, Some(&config), if terminal { common::BESIDE_ANSWER } else { "info" })?;
     let jobs = chosen(&config, args)?;
     let agent = match common::open(global, config.clone()) {
         Ok(agent) => agent,

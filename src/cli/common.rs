@@ -11,10 +11,10 @@ use super::args::Global;
 use super::{code, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
-use crate::model::{JobName, RunId};
+use crate::model::{JobName, RunId, TargetName};
 use crate::ops::last_good::{self, LastGood};
 use crate::ops::{Agent, isolate, tell};
-use crate::state::{Run, State, StateError};
+use crate::state::{Copy, CopyStatus, Run, State, StateError};
 use crate::{log, metrics};
 
 /// An error of usage or configuration: exit code 2.
@@ -139,8 +139,8 @@ pub const BESIDE_ANSWER: &str = "warn,backup_agent::run=off,backup_agent::notify
 
 /// Sets up logging for a verb that ends. `quiet_level` is what standard error shows without `-v` and without a
 /// level in the configuration; log files hold what the daemon would log.
-pub fn start_log(verbose: u8, config: Option<&Config>, quiet_level: &str) -> Result<()> {
-    init_log(&log_settings(verbose, config, quiet_level))
+pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) -> Result<()> {
+    init_log(&log_settings(global.verbose, config, quiet_level))
 }
 
 /// Sets up logging as it is asked for.
@@ -286,6 +286,25 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
             Err(UsageError(format!("{n} runs begin with {id}: {}{more}", first.join(", "))).into())
         }
     }
+}
+
+/// The copy to read from: the one asked for, else a verified one, the primary first.
+pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<Copy> {
+    let mut copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?;
+    copies.retain(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt);
+    if let Some(target) = target {
+        copies.retain(|c| c.target == *target);
+    }
+    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
+    copies.into_iter().next().ok_or_else(|| {
+        let at = target.map_or_else(String::new, |t| format!(" at {t}"));
+        let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));
+        anyhow!(
+            "run {} has no backup{at} any more: it {ended}; `{} list` shows those there are",
+            run.run_id,
+            agent.command
+        )
+    })
 }
 
 /// The child's side of work on a target.

@@ -15,7 +15,7 @@ use crate::ops::{Agent, open_target, prune, touch_job};
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
     let config = common::load(global, false)?;
-    common::start_log(global.verbose, Some(&config), common::BESIDE_ANSWER)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     common::known_job(&config, job)?;
     common::open(global, config)
 }
@@ -70,7 +70,7 @@ fn moment(text: &str, now: DateTime<Utc>, zone: Tz) -> Result<DateTime<Utc>> {
 
 pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global.verbose, Some(&config), common::BESIDE_ANSWER)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }

@@ -24,7 +24,7 @@ pub fn notify(global: &Global, args: &Notify) -> Result<u8> {
 
 fn test(global: &Global, only: Option<&ChannelName>) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global.verbose, Some(&config), common::BESIDE_ANSWER)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let channels = tell::channels(&config)?;
     let chosen: Vec<_> = channels.iter().filter(|c| only.is_none_or(|name| c.name == *name)).collect();
     if chosen.is_empty() {

@@ -105,7 +105,8 @@ impl Terminal {
 
 impl Watcher for Terminal {
     fn configured(&self, config: &Config) {
-        if let Err(e) = common::start_log(self.verbose, Some(config), self.log_level()) {
+        let settings = common::log_settings(self.verbose, Some(config), self.log_level());
+        if let Err(e) = common::init_log(&settings) {
             output::error(&e);
         }
         if self.fixed {

@@ -16,7 +16,7 @@ use crate::state::CopyStatus;
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     let begun = common::begin(global)?;
     let config = begun.config().clone();
-    common::start_log(global.verbose, Some(&config), common::BESIDE_ANSWER)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open(global, config)?;
     begun.record(&agent)?;
     let progress = Arc::new(Progress::default());

@@ -26,7 +26,7 @@ struct Found {
 
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
-    common::start_log(global.verbose, Some(&config), common::BESIDE_ANSWER)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_existing(global, config)?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let wanted = |copy: &Copy| {
