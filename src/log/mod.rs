@@ -82,10 +82,13 @@ pub enum LogError {
     Twice,
 }
 
+/// Takes over the levels of other settings.
+type SetLevels = dyn Fn(&Settings) -> Result<(), LogError> + Send + Sync;
+
 /// What can be changed while the program runs.
 struct Control {
     files: Arc<LogFiles>,
-    set_levels: Box<dyn Fn(&Settings) -> Result<(), LogError> + Send + Sync>,
+    set_levels: Box<SetLevels>,
 }
 
 static CONTROL: OnceLock<Control> = OnceLock::new();
@@ -229,7 +232,12 @@ fn filter(level: Option<&str>) -> Result<EnvFilter, LogError> {
 /// Makes a panic a line of the log, with its place. What catches it says what it means.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("no text");
+        let payload = panic.payload();
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no text");
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         tracing::error!("panicked at {place}: {text}");
     }));
