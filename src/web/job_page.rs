@@ -34,7 +34,7 @@ struct JobPage {
     /// Where the run in progress has its page.
     running: Option<RunId>,
     todos: Todos,
-    last_success: Option<(RunId, When)>,
+    last_success: Option<When>,
     next_run: Option<When>,
     paused_until: Option<When>,
     schedule: Option<String>,
@@ -67,7 +67,6 @@ struct ComponentRow {
 }
 
 struct RunRow {
-    id: RunId,
     mark: Mark,
     started: When,
     took: Option<String>,
@@ -113,7 +112,8 @@ pub(super) fn render(view: &View, name: &JobName, record: &JobRecord) -> askama:
         progress: running.map(|run| Progress::new(run, view.progress.get(name), now)),
         running: running.map(|run| run.run_id.clone()),
         todos: Todos::new(&findings, &view.command),
-        last_success: success.map(|run| (run.run_id.clone(), when(run.ended.unwrap_or(run.started)))),
+        last_success: success
+            .map(|run| when(run.ended.unwrap_or(run.started)).to(format!("/runs/{}", run.run_id))),
         next_run: job
             .and_then(|job| health::next_run(&view.config, job, state.map(|state| &state.row), now))
             .map(when),
@@ -171,9 +171,8 @@ fn runs(view: &View, record: &JobRecord, when: impl Fn(DateTime<Utc>) -> When) -
         copies.entry(&copy.run_id).or_default().push(copy);
     }
     let row = |run: &Run| RunRow {
-        id: run.run_id.clone(),
         mark: run_mark(run.outcome, !run.degraded.is_empty(), view.extra.dead_runs.contains(&run.run_id)),
-        started: when(run.started),
+        started: when(run.started).to(format!("/runs/{}", run.run_id)),
         took: run.duration().map(took),
         size: (run.stored_bytes > 0).then_some(ByteSize(run.stored_bytes)),
         what: what(run),

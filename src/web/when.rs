@@ -20,6 +20,8 @@ pub(super) struct When {
     exact: String,
     /// Whether there is little room: the exact time then shows when it is pointed at.
     short: bool,
+    /// Where the words lead.
+    to: Option<String>,
 }
 
 impl When {
@@ -31,7 +33,12 @@ impl When {
             false => format!("{} ago", words(since(at, now))),
         };
         let exact = format!("{} {}", moment(at, tz), at.with_timezone(&tz).format("%Z"));
-        Self { machine: at.format("%Y-%m-%dT%H:%M:%SZ").to_string(), words, exact, short: false }
+        Self { machine: at.format("%Y-%m-%dT%H:%M:%SZ").to_string(), words, exact, short: false, to: None }
+    }
+
+    /// With words that lead to a path.
+    pub(super) fn to(self, path: String) -> Self {
+        Self { to: Some(path), ..self }
     }
 
     /// With words alone.
