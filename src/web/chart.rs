@@ -33,6 +33,8 @@ pub(super) struct Chart {
     degraded: String,
     incomplete: String,
     failed: String,
+    /// Whether it stands in a line of a table: without words beside it.
+    small: bool,
 }
 
 /// What a row of bars measures.
@@ -69,6 +71,12 @@ pub(super) fn charts(history: &[RunBrief]) -> Vec<Chart> {
     MEASURES.iter().map(|measure| Chart::new(runs, measure)).collect()
 }
 
+/// The sizes alone, for a line of a table.
+pub(super) fn small(history: &[RunBrief]) -> Option<Chart> {
+    let size = charts(history).into_iter().next()?;
+    Some(Chart { small: true, description: good_runs(history), ..size })
+}
+
 /// How many of the latest runs were good, in words.
 pub(super) fn good_runs(history: &[RunBrief]) -> String {
     let runs = &history[..history.len().min(BARS)];
@@ -101,6 +109,7 @@ impl Chart {
             degraded: String::new(),
             incomplete: String::new(),
             failed: String::new(),
+            small: false,
         };
         for (place, run) in runs.iter().enumerate() {
             let x = (BARS - place) * STEP - STEP / 2;
@@ -177,6 +186,8 @@ mod tests {
             assert_eq!(html.matches('M').count(), 30 + html.matches("MiB").count());
             assert!(html.len() < 900, "{}", html.len());
         }
+        assert!(small(&runs).unwrap().to_string().len() < 550);
+        assert!(small(&[]).is_none());
     }
 
     #[test]

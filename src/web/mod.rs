@@ -40,8 +40,6 @@ mod request;
 mod run_page;
 mod server;
 mod style;
-#[cfg(test)]
-mod tests;
 mod text;
 mod when;
 

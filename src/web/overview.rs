@@ -7,7 +7,7 @@ use askama::Template;
 use chrono_tz::Tz;
 
 use super::View;
-use super::chart::{Chart, charts, good_runs};
+use super::chart::{Chart, charts, good_runs, small};
 use super::frame::Frame;
 use super::parts::{Copies, Mark, Progress, Todos, class, counted, job_mark, living, of_job, zone};
 use super::text::{clip, plural};
@@ -80,6 +80,7 @@ struct Row {
     last_success: Option<When>,
     next_run: Option<When>,
     size: Option<ByteSize>,
+    chart: Option<Chart>,
     took: Option<String>,
     copies: String,
 }
@@ -214,6 +215,7 @@ impl<'a> Seen<'a> {
             last_success: success.map(|run| When::short(run.ended.unwrap_or(run.started), now, self.tz)),
             next_run: next.map(|next| When::short(next, now, self.tz)),
             size: measured.map(|run| ByteSize(run.stored_bytes)),
+            chart: self.state.and_then(|state| small(&state.history)),
             took: success.and_then(Run::duration).map(took),
             copies: Copies::new(Some(self.job), self.state, now, self.tz).line(),
         }

@@ -16,6 +16,7 @@ use crate::notify::hints;
 use crate::state::{ComponentSummary, Copy, CopyStatus, Message, MessageStatus, Run, RunRecord, StepTime};
 
 /// What the parts of the page may take, in bytes; together they stay below 50 kB whatever a run met.
+const ERROR_BEGIN: usize = 600;
 const ERROR_ROOM: usize = 3_000;
 const WARNINGS_ROOM: usize = 10_000;
 const LOG_ROOM: usize = 10_000;
@@ -38,6 +39,8 @@ struct RunPage {
     progress: Option<Progress>,
     /// The chain of errors, and the step in which it happened.
     error: Option<String>,
+    /// What comes after it, where the chain is long: shown when it is asked for.
+    error_rest: Option<String>,
     failed_step: Option<Step>,
     hints: Vec<Marked>,
     started: When,
@@ -111,6 +114,8 @@ pub(super) fn render(view: &View, record: &RunRecord) -> askama::Result<String> 
     let when = |at| When::new(at, now, tz);
     let dead = view.extra.dead_runs.contains(&run.run_id);
     let mark = run_mark(run.outcome, !run.degraded.is_empty(), dead);
+    let (error, error_rest) = run.error.as_deref().map(split_error).unzip();
+    let error_rest = error_rest.flatten();
     let alive = living(view, view.snapshot.job(&run.job)).filter(|living| living.run_id == run.run_id);
     RunPage {
         frame: Frame::new(
@@ -123,7 +128,8 @@ pub(super) fn render(view: &View, record: &RunRecord) -> askama::Result<String> 
         job: run.job.clone(),
         mark,
         progress: alive.map(|run| Progress::new(run, view.progress.get(&run.job), now)),
-        error: run.error.as_deref().map(|error| clip(error, ERROR_ROOM).into_owned()),
+        error,
+        error_rest,
         failed_step: run.failed_step,
         hints: advice(run, &view.command),
         started: when(run.started),
@@ -148,6 +154,17 @@ pub(super) fn render(view: &View, record: &RunRecord) -> askama::Result<String> 
         log: log.as_deref().map(|log| tail(log, LOG_LINES, LOG_ROOM, LOG_LINE)),
     }
     .render()
+}
+
+/// The beginning of an error, and the rest of one that is too long to stand before everything else.
+fn split_error(error: &str) -> (String, Option<String>) {
+    let begin = clip(error, ERROR_BEGIN);
+    match begin.strip_suffix('…').and_then(|begin| error.strip_prefix(begin)) {
+        Some(rest) if begin.len() < error.len() => {
+            (begin.into_owned(), Some(clip(rest, ERROR_ROOM).into_owned()))
+        }
+        _ => (error.to_owned(), None),
+    }
 }
 
 /// What usually helps against the errors of a run that is no good one.

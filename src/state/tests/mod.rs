@@ -3,6 +3,7 @@
 mod copies;
 mod open;
 mod outbox;
+mod records;
 mod runs;
 mod watchers;
 
