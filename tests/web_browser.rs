@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use backup_agent::clock::{Clock, SystemClock};
 use backup_agent::event::Step;
 use backup_agent::lock::ProcessIdentity;
 use backup_agent::manifest::{FileWarning, PathText};
@@ -89,7 +90,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let host = Self { folder: tempfile::tempdir().unwrap(), now: Utc::now() };
+        let host = Self { folder: tempfile::tempdir().unwrap(), now: SystemClock.now() };
         for name in ["source", "local", "nas"] {
             fs::create_dir(host.path(name)).unwrap();
         }
@@ -311,7 +312,7 @@ fn interrupted() -> End {
 fn component(name: &str, mib: u64) -> ComponentSummary {
     ComponentSummary {
         name: name.parse().unwrap(),
-        source_bytes: mib * 3 << 20,
+        source_bytes: (mib * 3) << 20,
         stored_bytes: mib << 20,
         entries: if name == "database" { 0 } else { mib * 17 },
         warning_counts: WarningCounts::default(),

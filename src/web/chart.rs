@@ -11,11 +11,18 @@ use crate::state::RunBrief;
 
 /// Bars a chart has room for; the newest stands at the right.
 const BARS: usize = 30;
-/// Units of the drawing: the distance of two bars, and the height of the highest.
-const STEP: usize = 8;
-const HEIGHT: f64 = 40.0;
-/// A run that stored next to nothing is still seen.
-const LEAST: f64 = 2.0;
+/// Units of a drawing: the distance of two bars, the height of the highest, and of one that is next to
+/// nothing but still seen. The templates have the same in `viewBox`.
+#[derive(Debug, Clone, Copy)]
+struct Scale {
+    step: usize,
+    height: f64,
+    least: f64,
+}
+
+const LARGE: Scale = Scale { step: 8, height: 40.0, least: 2.0 };
+/// With numbers of few digits: there may be fifty of them on a page.
+const SMALL: Scale = Scale { step: 3, height: 12.0, least: 1.0 };
 
 /// A row of bars. One path for each colour, so that 30 runs take a few hundred bytes.
 #[derive(Debug, Clone, PartialEq, Template)]
@@ -68,13 +75,15 @@ pub(super) fn charts(history: &[RunBrief]) -> Vec<Chart> {
     if runs.is_empty() {
         return Vec::new();
     }
-    MEASURES.iter().map(|measure| Chart::new(runs, measure)).collect()
+    MEASURES.iter().map(|measure| Chart::new(runs, measure, LARGE)).collect()
 }
 
 /// The sizes alone, for a line of a table.
 pub(super) fn small(history: &[RunBrief]) -> Option<Chart> {
-    let size = charts(history).into_iter().next()?;
-    Some(Chart { small: true, description: good_runs(history), ..size })
+    let runs = &history[..history.len().min(BARS)];
+    let [size, _] = &MEASURES;
+    let chart = Chart { small: true, description: good_runs(runs), ..Chart::new(runs, size, SMALL) };
+    (!runs.is_empty()).then_some(chart)
 }
 
 /// How many of the latest runs were good, in words.
@@ -90,7 +99,8 @@ pub(super) fn good_runs(history: &[RunBrief]) -> String {
 }
 
 impl Chart {
-    fn new(runs: &[RunBrief], measure: &Measure) -> Self {
+    fn new(runs: &[RunBrief], measure: &Measure, scale: Scale) -> Self {
+        let Scale { step, height: full, least: smallest } = scale;
         let counts = |run: &&RunBrief| measure.of_failed || stored(run.outcome);
         let values: Vec<u64> = runs.iter().filter(counts).map(measure.value).collect();
         let most = values.iter().copied().max().unwrap_or(0);
@@ -112,18 +122,18 @@ impl Chart {
             small: false,
         };
         for (place, run) in runs.iter().enumerate() {
-            let x = (BARS - place) * STEP - STEP / 2;
+            let x = (BARS - place) * step - step / 2;
             let height = match most {
-                0 => LEAST,
-                most => ((measure.value)(run) as f64 / most as f64 * HEIGHT).max(LEAST),
+                0 => smallest,
+                most => ((measure.value)(run) as f64 / most as f64 * full).max(smallest),
             };
             let (path, height) = match run.outcome {
                 Outcome::Success | Outcome::Warning if run.degraded => (&mut chart.degraded, height),
                 Outcome::Success | Outcome::Warning => (&mut chart.good, height),
-                Outcome::Partial | Outcome::Interrupted => (&mut chart.incomplete, HEIGHT),
-                Outcome::Failure => (&mut chart.failed, HEIGHT),
+                Outcome::Partial | Outcome::Interrupted => (&mut chart.incomplete, full),
+                Outcome::Failure => (&mut chart.failed, full),
             };
-            path.push_str(&format!("M{x} {HEIGHT}v-{height:.0}"));
+            path.push_str(&format!("M{x} {full}v-{height:.0}"));
         }
         chart
     }
@@ -186,7 +196,7 @@ mod tests {
             assert_eq!(html.matches('M').count(), 30 + html.matches("MiB").count());
             assert!(html.len() < 900, "{}", html.len());
         }
-        assert!(small(&runs).unwrap().to_string().len() < 550);
+        assert!(small(&runs).unwrap().to_string().len() < 480);
         assert!(small(&[]).is_none());
     }
 
