@@ -64,63 +64,76 @@ function overflow() {
   return { scroll: root.scrollWidth - innerWidth, wide };
 }
 
-async function look(browser, { base, shots }, where) {
-  const seen = { path: where, messages: [], violations: {} };
-  for (const scheme of ['light', 'dark']) {
-    // axe is put into the page, which the page's own policy would forbid.
-    const context = await browser.newContext({ viewport: DESKTOP, colorScheme: scheme, bypassCSP: true });
-    const page = await context.newPage();
+// axe is put into the pages, which their own policy would forbid.
+async function judge(browser, base, pages, scheme, small) {
+  const context = await browser.newContext({ viewport: DESKTOP, colorScheme: scheme, bypassCSP: true });
+  const page = await context.newPage();
+  const found = {};
+  for (const where of pages) {
+    await page.setViewportSize(DESKTOP);
     await page.goto(base + where);
-    seen.violations[scheme] = await violations(page);
-    if (scheme === 'light') {
+    found[where] = { [scheme]: await violations(page) };
+    if (small) {
       await page.setViewportSize(SMALL);
-      seen.violations[`${scheme}, small`] = await violations(page);
+      found[where][`${scheme}, small`] = await violations(page);
     }
-    await context.close();
   }
-  // Without anything put into it, as people see it.
+  await context.close();
+  return found;
+}
+
+// Pages as people see them, without anything put into them.
+async function look(browser, base, pages) {
   const context = await browser.newContext({ viewport: DESKTOP });
   const page = await context.newPage();
+  let seen;
   page.on('console', (message) => seen.messages.push(`${message.type()}: ${message.text()}`));
   page.on('pageerror', (error) => seen.messages.push(`error: ${error.message}`));
   page.on('dialog', (dialog) => { seen.messages.push(`dialog: ${dialog.message()}`); dialog.dismiss(); });
   page.on('requestfailed', (request) => seen.messages.push(`failed: ${request.url()}`));
-  seen.requests = 0;
-  page.on('request', () => { seen.requests += 1; });
-  const answer = await page.goto(base + where);
-  seen.status = answer.status();
-  seen.bytes = (await answer.body()).length;
-  seen.title = await page.title();
-  seen.heading = await page.locator('h1').innerText();
-  seen.scripts = await page.locator('script, iframe, img, object, embed, [onerror], [onload], [onclick], [style]').count();
-  seen.tabs = await tabs(page);
-  await page.setViewportSize(SMALL);
-  seen.small = await page.evaluate(overflow);
+  const all = [];
+  for (const where of pages) {
+    seen = { path: where, messages: [] };
+    all.push(seen);
+    await page.setViewportSize(DESKTOP);
+    const answer = await page.goto(base + where);
+    seen.status = answer.status();
+    seen.bytes = (await answer.body()).length;
+    seen.title = await page.title();
+    seen.scripts = await page.locator('script, iframe, img, object, embed, [onerror], [onload], [onclick], [style]').count();
+    seen.tabs = await tabs(page);
+    await page.setViewportSize(SMALL);
+    seen.small = await page.evaluate(overflow);
+  }
   await context.close();
-  if (shots) await photograph(browser, base, where, shots);
-  return seen;
+  return all;
 }
 
-async function photograph(browser, base, where, folder) {
-  const name = where === '/' ? 'overview' : where.replace(/[^a-z0-9]+/gi, '-').replace(/^-/, '');
+async function photograph(browser, base, pages, folder) {
+  fs.mkdirSync(folder, { recursive: true });
   for (const scheme of ['light', 'dark']) {
     for (const [device, viewport] of [['desktop', DESKTOP], ['telephone', TELEPHONE]]) {
       const context = await browser.newContext({ viewport, colorScheme: scheme });
       const page = await context.newPage();
-      await page.goto(base + where);
-      await page.screenshot({ path: path.join(folder, `${name}-${device}-${scheme}.png`), fullPage: true });
+      for (const where of pages) {
+        const name = where === '/' ? 'overview' : where.replace(/[^a-z0-9]+/gi, '-').replace(/^-/, '');
+        await page.goto(base + where);
+        await page.screenshot({ path: path.join(folder, `${name}-${device}-${scheme}.png`), fullPage: true });
+      }
       await context.close();
     }
   }
 }
 
 async function main() {
-  const task = JSON.parse(process.argv[2]);
-  if (task.shots) fs.mkdirSync(task.shots, { recursive: true });
-  const browser = await chromium.launch({ executablePath: task.chromium, args: FLAGS, chromiumSandbox: false });
+  const { base, pages, shots, chromium: executablePath } = JSON.parse(process.argv[2]);
+  const browser = await chromium.launch({ executablePath, args: FLAGS, chromiumSandbox: false });
   try {
-    const seen = [];
-    for (const where of task.pages) seen.push(await look(browser, task, where));
+    const seen = await look(browser, base, pages);
+    const light = await judge(browser, base, pages, 'light', true);
+    const dark = await judge(browser, base, pages, 'dark', false);
+    for (const page of seen) page.violations = { ...light[page.path], ...dark[page.path] };
+    if (shots) await photograph(browser, base, pages, shots);
     process.stdout.write(JSON.stringify(seen));
   } finally {
     await browser.close();
