@@ -151,6 +151,12 @@ pub struct Check {
     /// Mail what is wrong through the configured channels
     #[arg(long)]
     pub mail: bool,
+    /// Write the answers down, as the daemon does: in the state, status.json, and metrics.textfile
+    ///
+    /// Where no daemon runs this is what moves `backup_health_last_check_timestamp_seconds`, by which
+    /// Prometheus sees that somebody still looks. It needs the right to write to the state.
+    #[arg(long)]
+    pub record: bool,
 }
 
 #[derive(Debug, Args)]

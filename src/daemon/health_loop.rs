@@ -174,7 +174,10 @@ fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
 
 /// Looks whether the newest backup of each job is where it was stored.
 fn backups(shared: &Shared, agent: &Agent) -> Result<()> {
-    let found = looks::look(&agent.config, &agent.state.snapshot(agent.now())?).backup_files;
-    shared.change_extra(|extra| extra.backup_files = found);
+    let found = looks::look(&agent.config, &agent.state.snapshot(agent.now())?);
+    shared.change_extra(|extra| {
+        extra.backup_files = found.backup_files;
+        extra.targets_away = found.targets_away;
+    });
     Ok(())
 }
