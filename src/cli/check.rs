@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::health::{self, Extra, Finding, Format, Report};
 use crate::metrics;
-use crate::ops::{looks, tell};
+use crate::ops::{looks, starts, tell};
 use crate::state::{HealthStatus, Origin, State, load_for_reading, write_status};
 
 pub fn check(global: &Global, args: &Check) -> Result<u8> {
@@ -27,7 +27,10 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
         Ok((snapshot, origin)) => {
             // The status file is all an ordinary user may read; what it lacks is not looked at.
             let extra = match &origin {
-                Origin::Database => looks::look(&config, &snapshot),
+                Origin::Database => Extra {
+                    duplicates: starts::duplicates(&config, &common::command(global), now),
+                    ..looks::look(&config, &snapshot)
+                },
                 Origin::StatusFile(_) => Extra::default(),
             };
             let mut findings = health::findings(&snapshot, &config, now, &extra);

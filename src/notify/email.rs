@@ -156,6 +156,19 @@ impl Mailer {
         }
     }
 
+    /// Connects, encrypts, logs in and says goodbye: everything but a message.
+    pub async fn reach(&self, timeout: Duration) -> Result<String, String> {
+        let timeout = timeout.min(self.timeout);
+        match tokio::time::timeout(timeout, self.transport.test_connection()).await {
+            Ok(Ok(true)) => Ok(format!("the mail server {} takes messages from here", self.server)),
+            Ok(Ok(false)) => Err(format!("the mail server {} broke the connection off", self.server)),
+            Ok(Err(error)) => Err(self.explain(&error, "anybody").text),
+            Err(_) => {
+                Err(format!("the mail server {} did not answer within {}", self.server, text::span(timeout)))
+            }
+        }
+    }
+
     fn compose(&self, letter: &Letter<'_>) -> Result<Message, SendError> {
         let no_address = |e: &dyn fmt::Display| {
             SendError::new(Failure::Permanent, format!("{:?} is no mail address: {e}", letter.recipient))

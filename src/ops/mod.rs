@@ -15,6 +15,7 @@ pub mod publish;
 pub mod reap;
 pub mod restore;
 pub mod restore_text;
+pub mod starts;
 pub mod tell;
 pub mod verify;
 

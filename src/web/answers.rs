@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -84,7 +84,10 @@ impl<C: Context> Answers<C> {
         }
         match route {
             Route::Page => self.page().await,
-            Route::Metrics => self.metrics().await,
+            Route::Metrics => {
+                self.context.scraped(&user_agent(request));
+                self.metrics().await
+            }
             Route::Status => self.status().await,
             Route::Alive if self.context.alive() => plain(StatusCode::OK, "ok\n"),
             Route::Alive => {
@@ -213,6 +216,12 @@ fn is_own_host(header: &str, own: &str) -> bool {
         || name == "localhost"
         || name.ends_with(".localhost")
         || name == own.to_ascii_lowercase()
+}
+
+/// What a client calls itself, cut and harmless.
+fn user_agent(request: &Request<Incoming>) -> String {
+    let named = request.headers().get(USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or("unknown");
+    named.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 fn plain(code: StatusCode, text: &str) -> Answer {
