@@ -40,7 +40,7 @@ pub fn doctor(global: &Global, args: &Doctor) -> Result<u8> {
     } else if !(args.quiet && report.status == HealthStatus::Ok) {
         let width = output::terminal_width().unwrap_or(WIDTH).min(WIDTH);
         let text = report.render(width, !args.quiet, &output::tinted);
-        output::print(&common::as_called(global, &text));
+        output::print(&text);
     }
     Ok(report.exit_code)
 }

@@ -24,7 +24,7 @@ fn all(visit: &Visit) -> Vec<Finding> {
         let text = "nobody is told when a backup fails: the configuration has no [notify.…]";
         return vec![
             Finding::bad(&table::NO_CHANNEL, text)
-                .fix(format!("{} config init - shows one", visit.patient.command)),
+                .fix(format!("Add one: `{} config init -` prints examples", visit.patient.command)),
         ];
     }
     let mut findings: Vec<Finding> = std::thread::scope(|scope| {

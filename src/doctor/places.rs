@@ -105,6 +105,7 @@ fn one(visit: &Visit, name: &TargetName, target: &TargetConfig) -> Vec<Finding> 
         }
         Err(error) => {
             let text = format!("{error:#}");
+            let text = text.strip_prefix(&format!("target {name}: ")).unwrap_or(&text).to_owned();
             let me = rustix::process::geteuid();
             let denied = !me.is_root() && text.contains("ermission denied");
             Finding::bad(&table::TARGET, format!("target {name} cannot be used: {text}"))

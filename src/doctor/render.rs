@@ -34,7 +34,7 @@ impl Report {
             n => Some(format!("{n} {many}")),
         };
         let counts: Vec<String> = [
-            count(HealthStatus::Critical, "is critical", "are critical"),
+            count(HealthStatus::Critical, "critical", "critical"),
             count(HealthStatus::Warning, "warning", "warnings"),
             count(HealthStatus::Unknown, "could not be told", "could not be told"),
         ]

@@ -116,7 +116,7 @@ fn doubled(visit: &Visit, name: &JobName, job: &JobConfig, found: &Doubled) -> F
     for trigger in &found.triggers {
         let user = trigger.user.as_deref().map(|user| format!(" as {user}")).unwrap_or_default();
         let place = match &trigger.place {
-            Place::Daemon => format!("the agent's daemon, {}", trigger.file.display()),
+            Place::Daemon => format!("the agent's daemon, {}", section(visit, name)),
             Place::Timer { name, .. } => format!("{name}{user}, {}", trigger.position()),
             Place::At { number } => format!("at job {number}{user}, {}", trigger.position()),
             _ => format!("{}{user}", trigger.position()),
@@ -140,6 +140,18 @@ fn doubled(visit: &Visit, name: &JobName, job: &JobConfig, found: &Doubled) -> F
         finding = finding.fix(trigger.end());
     }
     finding
+}
+
+/// Where the configuration describes a job: the line of its section, or the file alone.
+fn section(visit: &Visit, name: &JobName) -> String {
+    let Patient { config_files, command, .. } = &visit.patient;
+    let head = format!("[job.{name}]");
+    let at = config_files.iter().find_map(|file| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().position(|line| line.trim_start().starts_with(&head))?;
+        Some(format!("{}:{}", file.display(), line + 1))
+    });
+    at.unwrap_or_else(|| starts::config_file(command).display().to_string())
 }
 
 /// How many of them meet at most: `twice`, `3 times`.

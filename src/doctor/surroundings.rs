@@ -111,10 +111,13 @@ fn scraped(visit: &Visit) -> Option<Finding> {
                 &table::NOT_SCRAPED,
                 format!("{shown} was last written {} ago", words(since(at, *now))),
             )
-            .fix("Let cron run `agent check --record`, or start the daemon"),
+            .fix(format!("Let cron run `{} check --record`, or start the daemon", visit.patient.command)),
             None => {
                 Finding::bad(&table::NOT_SCRAPED, format!("{shown} (metrics.textfile) was never written"))
-                    .fix("Make its folder, and let cron run `agent check --record`")
+                    .fix(format!(
+                        "Make its folder, and let cron run `{} check --record`",
+                        visit.patient.command
+                    ))
             }
         });
     }

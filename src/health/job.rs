@@ -191,8 +191,11 @@ pub(super) fn contention(view: &JobView<'_>) -> Option<Verdict> {
                 Some(file) => format!("the lock or {}", file.display()),
                 None => "the lock".to_owned(),
             };
-            Verdict::bad(format!("{count} runs in a day found the lock held, the last {last} ago"))
-                .hint(format!("Look who holds {lock} (`lslocks`), or space the schedules further apart"))
+            Verdict::bad(format!(
+                "{} in a day found the lock held, the last {last} ago",
+                plural(count, "run", "runs")
+            ))
+            .hint(format!("Look who holds {lock} (`lslocks`), or space the schedules further apart"))
         }
         _ if count > 0 => {
             Verdict::ok(format!("{count} of at most {limit} runs in a day found the lock held"))

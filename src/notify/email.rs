@@ -48,6 +48,9 @@ enum Encryption {
     None,
 }
 
+/// In the place of a receiver where none was tried.
+const NOBODY: &str = "nobody.invalid";
+
 struct Server {
     host: String,
     port: u16,
@@ -162,7 +165,13 @@ impl Mailer {
         match tokio::time::timeout(timeout, self.transport.test_connection()).await {
             Ok(Ok(true)) => Ok(format!("the mail server {} takes messages from here", self.server)),
             Ok(Ok(false)) => Err(format!("the mail server {} broke the connection off", self.server)),
-            Ok(Err(error)) => Err(self.explain(&error, "anybody").text),
+            Ok(Err(error)) => {
+                // No message was tried, and so no receiver either.
+                let text = self.explain(&error, NOBODY).text;
+                Err(text
+                    .replace(&format!(" to {NOBODY}"), "")
+                    .replace(&format!("the message for {NOBODY}"), "messages"))
+            }
             Err(_) => {
                 Err(format!("the mail server {} did not answer within {}", self.server, text::span(timeout)))
             }
