@@ -168,7 +168,8 @@ fn every_diagnosis_is_documented_with_its_severity_and_reason() {
         );
         assert!(text.contains(&row), "docs/doctor.md lacks the row\n{row}");
     }
-    assert_eq!(text.lines().filter(|line| line.starts_with("| `")).count(), DIAGNOSES.len() + 4);
+    let (_, table) = text.split_once("## All diagnoses").unwrap();
+    assert_eq!(table.lines().filter(|line| line.starts_with("| `")).count(), DIAGNOSES.len());
 }
 
 #[test]

@@ -6,7 +6,6 @@
 #[path = "cli/world.rs"]
 mod world;
 
-#[allow(dead_code)]
 #[path = "support/smtp.rs"]
 mod smtp;
 
@@ -20,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use smtp::SmtpServer;
+use smtp::{Certificates, Security, SmtpServer};
 use world::{Guard, Ran, SIMPLE, World, until};
 
 const LINE: &str =
@@ -190,6 +189,39 @@ fn mail_and_heartbeat_are_reached_with_login_and_nothing_is_sent() {
     let of = |name: &str| found.iter().find(|f| f["what"].as_str().unwrap().starts_with(name)).unwrap();
     assert_eq!((&of("admin")["status"], &of("watchdog")["status"]), (&"warning".into(), &"ok".into()));
     assert!(of("admin")["what"].as_str().unwrap().contains("Connection refused"), "{found:#?}");
+}
+
+#[test]
+fn the_login_to_an_encrypted_mail_server_is_tried_and_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = Certificates::make(folder.path());
+    for security in [Security::StartTls, Security::Tls] {
+        let server = SmtpServer::start(security, Some(&certificates), Some(("backup", "hunter2")));
+        let channel = format!(
+            "[notify.admin]\ntype = \"email\"\nsmtp = \"{}\"\nuser = \"backup\"\npassword_file = \"{{}}/password\"\n\
+             ca_file = \"{}\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\n",
+            server.url(),
+            certificates.authority.display()
+        );
+        let world = machine(&format!("{SIMPLE}\n{channel}"));
+        let password = |text: &str| {
+            world.write("password", text);
+            fs::set_permissions(world.path("password"), fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        password("hunter2\n");
+        assert_eq!(status(&world, "channel"), "ok");
+        assert!(server.transcript().iter().any(|line| line.starts_with("AUTH")), "no login was tried");
+        assert!(!server.transcript().iter().any(|line| line.starts_with("MAIL")), "a message was begun");
+        password("hunter3\n");
+        let found = findings(&world, "channel");
+        let what = found[0]["what"].as_str().unwrap();
+        assert!(what.contains("refused the login (535") && !what.contains("nobody"), "{what}");
+        assert!(!what.contains("hunter3"), "{what}");
+        // Without the authority its certificate is nobody's.
+        world.write("config.toml", &world.read("config.toml").replace("ca_file", "#ca_file"));
+        let found = findings(&world, "channel");
+        assert!(found[0]["what"].as_str().unwrap().contains("certificate"), "{found:#?}");
+    }
 }
 
 #[test]

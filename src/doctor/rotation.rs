@@ -14,7 +14,7 @@ const SMALL: u64 = 1 << 20;
 
 pub(super) fn look(visit: &Visit) -> Vec<Finding> {
     let root = &visit.patient.root;
-    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    let mut files: Vec<(PathBuf, String)> = configured(visit);
     for trigger in visit.found.triggers.iter().filter(|trigger| trigger.ignored.is_none()) {
         files.extend(appended_to(&trigger.text).map(|file| (file, trigger.position())));
     }
@@ -44,6 +44,18 @@ pub(super) fn look(visit: &Visit) -> Vec<Finding> {
                 ))
         })
         .collect()
+}
+
+/// The files that `[log]` names. Whatever stands there as an absolute path is one, so that a new kind of log
+/// file needs no second list here.
+fn configured(visit: &Visit) -> Vec<(PathBuf, String)> {
+    let log = serde_json::to_value(&visit.patient.config.log).unwrap_or_default();
+    let values = log.as_object().into_iter().flatten();
+    let paths = values.filter_map(|(key, value)| {
+        let path = value.as_str().filter(|text| text.starts_with('/'))?;
+        Some((PathBuf::from(path), format!("log.{key}")))
+    });
+    paths.collect()
 }
 
 /// The files below `/` that a line of shell appends its output to.
