@@ -225,7 +225,7 @@ fn rotated_files_lose_no_line_and_the_daemon_goes_on_in_the_new_one_even_with_a_
 
 /// What `agent check` says of the log files.
 fn outputs(world: &World) -> String {
-    let out = world.run(&["check", "--json"]).json();
+    let out = world.run(&["check", "--json", "--record"]).json();
     let findings = out["findings"].as_array().unwrap_or_else(|| panic!("{out}"));
     let found = findings.iter().find(|f| f["check"] == "outputs").unwrap_or_else(|| panic!("{out}"));
     format!("{}: {}", found["status"].as_str().unwrap(), found["message"].as_str().unwrap())

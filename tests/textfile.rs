@@ -72,7 +72,7 @@ fn each_verb_that_changes_something_writes_the_text_file_whole_and_readable_by_a
     let file = world.path("textfiles/backup-agent.prom");
     for args in [
         &["backup", "web"][..],
-        &["check"],
+        &["check", "--record"],
         &["tend"],
         &["verify", "latest"],
         &["pause", "web", "--until", "2h"],
@@ -109,7 +109,7 @@ fn a_host_with_cron_alone_is_watched_through_node_exporter_and_told_of_by_mail()
 
     // The lines of deploy/cron.d/backup-agent, in the order in which cron might start them.
     writes(&world, &["backup", "web"], 0);
-    writes(&world, &["check", "--quiet", "--mail"], 0);
+    writes(&world, &["check", "--quiet", "--mail", "--record"], 0);
     writes(&world, &["tend"], 0);
     assert_eq!(world.mails(), Vec::<String>::new(), "nobody needs to hear that all is well");
 
@@ -130,7 +130,7 @@ fn a_host_with_cron_alone_is_watched_through_node_exporter_and_told_of_by_mail()
     fs::rename(world.path("src"), world.path("away")).unwrap();
     writes(&world, &["backup", "web"], 1);
     assert_eq!(world.mails_of("failure"), 1);
-    writes(&world, &["check", "--quiet"], 2);
+    writes(&world, &["check", "--quiet", "--record"], 2);
     asks("backup_last_run_success{backup_job='web'}", &|good| good == 0.0);
     asks("backup_health_status{backup_job='web',check='last-outcome'}", &|status| status == 2.0);
     asks("time() - backup_last_failure_mail_timestamp_seconds{backup_job='web'}", &|age| age < 300.0);

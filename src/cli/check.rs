@@ -8,11 +8,10 @@ use super::args::{Check, Global};
 use super::{common, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::daemon;
 use crate::health::{self, Extra, Finding, Format, Report};
 use crate::log;
 use crate::model::JobName;
-use crate::ops::{looks, tell};
+use crate::ops::{looks, starts, tell};
 use crate::state::{HealthStatus, Origin, load_for_reading};
 
 /// What standard error shows beside the report: only what keeps somebody from being told of it.
@@ -25,24 +24,22 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
     }
     let now = SystemClock.now();
     let format = if args.json { Format::Json } else { Format::Plugin };
+    let mut all = Vec::new();
     let read = load_for_reading(&config.state_dir, now);
-    let from_database = matches!(read, Ok((_, Origin::Database)));
-    start_log(global, &config, from_database)?;
+    start_log(global, &config, matches!(read, Ok((_, Origin::Database))))?;
     let report = match read {
         Err(e) => Report::unreadable(e),
         Ok((snapshot, origin)) => {
             // The status file is all an ordinary user may read; what it lacks is not looked at.
             let extra = match &origin {
-                Origin::Database => looks::look(&config, &snapshot),
+                Origin::Database => Extra {
+                    duplicates: starts::duplicates(&config, &common::command(global), now),
+                    ..looks::look(&config, &snapshot)
+                },
                 Origin::StatusFile(_) => Extra::default(),
             };
-            if from_database && args.job.is_none() && !daemon::is_running(&config.state_dir) {
-                // Who cannot write the state is told so by what writes it: the next run.
-                let recorded = record(global, &config, &extra);
-                recorded
-                    .unwrap_or_else(|e| tracing::warn!("the answers of the checks are not recorded: {e:#}"));
-            }
             let mut findings = health::findings(&snapshot, &config, now, &extra);
+            all.clone_from(&findings);
             if let Some(job) = &args.job {
                 findings.retain(|f| f.job.as_ref().is_none_or(|j| j == job));
             }
@@ -61,6 +58,13 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
         Format::Plugin => common::as_called(global, &report.render(format, args.quiet)),
         Format::Json => report.render(format, args.quiet),
     });
+    // All of it, whatever part was asked for: what is written down is the state of the whole host.
+    if args.record
+        && !all.is_empty()
+        && let Err(e) = record(global, &config, &all)
+    {
+        tracing::error!("the answers were not written down: {e:#}");
+    }
     if args.mail && report.status() != HealthStatus::Ok {
         // The answer stands, whoever can be told of it.
         let problems = mail(global, &config, &report);
@@ -83,10 +87,12 @@ fn start_log(global: &Global, config: &Config, with_files: bool) -> Result<()> {
     common::init_log(&settings)
 }
 
-/// Records the answers, and shows them to those who watch from outside, as a daemon does every minute.
-fn record(global: &Global, config: &Config, extra: &Extra) -> Result<()> {
+/// Writes the answers down for everybody who asks later, as a daemon does every minute: the state,
+/// `status.json`, and the text file of metrics.
+fn record(global: &Global, config: &Config, findings: &[Finding]) -> Result<()> {
     let agent = common::open(global, config.clone())?;
-    looks::record(&agent, extra)?;
+    let rows: Vec<_> = findings.iter().map(Finding::to_row).collect();
+    agent.state.record_health(&rows, agent.now())?;
     common::publish(&agent)
 }
 

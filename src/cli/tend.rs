@@ -9,8 +9,9 @@ use super::args::{Global, Tend};
 use super::{code, common, output};
 use crate::daemon;
 use crate::event::{Progress, Silent};
+use crate::health::Extra;
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, looks, reap, tell, touch_job};
+use crate::ops::{Agent, copies, looks, reap, starts, tell, touch_job};
 use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
@@ -87,7 +88,11 @@ fn look(agent: &Agent) -> Result<()> {
     for target in looks::used_targets(&agent.config) {
         looks::probe(agent, &target)?;
     }
-    let extra = looks::look(&agent.config, &agent.state.snapshot(agent.now())?);
+    let now = agent.now();
+    let extra = Extra {
+        duplicates: starts::duplicates(&agent.config, &agent.command, now),
+        ..looks::look(&agent.config, &agent.state.snapshot(now)?)
+    };
     looks::record(agent, &extra)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::lock;
 use crate::log;
 use crate::metrics;
 use crate::model::{JobName, TargetName};
-use crate::ops::{Agent, looks, reap};
+use crate::ops::{Agent, looks, reap, starts};
 use crate::state::{FactKey, HealthStatus};
 use crate::web::Context as _;
 
@@ -63,6 +63,9 @@ fn turn(
     let findings = looks::record(agent, &shared.extra())?;
     log_changes(&findings, known);
     agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
+    if let Some((at, by)) = shared.take_scraped() {
+        agent.state.set_fact(FactKey::MetricsScraped, &by, at)?;
+    }
     let progress =
         agent.config.job.keys().filter_map(|job| Some((job.clone(), shared.progress(job)?.ratio()?)));
     let trouble = metrics::publish(&agent.state, &agent.config, progress.collect(), now)?;
@@ -148,9 +151,15 @@ impl Drop for LookEnded {
     }
 }
 
-/// Looks whether the newest backup of each job is where it was stored.
+/// Looks whether the newest backup of each job is where it was stored, and whether anything starts a job twice.
 fn backups(shared: &Shared, agent: &Agent) -> Result<()> {
-    let found = looks::look(&agent.config, &agent.state.snapshot(agent.now())?).backup_files;
-    shared.change_extra(|extra| extra.backup_files = found);
+    let now = agent.now();
+    let found = looks::look(&agent.config, &agent.state.snapshot(now)?);
+    let duplicates = starts::duplicates(&agent.config, &agent.command, now);
+    shared.change_extra(|extra| {
+        extra.backup_files = found.backup_files;
+        extra.targets_away = found.targets_away;
+        extra.duplicates = duplicates;
+    });
     Ok(())
 }

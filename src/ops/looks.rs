@@ -17,6 +17,9 @@ use crate::state::{JobState, Snapshot};
 
 /// How long a look at a target may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
+/// Whether a backup is whole, and what is wrong with it if not.
+type Whole = Result<(), String>;
+
 /// How long a look at a mounted primary target may take.
 const LOOK_STALL: Duration = Duration::from_secs(10);
 
@@ -62,15 +65,23 @@ pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
                 extra.dead_runs.insert(run.run_id.clone());
             }
         }
-        if let Some(found) = files_of(config, job, state) {
-            extra.backup_files.insert(job.clone(), found);
+        match files_of(config, job, state) {
+            Some((_, Ok(found))) => {
+                extra.backup_files.insert(job.clone(), found);
+            }
+            // A target that is away says nothing about the backups there.
+            Some((target, Err(away))) => {
+                extra.targets_away.insert(target, format!("{away:#}"));
+            }
+            None => {}
         }
     }
     extra
 }
 
-/// Whether manifest and files of the newest good backup are at the primary target.
-fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(), String>> {
+/// Whether manifest and files of the newest good backup are at the primary target; an error when that target
+/// cannot be looked at.
+fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetName, Result<Whole>)> {
     let run = state.last_success.as_ref()?;
     let (name, location) = (run.target.as_ref()?, run.location.as_ref()?);
     let target = config.target.get(name)?;
@@ -89,8 +100,5 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(
     } else {
         verify(open_target(name, target).as_ref(), location, &run.run_id, Depth::Lengths, &progress)
     };
-    Some(match report {
-        Ok(report) => report.result(),
-        Err(e) => Err(format!("{e:#}")),
-    })
+    Some((name.clone(), report.map(|report| report.result())))
 }

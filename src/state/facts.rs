@@ -34,6 +34,8 @@ words! {
         LogTrouble = "log-trouble",
         /// Set when the text file of metrics cannot be written; the value says why. Cleared when it can again.
         TextfileTrouble = "textfile-trouble",
+        /// Set when `/metrics` was fetched; the value is what the client calls itself.
+        MetricsScraped = "metrics-scraped",
     }
 }
 

@@ -161,6 +161,9 @@ pub struct AgentState {
     pub log_trouble: Option<Fact>,
     /// What is wrong with the text file of metrics, and since when.
     pub textfile_trouble: Option<Fact>,
+    /// When `/metrics` was last fetched, and by whom.
+    #[serde(default)]
+    pub metrics_scraped: Option<Fact>,
 }
 
 impl Snapshot {
@@ -352,5 +355,6 @@ fn agent_state(tx: &Transaction<'_>) -> rusqlite::Result<AgentState> {
         clock_jump: get_fact(tx, FactKey::ClockJump.as_str())?,
         log_trouble: get_fact(tx, FactKey::LogTrouble.as_str())?,
         textfile_trouble: get_fact(tx, FactKey::TextfileTrouble.as_str())?,
+        metrics_scraped: get_fact(tx, FactKey::MetricsScraped.as_str())?,
     })
 }

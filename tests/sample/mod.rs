@@ -115,6 +115,7 @@ pub fn snapshot() -> Snapshot {
             clock_jump: Some(Fact { value: "3 h ahead of the last run".to_owned(), at: hours_ago(300) }),
             log_trouble: None,
             textfile_trouble: None,
+            metrics_scraped: None,
         },
     }
 }
@@ -364,6 +365,7 @@ fn component(name: &str, source_bytes: u64, stored_bytes: u64, entries: u64) -> 
         stored_bytes,
         entries,
         warning_counts: WarningCounts::default(),
+        sha256: None,
     }
 }
 
