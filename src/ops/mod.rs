@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod copies;
 pub mod failed;
+pub mod hooks;
 pub mod isolate;
 pub mod last_good;
 pub mod limits;
@@ -15,6 +16,7 @@ pub mod publish;
 pub mod reap;
 pub mod restore;
 pub mod restore_text;
+pub mod shrink;
 pub mod tell;
 pub mod verify;
 
