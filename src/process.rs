@@ -147,7 +147,9 @@ impl Command {
             return Ok(self);
         }
         if !own.is_root() {
-            return Err(refused(format!("only root can run it as {name}, and the agent does not run as root")));
+            return Err(refused(format!(
+                "only root can run it as {name}, and the agent does not run as root"
+            )));
         }
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
         self.user = Some(RunAs { name: name.to_owned(), uid, gid, home: user.dir });

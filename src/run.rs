@@ -315,7 +315,8 @@ impl<'a> Running<'a> {
             None => {
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
-                ended.error = text.map(|text| [text].into_iter().chain(problems).collect::<Vec<_>>().join("\n"));
+                ended.error =
+                    text.map(|text| [text].into_iter().chain(problems).collect::<Vec<_>>().join("\n"));
                 ended
             }
         };

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use backup_agent::config::SourceConfig;
 use backup_agent::event::Progress;
+use backup_agent::manifest::{Content, Kind};
 use backup_agent::model::ComponentName;
 use backup_agent::source::{Capture, Context, Part, Source, build};
 use peers::mariadb::MariaDb;
-
 
 /// Everything an option file or a shell might stumble over.
 const PASSWORD: &str = "p#w;d \"double\" 'single' \\n back\\\\slash $HOME `x` =[] ü ";
@@ -218,7 +218,11 @@ fn every_way_to_give_the_login_works_with_a_password_full_of_special_characters(
 fn the_password_is_in_no_process_list_while_the_dump_runs() {
     let (server, stage) = (shop(), Stage::new());
     let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
-    let Capture::Stream(mut stream) = source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap() else { panic!() };
+    let Capture::Stream(mut stream) =
+        source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap()
+    else {
+        panic!()
+    };
     let mut first = [0; 100];
     stream.reader().read_exact(&mut first).unwrap();
     let mut dumps = 0;
@@ -256,14 +260,17 @@ fn a_missing_database_is_named_together_with_those_there_are() {
     let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop', 'shpo']");
     let text = failure(source.preflight(&stage.context));
     assert!(text.contains("no database shpo") && text.contains("other, shop"), "{text}");
-    let text = failure(stage.capture(&*source));
+    // One that is dropped between the look and the dump.
+    let part = Part::whole(source.name(), "sql", Kind::Stream, Content::Mysql);
+    let part = Part { databases: vec!["shop".to_owned(), "shpo".to_owned()], ..part };
+    let text = failure(stage.capture_part(&*source, &part));
     assert!(text.contains("does not exist") && text.contains("shpo"), "{text}");
 }
 
 #[test]
 fn a_server_that_is_not_there_is_told_as_such() {
     let stage = Stage::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let password = stage.password("wrong-passw0rd");
     let source = source(&format!(
         "host = '127.0.0.1'\nport = {port}\nuser = 'backup'\npassword_file = '{}'\ndatabases = ['shop']",
@@ -312,7 +319,11 @@ fn a_server_that_dies_during_the_dump_fails_it() {
           CREATE USER backup@localhost IDENTIFIED BY 'x'; GRANT ALL ON *.* TO backup@localhost;",
     );
     let source = over_socket(&server, "backup", &stage.password("x"), "['big']");
-    let Capture::Stream(mut stream) = source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap() else { panic!() };
+    let Capture::Stream(mut stream) =
+        source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap()
+    else {
+        panic!()
+    };
     let mut first = vec![0; 1 << 20];
     stream.reader().read_exact(&mut first).unwrap();
     server.child.kill().unwrap();
@@ -320,4 +331,80 @@ fn a_server_that_dies_during_the_dump_fails_it() {
     let _ = stream.reader().read_to_end(&mut rest);
     let text = failure(stream.finish());
     assert!(text.contains("broke off") && text.contains("exit code"), "{text}");
+}
+
+/// Names of the components, without the source's.
+fn names(parts: &[Part]) -> Vec<&str> {
+    parts.iter().map(|part| part.name.as_str().trim_start_matches("database.")).collect()
+}
+
+#[test]
+fn databases_are_chosen_by_pattern_and_each_gets_a_component_of_its_own() {
+    let (server, stage) = (shop(), Stage::new());
+    let password = stage.password(PASSWORD);
+    let parts = |more: &str| {
+        let socket = server.socket();
+        let source = source(&format!(
+            "socket = '{}'\nuser = 'backup'\npassword_file = '{}'\n{more}",
+            socket.display(),
+            password.display()
+        ));
+        stage.parts(&*source).map(|parts| (source, parts))
+    };
+    let (source, found) = parts("split = true").unwrap();
+    assert_eq!(names(&found), ["other", "shop"]);
+    assert_eq!(found[1].file_name, "database.shop.sql");
+    assert_eq!(found[1].databases, ["shop"]);
+    let dump = String::from_utf8(stage.capture_part(&*source, &found[0]).unwrap()).unwrap();
+    assert!(dump.contains("CREATE DATABASE") && dump.contains("`other`") && !dump.contains("`shop`"));
+
+    assert_eq!(names(&parts("split = true\nexclude_databases = ['s*']").unwrap().1), ["other"]);
+    assert_eq!(names(&parts("split = true\ndatabases = ['*h*']").unwrap().1), ["other", "shop"]);
+    // One dump of those that match.
+    let (source, found) = parts("databases = ['sho*']").unwrap();
+    assert_eq!((names(&found), &found[0].databases[..]), (vec!["database"], &["shop".to_owned()][..]));
+    let dump = String::from_utf8(stage.capture(&*source).unwrap()).unwrap();
+    assert!(dump.contains("`shop`") && !dump.contains("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `other`"));
+
+    let text = failure(parts("databases = ['webshop_*']").map(|(_, parts)| parts));
+    assert!(text.contains("matches \"webshop_*\"") && text.contains("other, shop"), "{text}");
+    let (_, none) = parts("databases = ['webshop_*']\nallow_empty = true").unwrap();
+    assert!(none.is_empty(), "{none:?}");
+}
+
+#[test]
+fn accounts_and_grants_come_back_on_another_server_by_either_way_to_read_them() {
+    let (server, stage) = (shop(), Stage::new());
+    // A dump program of Oracle's does not write accounts; then the server is asked for them.
+    let oracle = stage.file(
+        "mysqldump",
+        "#!/bin/sh\ncase \"$1\" in --version) echo 'mysqldump  Ver 8.0.36 for Linux on x86_64';; esac\n",
+        0o755,
+    );
+    for program in [String::new(), format!("program = '{}'", oracle.display())] {
+        let source = source(&format!(
+            "socket = '{}'\nuser = 'root'\nusers = true\ndatabases = ['other']\n{program}",
+            server.socket().display()
+        ));
+        let parts = stage.parts(&*source).unwrap();
+        assert_eq!(names(&parts), ["database", "users-and-grants"]);
+        let sql = stage.capture_part(&*source, &parts[1]).unwrap();
+        let fresh = MariaDb::start();
+        fresh.load(&sql);
+        // A second time does no harm: accounts that exist stay.
+        fresh.load(&sql);
+        let grants = |server: &MariaDb| {
+            server.query("SHOW GRANTS FOR backup@localhost; SHOW GRANTS FOR narrow@localhost")
+        };
+        assert_eq!(grants(&fresh), grants(&server), "{program}");
+    }
+    // Who may not read them is told so before anything is dumped.
+    let password = stage.file("narrow", "x", 0o600);
+    let source = source(&format!(
+        "socket = '{}'\nuser = 'narrow'\npassword_file = '{}'\nusers = true\ndatabases = ['other']",
+        server.socket().display(),
+        password.display()
+    ));
+    let text = failure(source.preflight(&stage.context));
+    assert!(text.contains("user narrow lacks a privilege"), "{text}");
 }

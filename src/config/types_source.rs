@@ -301,4 +301,3 @@ pub struct SystemConfig {
     /// What an unreadable file does to the outcome.
     pub unreadable: Unreadable,
 }
-

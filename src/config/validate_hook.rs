@@ -15,7 +15,10 @@ impl Rules<'_> {
             }
             for (phase, command) in commands {
                 if command.first().is_some_and(String::is_empty) {
-                    self.say(&at(phase), format!("the program is missing: `{phase}` is a list of program and arguments"));
+                    self.say(
+                        &at(phase),
+                        format!("the program is missing: `{phase}` is a list of program and arguments"),
+                    );
                 }
             }
             if let Some(source) = &hook.source {

@@ -198,7 +198,8 @@ impl Job<'_, '_> {
         match self.source.open(part, context)? {
             Capture::Tree(mut spec) => {
                 spec.skip.extend(self.plan.skip.iter().cloned());
-                let (component, files) = capture_files(part, &spec, file, self.stage, options, self.plan.now)?;
+                let (component, files) =
+                    capture_files(part, &spec, file, self.stage, options, self.plan.now)?;
                 if files == 0 && !self.source.allow_empty() {
                     bail!("{}", empty(&spec, &component));
                 }

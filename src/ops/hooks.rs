@@ -210,11 +210,12 @@ impl<'a> Hooks<'a> {
         }
         let shown = command.name();
         self.observer.event(&Event::Note(Level::Info, format!("{}: {shown} begins", place())));
-        self.say(command, &secrets, &place(), cancel).map_err(|error| match error {
-            ProcessError::Cancelled { .. } => anyhow::Error::new(Interrupted).context(error.to_string()),
-            error => error.into(),
-        })
-        .with_context(place)
+        self.say(command, &secrets, &place(), cancel)
+            .map_err(|error| match error {
+                ProcessError::Cancelled { .. } => anyhow::Error::new(Interrupted).context(error.to_string()),
+                error => error.into(),
+            })
+            .with_context(place)
     }
 
     /// Runs a command to its end and puts what it printed into the log of the run.
@@ -245,6 +246,7 @@ impl<'a> Hooks<'a> {
         for line in stdout.lines.iter().chain(&stderr) {
             self.observer.event(&Event::Note(Level::Info, format!("{place}: {line}")));
         }
-        ended.map(|_| self.observer.event(&Event::Note(Level::Info, format!("{place}: {program} ended well"))))
+        ended
+            .map(|_| self.observer.event(&Event::Note(Level::Info, format!("{place}: {program} ended well"))))
     }
 }

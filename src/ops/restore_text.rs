@@ -72,17 +72,18 @@ fn section(component: &Component, codec: Codec) -> String {
         ),
         Content::Postgres => {
             let database = component.databases.first().map_or("DATABASE", String::as_str);
+            // A name with an equals sign would be taken for a connection string.
+            let other =
+                if database.contains('=') { "restored".to_owned() } else { format!("{database}_restored") };
+            let other = quoted(&other);
             (
                 format!("a PostgreSQL database{databases}, in the archive format of pg_restore"),
                 vec![
                     "# Under its own name, which must not exist:".to_owned(),
                     format!("{read} {file} | pg_restore --create --exit-on-error -d postgres"),
                     "# Or under another name:".to_owned(),
-                    format!("createdb -T template0 {}", quoted(&format!("{database}_restored"))),
-                    format!(
-                        "{read} {file} | pg_restore --no-owner --exit-on-error -d {}",
-                        quoted(&format!("{database}_restored"))
-                    ),
+                    format!("createdb -T template0 {other}"),
+                    format!("{read} {file} | pg_restore --no-owner --exit-on-error -d {other}"),
                 ],
             )
         }

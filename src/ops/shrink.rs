@@ -62,12 +62,7 @@ pub fn check_missing(
     Ok(())
 }
 
-fn tell(
-    component: &ComponentName,
-    text: &str,
-    health: &HealthConfig,
-    observer: &dyn Observer,
-) -> Result<()> {
+fn tell(component: &ComponentName, text: &str, health: &HealthConfig, observer: &dyn Observer) -> Result<()> {
     match health.on_shrink {
         OnShrink::Fail => bail!("{text} If that is right: agent ack JOB", text = sentence(text)),
         OnShrink::Warn => observer.event(&Event::Note(

@@ -58,7 +58,9 @@ impl Checker {
         let Self { program, input, reader } = self;
         drop(input);
         let ended = reader.join().map_err(|_| anyhow!("the thread that read from {program} failed"))?;
-        ended.map(drop).with_context(|| format!("the dump is not whole: {program}, which read it along, refused it"))
+        ended
+            .map(drop)
+            .with_context(|| format!("the dump is not whole: {program}, which read it along, refused it"))
     }
 }
 

@@ -162,9 +162,9 @@ impl Choice {
             let matcher = matcher(wanted, folds_case)?;
             let pattern = is_pattern(wanted);
             let before = taken.len();
-            let found = present.iter().filter(|name| {
-                matcher.is_match(name.as_str()) && (!pattern || !is_system(name))
-            });
+            let found = present
+                .iter()
+                .filter(|name| matcher.is_match(name.as_str()) && (!pattern || !is_system(name)));
             let count = found.map(|name| taken.insert(name.clone(), ())).count();
             if count > 0 || taken.len() > before {
                 continue;
@@ -220,9 +220,7 @@ mod tests {
 
     fn choose(wanted: &[&str], excluded: &[&str], present: &[&str]) -> Result<Vec<String>, String> {
         Choice::new(&texts(wanted), &texts(excluded), false)
-            .and_then(|choice| {
-                choice.among(&texts(present), false, |name| name == "mysql", "here", "user x")
-            })
+            .and_then(|choice| choice.among(&texts(present), false, |name| name == "mysql", "here", "user x"))
             .map(|chosen| chosen.databases)
             .map_err(|error| format!("{error:#}"))
     }
@@ -268,10 +266,11 @@ mod tests {
     fn each_database_has_a_component_of_its_own_whatever_its_name() {
         let source = ComponentName::new("database").unwrap();
         let mut seen = std::collections::BTreeSet::new();
-        for name in ["shop", "Shop", "SHOP", "sh.op", "sh-op", "shop ", "ü", "..", "", USERS, GLOBALS, "-x", "a/b"]
-            .into_iter()
-            .map(str::to_owned)
-            .chain([1, 64, 65, 200].map(|n| "x".repeat(n)))
+        for name in
+            ["shop", "Shop", "SHOP", "sh.op", "sh-op", "shop ", "ü", "..", "", USERS, GLOBALS, "-x", "a/b"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain([1, 64, 65, 200].map(|n| "x".repeat(n)))
         {
             let part = Part::database(&source, &name, "sql", Content::Mysql).unwrap();
             assert!(seen.insert(part.name.clone()), "{name:?}: {}", part.name);

@@ -109,13 +109,16 @@ impl RedisSource {
     /// Asks for the server's own words about itself.
     fn info(&self, cancel: &Cancel) -> anyhow::Result<String> {
         // An error answer is printed like any other, and the program ends well.
-        let output = process::output(self.command()?.arg("INFO"), cancel)
-            .map_err(|error| self.explain(error, &[]))?;
+        let output =
+            process::output(self.command()?.arg("INFO"), cancel).map_err(|error| self.explain(error, &[]))?;
         let text = output.text();
         let server = ["redis_version:", "valkey_version:"].iter().any(|field| text.contains(field));
         if !server {
-            let said: Vec<String> =
-                text.lines().chain(output.stderr.lines.iter().map(String::as_str)).map(str::to_owned).collect();
+            let said: Vec<String> = text
+                .lines()
+                .chain(output.stderr.lines.iter().map(String::as_str))
+                .map(str::to_owned)
+                .collect();
             bail!("{}", self.sentence(&said));
         }
         Ok(text)
@@ -127,9 +130,13 @@ impl RedisSource {
         let user = self.config.user.as_deref().unwrap_or("default");
         let has = |text: &str| said.iter().any(|line| line.contains(text));
         let reason = if has("NOAUTH") || has("WRONGPASS") || has("invalid password") {
-            format!("the Redis server at {place} refused the login of user {user}: check user and password_file")
+            format!(
+                "the Redis server at {place} refused the login of user {user}: check user and password_file"
+            )
         } else if has("NOPERM") {
-            format!("user {user} of the Redis server at {place} may not do what a dump needs: +info +psync +sync")
+            format!(
+                "user {user} of the Redis server at {place} may not do what a dump needs: +info +psync +sync"
+            )
         } else if has("Could not connect") || has("Connection refused") {
             format!("no Redis server answers at {place}: is it running, and is that its address?")
         } else if has("LOADING") {
@@ -137,7 +144,8 @@ impl RedisSource {
         } else {
             format!("talking to the Redis server at {place}")
         };
-        let said: Vec<&str> = said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).take(5).collect();
+        let said: Vec<&str> =
+            said.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).take(5).collect();
         if said.is_empty() { reason } else { format!("{reason} ({})", said.join("; ")) }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A server of its own, ended with this value.
 pub struct MariaDb {
     dir: tempfile::TempDir,
-    child: Child,
+    pub child: Child,
     pub port: u16,
 }
 
@@ -112,4 +112,3 @@ impl Drop for MariaDb {
         let _ = self.child.wait();
     }
 }
-

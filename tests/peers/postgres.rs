@@ -52,7 +52,13 @@ impl Postgres {
         assert!(made.success(), "these tests run as root, who makes a folder for the user {USER}");
         let data = home.join("data");
         let out = as_postgres(bin().join("initdb"))
-            .args(["--no-sync", "--auth-local=peer", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args([
+                "--no-sync",
+                "--auth-local=peer",
+                "--auth-host=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ])
             .arg(format!("--pgdata={}", data.display()))
             .output()
             .expect("setpriv");
@@ -79,7 +85,10 @@ impl Postgres {
         let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("postgres ended: {status}\n{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
+                panic!(
+                    "postgres ended: {status}\n{}",
+                    fs::read_to_string(self.dir.path().join("log")).unwrap()
+                );
             }
             if self.psql("postgres").args(["-c", "SELECT 1"]).output().is_ok_and(|out| out.status.success()) {
                 return;
@@ -103,7 +112,9 @@ impl Postgres {
 
     fn psql(&self, database: &str) -> Command {
         let mut command = self.tool("psql");
-        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
+        // Not as an argument: a name with an equals sign would be a connection string.
+        command.env("PGDATABASE", database);
         command
     }
 
@@ -115,8 +126,13 @@ impl Postgres {
 
     /// Runs SQL through standard input.
     pub fn load(&self, database: &str, sql: &[u8]) {
-        let mut child =
-            self.psql(database).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .psql(database)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         child.stdin.take().unwrap().write_all(sql).unwrap();
         let out = child.wait_with_output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

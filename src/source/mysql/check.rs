@@ -7,8 +7,8 @@ use anyhow::{Context as _, anyhow, ensure};
 use super::login::Login;
 use super::version::{self, Version};
 use super::{CHECK_TIMEOUT, HINT, MysqlSource};
-use crate::source::parts::Choice;
 use crate::process::{self, Cancel, Command, ProcessError};
+use crate::source::parts::Choice;
 
 /// Client programs, the preferred one first.
 const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
@@ -39,9 +39,10 @@ struct Answers {
 
 /// The client program.
 pub(super) fn client() -> anyhow::Result<&'static str> {
-    CLIENTS.into_iter().find(|name| process::find_program(name).is_some()).with_context(|| {
-        format!("the program {} is not installed: {HINT}", CLIENTS.join(" or "))
-    })
+    CLIENTS
+        .into_iter()
+        .find(|name| process::find_program(name).is_some())
+        .with_context(|| format!("the program {} is not installed: {HINT}", CLIENTS.join(" or ")))
 }
 
 /// Logs in, chooses the databases and checks that everything named is there.
@@ -80,8 +81,7 @@ pub(super) fn check(
             login.place, answers.version
         ));
     }
-    let is_system =
-        |name: &str| SYSTEM_SCHEMAS.iter().any(|schema| schema.eq_ignore_ascii_case(name));
+    let is_system = |name: &str| SYSTEM_SCHEMAS.iter().any(|schema| schema.eq_ignore_ascii_case(name));
     let databases = if choice.is_everything() && !source.config.split {
         answers.databases.into_iter().filter(|name| !is_system(name)).collect()
     } else {
@@ -153,12 +153,7 @@ fn plain_question(databases: &[String]) -> String {
 }
 
 /// Logs in by dumping structures only; for machines that have a dump program and no client.
-fn try_dump(
-    source: &MysqlSource,
-    login: &Login,
-    choice: &Choice,
-    cancel: &Cancel,
-) -> anyhow::Result<()> {
+fn try_dump(source: &MysqlSource, login: &Login, choice: &Choice, cancel: &Cancel) -> anyhow::Result<()> {
     let databases = (!choice.is_everything()).then(|| choice.names());
     let command = source.dump_command(login, None, databases)?.arg("--no-data").timeout(CHECK_TIMEOUT);
     let mut child = process::stream(command, cancel.clone())?;

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::login::{Login, Words};
 use super::PostgresSource;
+use super::login::{Login, Words};
 use crate::process::{self, Cancel, ProcessError};
 
 /// What a server said about itself.
@@ -30,12 +30,13 @@ pub(super) fn server(source: &PostgresSource, login: &Login, cancel: &Cancel) ->
     let text = output.text();
     let answers = |kind: &'static str| text.split('\0').filter_map(move |line| line.strip_prefix(kind));
     let version = answers("version:").find(|version| release(version).is_some()).map(str::to_owned);
-    let databases = answers("database:").map(str::to_owned);
+    let mut databases: Vec<String> = answers("database:").map(str::to_owned).collect();
+    databases.sort();
     Ok(Server {
         version: version.with_context(|| {
             format!("the server at {} did not answer as a PostgreSQL server does", login.words.place)
         })?,
-        databases: databases.collect(),
+        databases,
     })
 }
 
@@ -54,8 +55,8 @@ pub(super) fn compare(
             .with_context(|| format!("asking {name} for its version"))?
             .text();
         let version = text.trim().split_once(") ").map_or(text.trim(), |(_, version)| version).to_owned();
-        let number =
-            release(&version).with_context(|| format!("{name} does not tell its version: {:?}", text.trim()))?;
+        let number = release(&version)
+            .with_context(|| format!("{name} does not tell its version: {:?}", text.trim()))?;
         if Some(number) < release(&server.version) {
             bail!(
                 "{name} ({version}) is older than the server ({}): install the client of the server's version, \
@@ -86,17 +87,37 @@ fn release(version: &str) -> Option<(u32, u32)> {
 /// `{user}` and `{place}` are those of the login.
 const REASONS: &[(&[&str], &str)] = &[
     (
-        &["password authentication failed", "Peer authentication failed", "no password supplied", "Ident authentication failed"],
+        &[
+            "password authentication failed",
+            "Peer authentication failed",
+            "no password supplied",
+            "Ident authentication failed",
+        ],
         "the PostgreSQL server at {place} refused the login of {user}: check user and password, or run_as for peer authentication",
     ),
-    (&["no pg_hba.conf entry"], "the PostgreSQL server at {place} has no entry in its pg_hba.conf that lets {user} in"),
     (
-        &["Connection refused", "No such file or directory", "could not translate host name", "timeout expired", "No route to host"],
+        &["no pg_hba.conf entry"],
+        "the PostgreSQL server at {place} has no entry in its pg_hba.conf that lets {user} in",
+    ),
+    (
+        &[
+            "Connection refused",
+            "No such file or directory",
+            "could not translate host name",
+            "timeout expired",
+            "No route to host",
+        ],
         "no PostgreSQL server answers at {place}: is it running, and is that its address?",
     ),
     (&["role \"", "permission denied"], "{user} lacks a privilege at {place} that a dump needs"),
-    (&["too many clients", "remaining connection slots"], "the PostgreSQL server at {place} takes no further connection of {user}"),
-    (&["terminating connection", "server closed the connection"], "the connection to the PostgreSQL server at {place} broke off"),
+    (
+        &["too many clients", "remaining connection slots"],
+        "the PostgreSQL server at {place} takes no further connection of {user}",
+    ),
+    (
+        &["terminating connection", "server closed the connection"],
+        "the connection to the PostgreSQL server at {place} broke off",
+    ),
     (&["server version mismatch"], "the dump program is older than the PostgreSQL server at {place}"),
 ];
 

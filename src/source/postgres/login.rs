@@ -36,7 +36,8 @@ impl Login {
             (Some(password), _) => Some(password.clone()),
             (None, file) => file.as_deref().map(secret_file::read).transpose()?,
         };
-        let host = config.host.clone().or_else(|| config.socket.as_ref().map(|path| path.display().to_string()));
+        let host =
+            config.host.clone().or_else(|| config.socket.as_ref().map(|path| path.display().to_string()));
         let mut env = vec![("PGAPPNAME", "backup-agent".to_owned()), ("PGCONNECT_TIMEOUT", "10".to_owned())];
         env.extend(host.clone().map(|host| ("PGHOST", host)));
         env.extend(config.port.map(|port| ("PGPORT", port.to_string())));
