@@ -50,7 +50,7 @@ fn every_configuration_in_the_documents_loads() {
             let file = folder.path().join("config.toml");
             // A piece of a job stands in a whole configuration.
             let piece = block.contains("[job.web.") && !block.contains("[job.web]");
-            let whole = "[target.local]\ntype = \"directory\"\npath = \"/var/backups\"\n[job.web]\ntargets = [\"local\"]\n";
+            let whole = "[target.local]\ntype = \"directory\"\npath = \"/var/backups\"\n[job.web]\ntargets = [\"local\"]\n[job.web.source.application]\ntype = \"files\"\npaths = [\"/srv/www\"]\n";
             fs::write(&file, if piece { format!("{whole}{block}") } else { block.to_owned() }).unwrap();
             let options = LoadOptions {
                 file: Some(file),
