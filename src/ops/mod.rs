@@ -1,7 +1,9 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
+pub mod browse;
 pub mod capture;
 pub mod copies;
+pub mod export;
 pub mod failed;
 pub mod hooks;
 pub mod isolate;
@@ -17,6 +19,7 @@ pub mod reap;
 pub mod restore;
 pub mod restore_text;
 pub mod shrink;
+pub mod stored;
 pub mod tell;
 pub mod verify;
 
