@@ -31,6 +31,25 @@ pub(super) fn dump_timeout() -> Duration {
     Duration::from_secs(4 * 60 * 60)
 }
 
+/// Two keep both cores of a small machine busy, and the database server is not asked for more.
+pub(super) fn parallel() -> usize {
+    2
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
+/// Every server has it, unless somebody dropped it.
+pub(super) fn maintenance_db() -> String {
+    "postgres".to_owned()
+}
+
+/// Long enough for a snapshot or a maintenance mode; what it stops is a command that hangs.
+pub(super) fn hook_timeout() -> Duration {
+    Duration::from_secs(5 * 60)
+}
+
 pub(super) fn sqlite_timeout() -> Duration {
     Duration::from_secs(30)
 }
@@ -95,6 +114,7 @@ impl Default for JobConfig {
             preset: None,
             preset_path: None,
             source: Default::default(),
+            hook: Default::default(),
             engine: EngineConfig::default(),
             health: HealthConfig::default(),
             notify: None,
@@ -108,6 +128,8 @@ impl Default for CommandConfig {
             command: Vec::new(),
             extension: extension(),
             end_marker: None,
+            check: Vec::new(),
+            run_as: None,
             env_file: Default::default(),
             env: Default::default(),
             timeout: dump_timeout(),
@@ -120,6 +142,11 @@ impl Default for MysqlConfig {
     fn default() -> Self {
         Self {
             databases: Vec::new(),
+            exclude_databases: Vec::new(),
+            split: false,
+            users: false,
+            parallel: parallel(),
+            allow_empty: false,
             defaults_file: None,
             host: None,
             port: None,
@@ -130,6 +157,47 @@ impl Default for MysqlConfig {
             env_file: None,
             program: None,
             extra_args: Vec::new(),
+            timeout: dump_timeout(),
+        }
+    }
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            databases: Vec::new(),
+            exclude_databases: Vec::new(),
+            globals: true,
+            parallel: parallel(),
+            allow_empty: false,
+            host: None,
+            port: None,
+            socket: None,
+            user: None,
+            password_file: None,
+            password: None,
+            passfile: None,
+            run_as: None,
+            maintenance_db: maintenance_db(),
+            bin_dir: None,
+            extra_args: Vec::new(),
+            timeout: dump_timeout(),
+        }
+    }
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: None,
+            socket: None,
+            user: None,
+            password_file: None,
+            password: None,
+            tls: false,
+            ca_file: None,
+            program: None,
             timeout: dump_timeout(),
         }
     }

@@ -26,7 +26,10 @@ mod shape;
 mod show;
 pub(crate) mod timezone;
 mod types;
+mod types_hook;
+mod types_source;
 mod validate;
+mod validate_hook;
 mod validate_source;
 mod walk;
 

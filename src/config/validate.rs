@@ -216,6 +216,7 @@ impl Rules<'_> {
             }
             self.source(&["job", name, "source", component.as_str()], source, job);
         }
+        self.hooks(name, job);
     }
 
     fn engine(&mut self, job: &str, engine: &EngineConfig) {
