@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod isolate;
 pub mod last_good;
 pub mod limits;
+pub mod load;
 pub mod locks;
 pub mod looks;
 pub mod panics;
