@@ -66,7 +66,8 @@ fn touch(world: &World, name: &str) {
 }
 
 fn log(world: &World) -> String {
-    world.run(&["show", &world.history()[0]["run_id"].as_str().unwrap().to_owned(), "--log"]).all()
+    let run = world.history()[0]["run_id"].as_str().unwrap().to_owned();
+    world.run(&["show", &run, "--log"]).all()
 }
 
 const BEFORE: [&str; 3] = ["before a-run", "before b-capture", "before c-source"];

@@ -11,7 +11,6 @@
 #[allow(dead_code)]
 #[path = "../../tests/peers/mariadb.rs"]
 mod mariadb;
-#[allow(dead_code)]
 #[path = "../first_backup/measure.rs"]
 mod measure;
 

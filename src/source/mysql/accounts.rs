@@ -41,7 +41,7 @@ pub(super) fn read(login: &Login, cancel: &Cancel) -> anyhow::Result<TextStream>
         ]);
         process::output(command, cancel).map(|output| output.text()).map_err(|e| check::explain(e, login))
     };
-    let own: Vec<String> = OWN_ACCOUNTS.iter().map(|name| check::literal(name)).collect();
+    let own: Vec<String> = OWN_ACCOUNTS.iter().map(check::literal).collect();
     let accounts = ask(&format!(
         "SELECT CONCAT(QUOTE(User), '@', QUOTE(Host)) FROM mysql.user WHERE User NOT IN ({}) ORDER BY User, Host",
         own.join(",")

@@ -126,7 +126,7 @@ pub(super) fn explain(error: ProcessError, words: &Words) -> anyhow::Error {
     let said = |text: &&str| error.stderr().is_some_and(|tail| tail.contains(text));
     let reason = REASONS
         .iter()
-        .find(|(texts, _)| texts.iter().any(|text| said(&text)))
+        .find(|(texts, _)| texts.iter().any(said))
         .map_or("talking to the PostgreSQL server at {place} as {user}", |(_, reason)| reason);
     let sentence = reason.replace("{user}", &words.user).replace("{place}", &words.place);
     anyhow::Error::new(error).context(sentence)
