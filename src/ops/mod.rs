@@ -20,6 +20,7 @@ pub mod reap;
 pub mod restore;
 pub mod restore_text;
 pub mod shrink;
+pub mod starts;
 pub mod stored;
 pub mod tell;
 pub mod verify;
