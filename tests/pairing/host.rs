@@ -17,7 +17,7 @@ use crate::smtp::SmtpServer;
 use crate::watch::Watch;
 
 /// Whatever is waited for comes much sooner, unless the machine has a lot of other work.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing more may be heard after a moment at which it would have been said: several of
 /// Alertmanager's intervals.
 const QUIET: Duration = crate::shorten::GROUP_INTERVAL.saturating_mul(3);
@@ -36,7 +36,7 @@ pub struct Host {
 struct Expected {
     /// Kinds of the agent's mails.
     agent: Vec<&'static str>,
-    /// Alertmanager's: `firing BackupOverdue`.
+    /// Alertmanager's: `web: overdue`.
     watch: Vec<&'static str>,
 }
 
@@ -74,7 +74,7 @@ host = "{}"
 timezone = "UTC"
 state_dir = "{{root}}/state"
 listen = "127.0.0.1:0"
-check_interval = "1s"
+check_interval = "2s"
 [target.local]
 type = "directory"
 path = "{{root}}/local"
@@ -163,21 +163,19 @@ to = ["admin@example.org"]
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
 
-    /// Lets time pass: everything the state knows of happened so many hours earlier. What the daemon says of
-    /// itself (single facts, such as the scheduler's last turn) happened when it did, unless `all` is said.
-    pub fn hours_pass(&self, hours: i64, all: bool) {
-        let state = Connection::open(self.path("state/state.db")).unwrap();
-        state.busy_timeout(PATIENCE).unwrap();
-        let columns: Vec<(String, String)> = state
+    /// Lets time pass for the jobs: whatever happened to them happened so many hours earlier. What the daemon
+    /// says of itself and of targets happened when it did.
+    pub fn hours_pass(&self, hours: i64) {
+        let is_of_jobs = |table: &str| !["facts", "probes"].contains(&table);
+        let state = self.state();
+        let mut columns = state
             .prepare(
                 "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c
                  WHERE t.type = 'table' AND c.type = 'INTEGER'",
             )
-            .unwrap()
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
+            .unwrap();
+        let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let columns: Vec<(String, String)> = columns.map(Result::unwrap).collect();
         assert!(columns.len() > 20, "the state's times were not found: {columns:?}");
         let passed = TimeDelta::hours(hours).num_milliseconds();
         // Only times are as large as that: it is the year 2001 in milliseconds.
@@ -187,16 +185,28 @@ to = ["admin@example.org"]
                  WHERE {column} > 1000000000000 AND {column} < 9000000000000;\n"
             )
         };
-        let own = |table: &str| ["facts", "probes"].contains(&table);
-        let updates: String = columns.iter().filter(|(table, _)| all || !own(table)).map(shift).collect();
+        let updates: String = columns.iter().filter(|(table, _)| is_of_jobs(table)).map(shift).collect();
         state.execute_batch(&format!("BEGIN IMMEDIATE; {updates} COMMIT;")).unwrap();
+    }
+
+    /// The scheduler last turned so many hours ago.
+    pub fn scheduler_stood_for(&self, hours: i64) {
+        let at = (Utc::now() - TimeDelta::hours(hours)).timestamp_millis();
+        let changed = self.state().execute("UPDATE facts SET at = ?1 WHERE key = 'scheduler-tick'", [at]);
+        assert_eq!(changed.unwrap(), 1, "the scheduler has never turned");
+    }
+
+    fn state(&self) -> Connection {
+        let state = Connection::open(self.path("state/state.db")).unwrap();
+        state.busy_timeout(PATIENCE).unwrap();
+        state
     }
 
     /// Makes a backup, and lets a day and two hours pass: the next one was due six hours ago, grace included
     /// it is overdue for five.
     pub fn is_overdue(&self) {
         self.run(&["backup", "web"], 0);
-        self.hours_pass(26, true);
+        self.hours_pass(26);
     }
 
     /// Takes the source away, or brings it back.
@@ -223,11 +233,10 @@ to = ["admin@example.org"]
     pub fn until(&self, watch: &Watch, what: &str, mut ready: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !ready() {
-            if begun.elapsed() > PATIENCE {
-                panic!("{} did not come\n{}", what, self.all(watch));
-            }
-            std::thread::sleep(Duration::from_millis(100));
+            assert!(begun.elapsed() < PATIENCE, "{what} did not come\n{}", self.all(watch));
+            std::thread::sleep(Duration::from_millis(200));
         }
+        eprintln!("{}: {:.1} s for {what}", self.name, begun.elapsed().as_secs_f64());
     }
 
     /// Waits until an alert fires in Prometheus.
@@ -252,7 +261,7 @@ to = ["admin@example.org"]
         });
     }
 
-    /// The agent sends this kind of mail next, and no other.
+    /// The agent sends one mail of this kind next, and no other.
     #[track_caller]
     pub fn agent_tells(&self, watch: &Watch, kind: &'static str) {
         self.told.lock().unwrap().agent.push(kind);
@@ -261,23 +270,28 @@ to = ["admin@example.org"]
         self.nothing_else(watch);
     }
 
-    /// Alertmanager sends one mail next that tells exactly this, and no other.
+    /// Alertmanager sends these mails next, one each, in any order, and no other.
     #[track_caller]
-    pub fn watch_tells(&self, watch: &Watch, what: &'static str) {
-        self.told.lock().unwrap().watch.push(what);
-        let wanted = self.told.lock().unwrap().watch.len();
-        self.until(watch, &format!("Alertmanager's mail: {what}"), || watch.mails(self.name).len() >= wanted);
+    pub fn watch_tells(&self, watch: &Watch, what: &[&'static str]) {
+        let wanted = {
+            let mut told = self.told.lock().unwrap();
+            told.watch.extend(what);
+            told.watch.sort();
+            told.watch.len()
+        };
+        self.until(watch, &format!("Alertmanager's {what:?}"), || watch.mails(self.name).len() >= wanted);
         self.nothing_else(watch);
     }
 
-    /// What was told so far is what was to be told, in this order, and nothing else.
+    /// What was told so far is what was to be told, and nothing else: of the agent in this order, of
+    /// Alertmanager, whose alerts begin and end on their own, in any.
     #[track_caller]
     pub fn nothing_else(&self, watch: &Watch) {
         let told = self.told.lock().unwrap();
-        let watch_told: Vec<String> = watch.mails(self.name).iter().map(|mail| mail.summary()).collect();
+        let by_watch = self.watch_told(watch);
         assert!(
-            self.mails() == told.agent && watch_told == told.watch,
-            "the agent was to tell {:?}, and told {:?}; Alertmanager was to tell {:?}, and told {watch_told:?}\n{}",
+            self.mails() == told.agent && by_watch == told.watch,
+            "the agent was to tell {:?}, and told {:?}; Alertmanager was to tell {:?}, and told {by_watch:?}\n{}",
             told.agent,
             self.mails(),
             told.watch,
@@ -292,14 +306,23 @@ to = ["admin@example.org"]
         self.nothing_else(watch);
     }
 
+    fn watch_told(&self, watch: &Watch) -> Vec<String> {
+        let mut told: Vec<String> =
+            watch.mails(self.name).iter().map(|mail| mail.summary(self.name)).collect();
+        told.sort();
+        told
+    }
+
     /// Everything known, for the message of a failed test.
     fn all(&self, watch: &Watch) -> String {
         format!(
-            "{}: the agent's mails: {:?}\n{}\nthe daemon said:\n{}",
+            "{}: the agent's mails: {:?}\nAlertmanager's mails: {:?}\n{}\nthe daemon said:\n{}\nAlertmanager said:\n{}",
             self.name,
             self.mails(),
+            self.watch_told(watch),
             watch.of(self.name),
-            self.daemon_said()
+            self.daemon_said(),
+            watch.alertmanager_said()
         )
     }
 }

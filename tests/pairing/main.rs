@@ -51,7 +51,7 @@ fn whatever_breaks_is_told_once_by_the_right_one_and_so_is_its_end() {
     });
     if std::env::var_os("PAIRING_MAILS").is_some() {
         for host in &hosts {
-            watch.mails(host.name).iter().for_each(|mail| println!("--- {}\n{mail:?}", host.name));
+            watch.mails(host.name).iter().for_each(|m| println!("--- {}\n\n{}", m.subject(), m.text()));
         }
     }
     assert!(failed.is_empty(), "not told as it should be: {failed:?}");

@@ -1,23 +1,28 @@
-//! What watches the agents: one Prometheus and one Alertmanager for all of them, with the shipped rules and
-//! routes, and the mail server that Alertmanager sends to.
+//! What watches the agents: one Prometheus and one Alertmanager for all of them, with the shipped rules, routes
+//! and mail templates, and everything that Alertmanager sends to: two mail servers (neither is the agents'),
+//! which want TLS and a login as the shipped configuration does, and a server for webhooks.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use crate::prometheus::{Alertmanager, Prometheus};
-use crate::shorten;
-use crate::smtp::{Mail, SmtpServer};
+use crate::shorten::{self, Places};
+use crate::smtp::{Certificates, Mail, Security, SmtpServer};
+
+/// The passwords and tokens of the shipped configuration, by the names of their files.
+const SECRETS: &[&str] = &["smtp-password", "other-smtp-password", "oncall-token", "deadman-token"];
 
 pub struct Watch {
     pub prometheus: Prometheus,
     pub alertmanager: Alertmanager,
-    relay: SmtpServer,
-    /// The mails read so far: each is read once.
-    read: Mutex<Vec<Told>>,
+    relays: [SmtpServer; 2],
+    webhooks: Webhooks,
     _folder: tempfile::TempDir,
 }
 
@@ -25,20 +30,32 @@ impl Watch {
     /// `agents` are the hosts' names, and where Prometheus reads them.
     pub fn start(agents: &[(&str, SocketAddr)]) -> Self {
         let folder = tempfile::Builder::new().prefix("agent-watch-").tempdir().unwrap();
-        let relay = SmtpServer::plain();
-        let file = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
-        file("alertmanager.yml", shorten::alertmanager(relay.address));
-        let shipped = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts")).unwrap();
-        for path in shipped.map(|entry| entry.unwrap().path()) {
-            if path.extension().is_some_and(|e| e == "tmpl") {
-                fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        let alertmanager = Alertmanager::start(folder.path());
-        file("backup-agent.rules.yml", shorten::rules());
-        file("prometheus.yml", scrapes(agents, alertmanager.0.address));
+        let path = |name: &str| folder.path().join(name);
+        let file = |name: &str, text: &str| fs::write(path(name), text).unwrap();
+        let certificates = Certificates::make(folder.path());
+        fs::create_dir(path("secrets")).unwrap();
+        // Without a line end: Alertmanager 0.25 would take it for a part of the password.
+        SECRETS.iter().for_each(|name| file(&format!("secrets/{name}"), &format!("the {name}")));
+        let relay = |login| SmtpServer::start(Security::StartTls, Some(&certificates), Some(login));
+        let relays = [
+            relay(("alertmanager@example.org", "the smtp-password")),
+            relay(("alertmanager@example.net", "the other-smtp-password")),
+        ];
+        let webhooks = Webhooks::start();
+        let places = Places {
+            relay: relays[0].address,
+            other_relay: relays[1].address,
+            webhooks: webhooks.address,
+            secrets: &path("secrets"),
+        };
+        file("alertmanager.yml", &shorten::alertmanager(&places));
+        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/backup-agent.tmpl");
+        fs::copy(template, path("backup-agent.tmpl")).unwrap();
+        let alertmanager = Alertmanager::start(folder.path(), &certificates.authority);
+        file("backup-agent.rules.yml", &shorten::rules());
+        file("prometheus.yml", &scrapes(agents, alertmanager.0.address));
         let prometheus = Prometheus::start(folder.path());
-        Self { prometheus, alertmanager, relay, read: Mutex::default(), _folder: folder }
+        Self { prometheus, alertmanager, relays, webhooks, _folder: folder }
     }
 
     /// An alert of this host in Prometheus, when it fires.
@@ -54,26 +71,37 @@ impl Watch {
         self.alertmanager.alerts(host).iter().any(is_it)
     }
 
-    /// The mails about this host that Alertmanager sent, in their order.
+    /// The mails about this host that Alertmanager sent, in their order at each relay.
     pub fn mails(&self, host: &str) -> Vec<Told> {
-        let mut read = self.read.lock().unwrap();
-        let new: Vec<Told> = self.relay.mails().iter().skip(read.len()).map(Told::read).collect();
-        read.extend(new);
-        read.iter().filter(|told| told.names(host)).cloned().collect()
+        let of_relay = |relay: &SmtpServer, other_way: bool| {
+            let all = relay.mails().into_iter().map(move |mail| Told { mail, other_way });
+            all.filter(|told| told.subject().contains(host)).collect::<Vec<_>>()
+        };
+        [of_relay(&self.relays[0], false), of_relay(&self.relays[1], true)].concat()
     }
 
-    /// Everything known of a host, for the message of a failed test.
+    /// The paths that were called, each with the `Authorization` it came with.
+    pub fn webhooks(&self) -> BTreeSet<(String, String)> {
+        self.webhooks.called.lock().unwrap().clone()
+    }
+
+    /// What Prometheus and Alertmanager know of a host, for the message of a failed test.
     pub fn of(&self, host: &str) -> String {
         let brief = |alerts: Vec<Value>, state: fn(&Value) -> String| -> Vec<String> {
             alerts.iter().map(|a| format!("{} {}", a["labels"]["alertname"], state(a))).collect()
         };
-        let mails: Vec<String> = self.mails(host).iter().map(Told::summary).collect();
         format!(
-            "Prometheus: {:?}\nAlertmanager: {:?}\nits mails: {:?}",
+            "Prometheus: {:?}\nAlertmanager: {:?}",
             brief(self.prometheus.alerts(host), |a| a["state"].to_string()),
             brief(self.alertmanager.alerts(host), |a| a["status"].to_string()),
-            mails,
         )
+    }
+
+    /// What Alertmanager logged last, for the same.
+    pub fn alertmanager_said(&self) -> String {
+        let log = self.alertmanager.0.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(4)..].join("\n")
     }
 }
 
@@ -93,32 +121,72 @@ fn scrapes(agents: &[(&str, SocketAddr)], alertmanager: SocketAddr) -> String {
 /// A mail of Alertmanager.
 #[derive(Clone)]
 pub struct Told {
-    pub subject: String,
-    pub text: String,
+    mail: Mail,
+    /// It came by the relay for failures that the agent could not mail.
+    other_way: bool,
 }
 
 impl Told {
-    fn read(mail: &Mail) -> Self {
-        let parsed = mail.parsed();
-        let body = |kind: &str| parsed[kind].as_str().unwrap_or_default().to_owned();
-        let text = Some(body("text")).filter(|text| !text.is_empty()).unwrap_or_else(|| body("html"));
-        Self { subject: parsed["subject"].as_str().unwrap_or_default().to_owned(), text }
+    /// As it stands in the mail: hosts and jobs of tests are ASCII, so that it is not encoded.
+    pub fn subject(&self) -> String {
+        let text = String::from_utf8_lossy(&self.mail.data);
+        let line = text.lines().find_map(|line| line.strip_prefix("Subject: "));
+        line.unwrap_or("no subject").to_owned()
     }
 
-    /// What it tells, without the words: `firing BackupOverdue`, several with commas between them.
-    pub fn summary(&self) -> String {
-        let status = if self.subject.contains("RESOLVED") { "resolved" } else { "firing" };
-        let alert = self.subject.split([' ', '(', ')']).find(|word| word.starts_with("Backup"));
-        format!("{status} {}", alert.unwrap_or_default())
+    /// The plain text.
+    pub fn text(&self) -> String {
+        self.mail.parsed()["text"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn names(&self, host: &str) -> bool {
-        self.subject.contains(host) || self.text.contains(host)
+    /// Its subject, without what is the same in all mails of a host: `web: overdue`, `good again: agent down`.
+    pub fn summary(&self, host: &str) -> String {
+        let subject = self.subject().replace("[backup-alert] ", "");
+        let subject = subject.replace(&format!(" on {host}"), "").replace(&format!("{host}: "), "");
+        if self.other_way { format!("other way: {subject}") } else { subject }
     }
 }
 
-impl std::fmt::Debug for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\n{}", self.subject, self.text)
+/// A server that answers every POST with 200 and remembers which came.
+struct Webhooks {
+    address: SocketAddr,
+    called: Arc<Mutex<BTreeSet<(String, String)>>>,
+}
+
+impl Webhooks {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let called = Arc::<Mutex<BTreeSet<(String, String)>>>::default();
+        let calls = Arc::clone(&called);
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let calls = Arc::clone(&calls);
+                std::thread::spawn(move || answer(stream, &calls));
+            }
+        });
+        Self { address, called }
     }
+}
+
+fn answer(stream: TcpStream, calls: &Mutex<BTreeSet<(String, String)>>) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let path = line.split(' ').nth(1)?.to_owned();
+    let (mut length, mut authorization) = (0, String::new());
+    loop {
+        line.clear();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.parse().ok()?,
+            "authorization" => authorization = value.to_owned(),
+            _ => {}
+        }
+    }
+    reader.take(length).read_to_end(&mut Vec::new()).ok()?;
+    calls.lock().unwrap().insert((path, authorization));
+    (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()
 }

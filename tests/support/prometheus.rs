@@ -54,13 +54,19 @@ pub struct Server {
 impl Server {
     /// Starts a server on a free port and waits until it is ready. Neither of the two says which port it took,
     /// so one is chosen for it; if somebody else was faster, another one.
-    fn start(name: &str, folder: &Path, arguments: impl Fn(SocketAddr) -> Vec<String>) -> Self {
+    fn start(
+        name: &str,
+        folder: &Path,
+        environment: &[(&str, &Path)],
+        arguments: impl Fn(SocketAddr) -> Vec<String>,
+    ) -> Self {
         let log = folder.join(format!("{name}.log"));
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let output = fs::File::create(&log).unwrap();
             let child = Command::new(name)
                 .args(arguments(address))
+                .envs(environment.iter().copied())
                 .current_dir(folder)
                 .stdin(Stdio::null())
                 .stdout(output.try_clone().unwrap())
@@ -111,7 +117,7 @@ pub struct Prometheus(pub Server);
 
 impl Prometheus {
     pub fn start(folder: &Path) -> Self {
-        Self(Server::start("prometheus", folder, |address| {
+        Self(Server::start("prometheus", folder, &[], |address| {
             vec![
                 format!("--web.listen-address={address}"),
                 "--config.file=prometheus.yml".into(),
@@ -138,8 +144,9 @@ impl Prometheus {
 pub struct Alertmanager(pub Server);
 
 impl Alertmanager {
-    pub fn start(folder: &Path) -> Self {
-        Self(Server::start("prometheus-alertmanager", folder, |address| {
+    /// It trusts the servers that `authority` certified.
+    pub fn start(folder: &Path, authority: &Path) -> Self {
+        Self(Server::start("prometheus-alertmanager", folder, &[("SSL_CERT_FILE", authority)], |address| {
             vec![
                 format!("--web.listen-address={address}"),
                 "--config.file=alertmanager.yml".into(),
