@@ -192,8 +192,9 @@ to = ["admin@example.org"]
     /// The scheduler last turned so many hours ago.
     pub fn scheduler_stood_for(&self, hours: i64) {
         let at = (Utc::now() - TimeDelta::hours(hours)).timestamp_millis();
-        let changed = self.state().execute("UPDATE facts SET at = ?1 WHERE key = 'scheduler-tick'", [at]);
-        assert_eq!(changed.unwrap(), 1, "the scheduler has never turned");
+        self.state()
+            .execute("INSERT OR REPLACE INTO facts (key, value, at) VALUES ('scheduler-tick', '', ?1)", [at])
+            .unwrap();
     }
 
     fn state(&self) -> Connection {
@@ -251,6 +252,19 @@ to = ["admin@example.org"]
         self.until(watch, &format!("{alert}, inhibited"), || {
             watch.fires(self.name, alert) && watch.keeps_quiet(self.name, alert)
         });
+    }
+
+    /// Waits until an alert no longer fires.
+    #[track_caller]
+    pub fn until_over(&self, watch: &Watch, alert: &str) {
+        self.until(watch, &format!("the end of {alert}"), || !watch.fires(self.name, alert));
+    }
+
+    /// Waits until Prometheus has missed the agent.
+    #[track_caller]
+    pub fn stays_away_for_a_scrape(&self, watch: &Watch) {
+        let query = format!("up{{instance='{}'}} == 0", self.name);
+        self.until(watch, "a missed scrape", || !watch.prometheus.query(&query).is_empty());
     }
 
     /// Waits until no alert of this host is left.

@@ -15,7 +15,6 @@ pub const GROUP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1
 /// agent's state is moved into the past instead.
 const RULES: &[(&str, &str)] = &[
     ("    interval: 1m\n", "    interval: 500ms\n"),
-    ("        for: 1m\n", "        for: 1s\n"),
     ("        for: 5m\n", "        for: 2s\n"),
     ("        for: 10m\n", "        for: 3s\n"),
     ("        for: 15m\n", "        for: 4s\n"),

@@ -73,11 +73,15 @@ impl Watch {
 
     /// The mails about this host that Alertmanager sent, in their order at each relay.
     pub fn mails(&self, host: &str) -> Vec<Told> {
-        let of_relay = |relay: &SmtpServer, other_way: bool| {
-            let all = relay.mails().into_iter().map(move |mail| Told { mail, other_way });
-            all.filter(|told| told.subject().contains(host)).collect::<Vec<_>>()
+        self.all_mails().into_iter().filter(|told| told.subject().contains(host)).collect()
+    }
+
+    /// All mails that Alertmanager sent.
+    pub fn all_mails(&self) -> Vec<Told> {
+        let of_relay = |(relay, other_way): (&SmtpServer, bool)| {
+            relay.mails().into_iter().map(move |mail| Told { mail, other_way })
         };
-        [of_relay(&self.relays[0], false), of_relay(&self.relays[1], true)].concat()
+        self.relays.iter().zip([false, true]).flat_map(of_relay).collect()
     }
 
     /// The paths that were called, each with the `Authorization` it came with.
