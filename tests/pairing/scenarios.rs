@@ -338,9 +338,8 @@ fn a_target_that_stays_away(watch: &Watch, host: &Host) {
     host.watch_tells(watch, &["target down"]);
     host.until_kept_quiet(watch, "BackupCopiesPending");
     host.stays_quiet(watch);
+    // It is back, and gets its copies at once.
     fs::create_dir(host.path("nas")).unwrap();
-    host.hours_pass(1);
-    host.signal(Signal::HUP);
     host.agent_tells(watch, "recovery");
     host.watch_tells(watch, &["good again: target down"]);
     host.until_all_is_over(watch);

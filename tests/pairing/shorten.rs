@@ -21,6 +21,7 @@ const RULES: &[(&str, &str)] = &[
     ("        for: 30m\n", "        for: 5s\n"),
     ("        for: 1h\n", "        for: 6s\n"),
     ("        for: 6h\n", "        for: 9s\n"),
+    ("        keep_firing_for: 10m\n", "        keep_firing_for: 3s\n"),
     // How long an agent that restarts may be away.
     ("[10m]", "[8s]"),
     (

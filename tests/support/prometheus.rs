@@ -122,6 +122,8 @@ impl Prometheus {
                 format!("--web.listen-address={address}"),
                 "--config.file=prometheus.yml".into(),
                 "--storage.tsdb.path=tsdb".into(),
+                // What fired before it knew Alertmanager (the watchdog) is not to wait for a minute.
+                "--rules.alert.resend-delay=5s".into(),
             ]
         }))
     }
