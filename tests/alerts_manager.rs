@@ -200,7 +200,8 @@ fn render(template: &str, kind: &str, alerts: &[Value]) -> String {
 
 #[test]
 fn the_subject_says_where_and_what_first() {
-    let overdue = |status: &str, job: &str, instance: &str| alert(status, "BackupOverdue", job, instance, "…");
+    let overdue =
+        |status: &str, job: &str, instance: &str| alert(status, "BackupOverdue", job, instance, "…");
     let (a, b) = (overdue("firing", "shop", "web1"), overdue("firing", "mail", "web2"));
     let good = overdue("resolved", "wiki", "web3");
     let mut agent = alert("firing", "BackupAgentDown", "", "web1", "…");
@@ -210,7 +211,10 @@ fn the_subject_says_where_and_what_first() {
     let many: Vec<Value> = (1..=5).map(|n| overdue("firing", "shop", &format!("web{n}"))).collect();
     let cases: &[(&[Value], &str)] = &[
         (&[a.clone()], "[backup-alert] shop on web1: overdue"),
-        (&[alert("firing", "BackupRunTooLong", "shop", "web1", "…")], "[backup-alert] shop on web1: run too long"),
+        (
+            &[alert("firing", "BackupRunTooLong", "shop", "web1", "…")],
+            "[backup-alert] shop on web1: run too long",
+        ),
         (&[agent], "[backup-alert] web1: agent down"),
         (&[none], "[backup-alert] no agents"),
         (&[good.clone()], "[backup-alert] good again: wiki on web3: overdue"),
@@ -264,7 +268,9 @@ This comes from Prometheus and Alertmanager, not from the agent: http://alertman
         assert_eq!(text.trim_end(), expected.trim_end());
     }
     let html = render("backup.html", "html", &alerts);
-    for part in ["is overdue by 8h 50m 0s", "What it means.", "#backupoverdue", "Good again", "charset=\"utf-8\""] {
+    for part in
+        ["is overdue by 8h 50m 0s", "What it means.", "#backupoverdue", "Good again", "charset=\"utf-8\""]
+    {
         assert!(html.contains(part), "{part}:\n{html}");
     }
     // Nothing is fetched from anywhere, and nothing runs.
