@@ -75,6 +75,6 @@ fn whatever_breaks_is_told_once_by_the_right_one_and_so_is_its_end() {
     let called = watch.webhooks();
     let came = |path: &str, token: &str| called.contains(&(path.to_owned(), format!("Bearer the {token}")));
     assert!(came("/ping", "deadman-token"), "nobody calls the dead man's switch: {called:?}");
-    let critical = watch.all_mails().len() > others.len();
-    assert!(!critical || came("/hooks/alertmanager", "oncall-token"), "nobody is woken: {called:?}");
+    let some_only = !chosen.is_empty();
+    assert!(some_only || came("/hooks/alertmanager", "oncall-token"), "nobody is woken: {called:?}");
 }
