@@ -223,17 +223,20 @@ fn the_subject_says_where_and_what_first() {
     none["labels"] = json!({"alertname": "BackupNoAgents", "severity": "critical"});
     let many: Vec<Value> = (1..=5).map(|n| overdue("firing", "shop", &format!("web{n}"))).collect();
     let cases: &[(&[Value], &str)] = &[
-        (&[a.clone()], "[backup-alert] shop on web1: overdue"),
+        (std::slice::from_ref(&a), "[backup-alert] shop on web1: overdue"),
         (
             &[alert("firing", "BackupRunTooLong", "shop", "web1", "…")],
             "[backup-alert] shop on web1: run too long",
         ),
         (&[agent], "[backup-alert] web1: agent down"),
         (&[none], "[backup-alert] no agents"),
-        (&[good.clone()], "[backup-alert] good again: wiki on web3: overdue"),
+        (std::slice::from_ref(&good), "[backup-alert] good again: wiki on web3: overdue"),
         (&[a.clone(), b.clone()], "[backup-alert] overdue: 2 (shop on web1, mail on web2)"),
-        (&[a, b, good.clone()], "[backup-alert] overdue: 2, good again 1 (shop on web1, mail on web2)"),
-        (&[good.clone(), good], "[backup-alert] good again: overdue: 2 (wiki on web3, wiki on web3)"),
+        (
+            &[a.clone(), b, good.clone()],
+            "[backup-alert] overdue: 2, good again 1 (shop on web1, mail on web2)",
+        ),
+        (&[good.clone(), good.clone()], "[backup-alert] good again: overdue: 2 (wiki on web3, wiki on web3)"),
         (&many, "[backup-alert] overdue: 5 (shop on web1, shop on web2, shop on web3, …)"),
     ];
     for (alerts, subject) in cases {
