@@ -13,20 +13,21 @@ use rusqlite::Connection;
 
 use crate::commands::{Out, output};
 use crate::prometheus::Door;
+use crate::shorten::Pace;
 use crate::smtp::SmtpServer;
 use crate::watch::Watch;
 
 /// Whatever is waited for comes much sooner, unless the machine has a lot of other work.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long nothing more may be heard after a moment at which it would have been said: several of
-/// Alertmanager's intervals.
-const QUIET: Duration = crate::shorten::GROUP_INTERVAL.saturating_mul(3);
 
 pub struct Host {
     pub name: &'static str,
     pub smtp: SmtpServer,
     pub door: Door,
     folder: tempfile::TempDir,
+    pace: Pace,
+    /// Once a day, last six hours ago.
+    schedule: String,
     daemon: Mutex<Option<Child>>,
     told: Mutex<Expected>,
 }
@@ -42,13 +43,16 @@ struct Expected {
 
 impl Host {
     /// A host with one job, `web`, that is due once a day, and was last due six hours ago.
-    pub fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str, pace: Pace) -> Self {
         let folder = tempfile::Builder::new().prefix("agent-host-").tempdir().unwrap();
+        let six_hours_ago = Utc::now() - TimeDelta::hours(6);
         let host = Self {
+            schedule: format!("{} {} * * *", six_hours_ago.minute(), six_hours_ago.hour()),
             name,
             smtp: SmtpServer::plain(),
             door: Door::new(),
             folder,
+            pace,
             daemon: Mutex::default(),
             told: Mutex::default(),
         };
@@ -94,11 +98,12 @@ to = ["admin@example.org"]
             self.name,
             self.smtp.url(),
         );
-        let six_hours_ago = Utc::now() - TimeDelta::hours(6);
-        let schedule = format!("{} {} * * *", six_hours_ago.minute(), six_hours_ago.hour());
         let root = self.folder.path().display().to_string();
-        fs::write(self.path("config.toml"), text.replace("{schedule}", &schedule).replace("{root}", &root))
-            .unwrap();
+        fs::write(
+            self.path("config.toml"),
+            text.replace("{schedule}", &self.schedule).replace("{root}", &root),
+        )
+        .unwrap();
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -234,7 +239,8 @@ to = ["admin@example.org"]
     pub fn until(&self, watch: &Watch, what: &str, mut ready: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !ready() {
-            assert!(begun.elapsed() < PATIENCE, "{what} did not come\n{}", self.all(watch));
+            let patience = PATIENCE * self.pace.0;
+            assert!(begun.elapsed() < patience, "{what} did not come\n{}", self.all(watch));
             std::thread::sleep(Duration::from_millis(200));
         }
         eprintln!("{}: {:.1} s for {what}", self.name, begun.elapsed().as_secs_f64());
@@ -275,25 +281,31 @@ to = ["admin@example.org"]
         });
     }
 
-    /// The agent sends one mail of this kind next, and no other.
+    /// The agent sends one mail of this kind next, and nobody anything else.
     #[track_caller]
     pub fn agent_tells(&self, watch: &Watch, kind: &'static str) {
-        self.told.lock().unwrap().agent.push(kind);
-        let wanted = self.told.lock().unwrap().agent.len();
-        self.until(watch, &format!("a mail of kind {kind}"), || self.mails().len() >= wanted);
-        self.nothing_else(watch);
+        self.both_tell(watch, &[kind], &[]);
     }
 
-    /// Alertmanager sends these mails next, one each, in any order, and no other.
+    /// Alertmanager sends these mails next, one each, in any order, and nobody anything else.
     #[track_caller]
     pub fn watch_tells(&self, watch: &Watch, what: &[&'static str]) {
-        let wanted = {
+        self.both_tell(watch, &[], what);
+    }
+
+    /// The agent sends these mails and Alertmanager those, and nobody anything else.
+    #[track_caller]
+    pub fn both_tell(&self, watch: &Watch, kinds: &[&'static str], what: &[&'static str]) {
+        let (by_agent, by_watch) = {
             let mut told = self.told.lock().unwrap();
+            told.agent.extend(kinds);
             told.watch.extend(what);
             told.watch.sort();
-            told.watch.len()
+            (told.agent.len(), told.watch.len())
         };
-        self.until(watch, &format!("Alertmanager's {what:?}"), || watch.mails(self.name).len() >= wanted);
+        self.until(watch, &format!("the agent's {kinds:?}, Alertmanager's {what:?}"), || {
+            self.mails().len() >= by_agent && watch.mails(self.name).len() >= by_watch
+        });
         self.nothing_else(watch);
     }
 
@@ -313,10 +325,11 @@ to = ["admin@example.org"]
         );
     }
 
-    /// Nothing else is told for a while. To be called at a moment at which a wrong mail would be on its way.
+    /// Nothing else is told for several of Alertmanager's intervals. To be called at a moment at which a wrong
+    /// mail would be on its way.
     #[track_caller]
     pub fn stays_quiet(&self, watch: &Watch) {
-        std::thread::sleep(QUIET);
+        std::thread::sleep(self.pace.group_interval() * 3);
         self.nothing_else(watch);
     }
 

@@ -22,6 +22,12 @@ pub struct Scenario {
     pub day: fn(&Watch, &Host),
 }
 
+impl std::fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.host)
+    }
+}
+
 pub const ALL: &[Scenario] = &[
     Scenario {
         host: "mailed-host",
@@ -159,8 +165,7 @@ fn a_mailed_failure_and_a_dead_scheduler(watch: &Watch, host: &Host) {
     host.stays_quiet(watch);
     // Somebody makes a backup, and then finds out about the daemon.
     host.run(&["backup", "web"], 0);
-    host.agent_tells(watch, "recovery");
-    host.watch_tells(watch, &["good again: web: overdue"]);
+    host.both_tell(watch, &["recovery"], &["good again: web: overdue"]);
     host.go_on();
     host.watch_tells(watch, &["good again: scheduler stuck"]);
     host.until_all_is_over(watch);
@@ -181,13 +186,12 @@ fn a_failure_that_is_not_mailed(watch: &Watch, host: &Host) {
     // The server takes mail again.
     host.smtp.accept_all();
     host.hours_pass(1);
-    host.agent_tells(watch, "failure");
+    host.both_tell(watch, &["failure"], &["good again: notifier failing"]);
     let mail = host.smtp.mails()[0].parsed()["text"].as_str().unwrap().to_owned();
     let mail = mail.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in ["NOTE: This message is 21 h late", "4.3.0 come back later"] {
         assert!(mail.contains(part), "{part}: {mail}");
     }
-    host.watch_tells(watch, &["good again: notifier failing"]);
     host.until_over(watch, "BackupFailedUnmailed");
     host.until_kept_quiet(watch, "BackupOverdue");
     host.stays_quiet(watch);
@@ -320,8 +324,7 @@ fn a_copy_that_waits(watch: &Watch, host: &Host) {
     fs::remove_file(host.path("nas/web")).unwrap();
     host.hours_pass(1);
     host.signal(Signal::HUP);
-    host.agent_tells(watch, "recovery");
-    host.watch_tells(watch, &["good again: web: copies pending"]);
+    host.both_tell(watch, &["recovery"], &["good again: web: copies pending"]);
     host.until_all_is_over(watch);
     host.stays_quiet(watch);
 }
@@ -340,8 +343,7 @@ fn a_target_that_stays_away(watch: &Watch, host: &Host) {
     host.stays_quiet(watch);
     // It is back, and gets its copies at once.
     fs::create_dir(host.path("nas")).unwrap();
-    host.agent_tells(watch, "recovery");
-    host.watch_tells(watch, &["good again: target down"]);
+    host.both_tell(watch, &["recovery"], &["good again: target down"]);
     host.until_all_is_over(watch);
     host.stays_quiet(watch);
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use crate::prometheus::{Alertmanager, Prometheus};
-use crate::shorten::{self, Places};
+use crate::shorten::{self, Pace, Places};
 use crate::smtp::{Certificates, Mail, Security, SmtpServer};
 
 /// The passwords and tokens of the shipped configuration, by the names of their files.
@@ -28,7 +28,7 @@ pub struct Watch {
 
 impl Watch {
     /// `agents` are the hosts' names, and where Prometheus reads them.
-    pub fn start(agents: &[(&str, SocketAddr)]) -> Self {
+    pub fn start(agents: &[(&str, SocketAddr)], pace: Pace) -> Self {
         let folder = tempfile::Builder::new().prefix("agent-watch-").tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let file = |name: &str, text: &str| fs::write(path(name), text).unwrap();
@@ -48,12 +48,12 @@ impl Watch {
             webhooks: webhooks.address,
             secrets: &path("secrets"),
         };
-        file("alertmanager.yml", &shorten::alertmanager(&places));
+        file("alertmanager.yml", &shorten::alertmanager(&places, pace));
         let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/backup-agent.tmpl");
         fs::copy(template, path("backup-agent.tmpl")).unwrap();
         let alertmanager = Alertmanager::start(folder.path(), &certificates.authority);
-        file("backup-agent.rules.yml", &shorten::rules());
-        file("prometheus.yml", &scrapes(agents, alertmanager.0.address));
+        file("backup-agent.rules.yml", &shorten::rules(pace));
+        file("prometheus.yml", &scrapes(agents, alertmanager.0.address, pace));
         let prometheus = Prometheus::start(folder.path());
         Self { prometheus, alertmanager, relays, webhooks, _folder: folder }
     }
@@ -89,6 +89,13 @@ impl Watch {
         self.webhooks.called.lock().unwrap().clone()
     }
 
+    /// The longest time that reading an agent took so far, against the time between two readings.
+    pub fn strain(&self, pace: Pace) -> f64 {
+        let longest = self.prometheus.query("max(max_over_time(scrape_duration_seconds[1h]))");
+        let seconds = longest.first().and_then(|s| s["value"][1].as_str()?.parse::<f64>().ok());
+        seconds.unwrap_or(f64::INFINITY) / pace.scrape_interval().as_secs_f64()
+    }
+
     /// What Prometheus and Alertmanager know of a host, for the message of a failed test.
     pub fn of(&self, host: &str) -> String {
         let brief = |alerts: Vec<Value>, state: fn(&Value) -> String| -> Vec<String> {
@@ -109,9 +116,10 @@ impl Watch {
     }
 }
 
-fn scrapes(agents: &[(&str, SocketAddr)], alertmanager: SocketAddr) -> String {
+fn scrapes(agents: &[(&str, SocketAddr)], alertmanager: SocketAddr, pace: Pace) -> String {
+    let interval = format!("{}ms", pace.scrape_interval().as_millis());
     let mut text = format!(
-        "global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}\n\
+        "global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n\
          rule_files: [backup-agent.rules.yml]\n\
          alerting:\n  alertmanagers:\n    - static_configs: [{{targets: ['{alertmanager}']}}]\n\
          scrape_configs:\n  - job_name: backup-agent\n    static_configs:\n"
