@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Timelike, Utc};
+use backup_agent::clock::{Clock, SystemClock};
+use chrono::{TimeDelta, Timelike};
 use rusqlite::Connection;
 
 use crate::commands::{Out, output};
@@ -45,7 +46,7 @@ impl Host {
     /// A host with one job, `web`, that is due once a day, and was last due six hours ago.
     pub fn new(name: &'static str, pace: Pace) -> Self {
         let folder = tempfile::Builder::new().prefix("agent-host-").tempdir().unwrap();
-        let six_hours_ago = Utc::now() - TimeDelta::hours(6);
+        let six_hours_ago = SystemClock.now() - TimeDelta::hours(6);
         let host = Self {
             schedule: format!("{} {} * * *", six_hours_ago.minute(), six_hours_ago.hour()),
             name,
@@ -196,7 +197,7 @@ to = ["admin@example.org"]
 
     /// The scheduler last turned so many hours ago.
     pub fn scheduler_stood_for(&self, hours: i64) {
-        let at = (Utc::now() - TimeDelta::hours(hours)).timestamp_millis();
+        let at = (SystemClock.now() - TimeDelta::hours(hours)).timestamp_millis();
         self.state()
             .execute("INSERT OR REPLACE INTO facts (key, value, at) VALUES ('scheduler-tick', '', ?1)", [at])
             .unwrap();
