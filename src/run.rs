@@ -230,7 +230,7 @@ impl<'a> Running<'a> {
                 let plan = capture::Plan {
                     options: &options,
                     skip: self.own_folders(),
-                    health: &self.job.health,
+                    limits: self.agent.config.limits_of(self.job),
                     baselines: &baselines,
                     now: self.started.timestamp(),
                     hooks,

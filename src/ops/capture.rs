@@ -12,7 +12,7 @@ use super::hooks::{Hooks, Scope, Verdict};
 use super::panics::unwinding;
 use super::{preflight, shrink};
 use crate::archive::{self, Outputs, TreeSpec, capture_stream, capture_tree};
-use crate::config::{HealthConfig, Unreadable};
+use crate::config::{Limits, Unreadable};
 use crate::event::{Event, Observer, is_interruption};
 use crate::manifest::{Codec, Component, StoredFile};
 use crate::model::{ComponentName, Outcome, WarningKind};
@@ -27,7 +27,7 @@ pub struct Plan<'a> {
     /// Folders that are never captured: targets and state.
     pub skip: Vec<PathBuf>,
     /// Limits on how far a component may shrink.
-    pub health: &'a HealthConfig,
+    pub limits: Limits,
     /// What each component usually holds.
     pub baselines: &'a BTreeMap<ComponentName, Baseline>,
     /// Seconds since 1970, the date of files made up for the archive.
@@ -105,7 +105,7 @@ fn capture_source(
         Some(ready) => ready,
         None => preflight::one(source, context, observer)?,
     };
-    shrink::check_missing(source.name(), &ready.parts, plan.baselines, plan.health, observer)
+    shrink::check_missing(source.name(), &ready.parts, plan.baselines, plan.limits, observer)
         .map_err(|e| ComponentError { component: source.name().clone(), source: e })?;
     let lanes = source.parallel().min(ready.parts.len()).max(1);
     let job = Job { source, stage, plan, observer };
@@ -178,7 +178,7 @@ impl Job<'_, '_> {
         self.observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
         let component = self
             .capture_one(part, context, options)
-            .and_then(|c| shrink::check(&c, baseline, self.plan.health, self.observer).map(|()| c))
+            .and_then(|c| shrink::check(&c, baseline, self.plan.limits, self.observer).map(|()| c))
             .map_err(|e| ComponentError { component: name.clone(), source: e })?;
         self.observer.event(&Event::ComponentEnded {
             component: name.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use crate::config::{HealthConfig, OnShrink};
+use crate::config::{Limits, OnShrink};
 use crate::event::{Event, Level, Observer};
 use crate::manifest::Component;
 use crate::model::{ByteSize, ComponentName};
@@ -15,7 +15,7 @@ use crate::state::Baseline;
 pub fn check(
     component: &Component,
     baseline: Option<&Baseline>,
-    health: &HealthConfig,
+    limits: Limits,
     observer: &dyn Observer,
 ) -> Result<()> {
     let Some(baseline) = baseline else { return Ok(()) };
@@ -23,7 +23,7 @@ pub fn check(
         ("bytes", component.source_bytes, baseline.source_bytes),
         ("entries", component.entries, baseline.entries),
     ] {
-        let least = usual as f64 * (1.0 - health.max_shrink);
+        let least = usual as f64 * (1.0 - limits.max_shrink);
         if (now as f64) >= least {
             continue;
         }
@@ -32,9 +32,9 @@ pub fn check(
             "it shrank to {}; the median of the last good runs is {}, and max_shrink allows {:.0} %",
             amount(now),
             amount(usual),
-            health.max_shrink * 100.0
+            limits.max_shrink * 100.0
         );
-        return tell(&component.name, &text, health, observer);
+        return tell(&component.name, &text, limits, observer);
     }
     Ok(())
 }
@@ -45,7 +45,7 @@ pub fn check_missing(
     source: &ComponentName,
     parts: &[Part],
     baselines: &BTreeMap<ComponentName, Baseline>,
-    health: &HealthConfig,
+    limits: Limits,
     observer: &dyn Observer,
 ) -> Result<()> {
     let made = baselines.iter().filter(|(name, usual)| name.source() == source.as_str() && usual.runs > 0);
@@ -57,13 +57,13 @@ pub fn check_missing(
             "it was in the last good backups, with {}, and is not there any more: was it dropped or renamed, or is it no longer chosen?",
             ByteSize(usual.source_bytes)
         );
-        tell(name, &text, health, observer)?;
+        tell(name, &text, limits, observer)?;
     }
     Ok(())
 }
 
-fn tell(component: &ComponentName, text: &str, health: &HealthConfig, observer: &dyn Observer) -> Result<()> {
-    match health.on_shrink {
+fn tell(component: &ComponentName, text: &str, limits: Limits, observer: &dyn Observer) -> Result<()> {
+    match limits.on_shrink {
         OnShrink::Fail => bail!("{text} If that is right: agent ack JOB", text = sentence(text)),
         OnShrink::Warn => observer.event(&Event::Note(
             Level::Warning,

@@ -7,6 +7,7 @@
 
 mod checked;
 mod command;
+mod database;
 mod dotenv;
 mod dump;
 mod files;
@@ -33,6 +34,7 @@ use crate::model::ComponentName;
 use crate::process::Cancel;
 
 pub use command::CommandSource;
+pub use database::{Database, Load};
 pub use dotenv::{Dotenv, DotenvError};
 pub use files::FilesSource;
 pub use mysql::MysqlSource;
@@ -126,6 +128,11 @@ pub trait Source: Send + Sync {
     /// Opens one of the components that [`Source::preflight`] named. Blocks for as long as the source needs
     /// before its first byte.
     fn open(&self, part: &Part, context: &Context) -> anyhow::Result<Capture>;
+
+    /// The server that dumps of this source can be loaded into; none for sources that are no database server.
+    fn database(&self) -> Option<&dyn Database> {
+        None
+    }
 
     /// How many components may be captured at the same time.
     fn parallel(&self) -> usize {

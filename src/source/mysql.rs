@@ -16,6 +16,7 @@
 
 mod accounts;
 mod check;
+mod load;
 mod login;
 mod version;
 
@@ -232,6 +233,10 @@ impl Source for MysqlSource {
             credentials: login.file.take(),
             explain: Some(Box::new(move |error| check::explain(error, &login))),
         })))
+    }
+
+    fn database(&self) -> Option<&dyn super::Database> {
+        Some(self)
     }
 
     fn parallel(&self) -> usize {

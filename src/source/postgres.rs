@@ -12,6 +12,7 @@
 //! the server's files, and recovery to a point in time, are for tools of their own such as pgBackRest.
 
 mod ask;
+mod load;
 mod login;
 
 use std::path::PathBuf;
@@ -191,6 +192,10 @@ impl Source for PostgresSource {
         };
         let Capture::Stream(stream) = capture else { return Ok(capture) };
         Ok(Capture::Stream(Box::new(login::WithLogin::new(stream, login))))
+    }
+
+    fn database(&self) -> Option<&dyn super::Database> {
+        Some(self)
     }
 
     fn parallel(&self) -> usize {

@@ -11,11 +11,11 @@ use crate::process::{self, Cancel, Command, ProcessError};
 use crate::source::parts::Choice;
 
 /// Client programs, the preferred one first.
-const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
+pub(super) const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
 /// How many tables a warning names.
 const SHOWN_TABLES: usize = 5;
 /// Schemas that hold no data of their own, or, like `mysql`, are the server's.
-const SYSTEM_SCHEMAS: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
+pub(super) const SYSTEM_SCHEMAS: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
 
 /// What the preflight found.
 #[derive(Debug, Default)]
