@@ -25,14 +25,15 @@ pub fn configuration(folder: &Path, address: &str, jobs: usize) -> String {
     let at = folder.display();
     let mut text = format!("state_dir = \"{at}/state\"\nlisten = \"{address}\"\n");
     for target in TARGETS {
-        let _ = write!(text, "\n[target.{target}]\ntype = \"directory\"\npath = \"{at}/{target}\"\n");
+        let _ = write!(text, "\n[target.{target}]\ntype = \"directory\"\npath = \"{at}/{target}\"\n\
+             template = \"daily/{{job}}/%Y/%m/%d/%H%M\"\n");
     }
     for job in 0..jobs {
         let _ = write!(
             text,
             "\n[job.{name}]\nschedule = \"0 3,11,19 * * *\"\ntrigger = \"external\"\n\
              targets = [\"local\", \"nas\", \"offsite\"]\n\
-             source.application = {{ type = \"files\", paths = [\"{at}\"] }}\n\
+             source.application = {{ type = \"files\", paths = [\"{at}/data\"] }}\n\
              source.database = {{ type = \"command\", command = [\"true\"] }}\n",
             name = name(job)
         );
@@ -49,6 +50,7 @@ pub fn state(folder: &Path, jobs: usize, runs: usize) -> Result<()> {
     for target in TARGETS {
         fs::create_dir_all(folder.join(target))?;
     }
+    fs::create_dir_all(folder.join("data"))?;
     // Each write is followed by an fsync; in memory that costs nothing. Moved to the disk afterwards.
     let memory = tempfile::tempdir_in("/dev/shm")?;
     let dir = memory.path().join("state");
@@ -102,7 +104,7 @@ fn run(state: &State, job: &JobName, started: DateTime<Utc>, n: usize, kept: boo
         ended.warnings = (0..50)
             .map(|file| FileWarning {
                 kind: WarningKind::Changed,
-                path: format!("var/www/application/storage/framework/sessions/{file:040}").into(),
+                path: format!("var/www/application/storage/framework/sessions/{file:040}").as_str().into(),
                 detail: "its size changed while it was read".into(),
             })
             .collect();

@@ -5,7 +5,7 @@
 //!
 //! --jobs N       jobs [50]
 //! --runs N       runs of all jobs together [10000]
-//! --asks N       how often each question is asked [50]
+//! --asks N       how often each question is asked [20]
 //! --dir DIR      where the state is made [target/tmp]
 //! ```
 //!
@@ -25,11 +25,16 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use backup_agent::config::{self, LoadOptions};
+use backup_agent::health;
+use backup_agent::metrics::{self, Facts};
+use backup_agent::state::load_for_reading;
 use daemon::{Daemon, get};
 use measure::{AGENT, median, percentile};
 
@@ -86,6 +91,38 @@ fn main() -> Result<()> {
     drop(daemon);
     let (times, bytes) = checks(&config, options.asks)?;
     report("agent check", &times, bytes);
+    parts(&config, options.asks)
+}
+
+/// What an answer consists of, measured in this process.
+fn parts(config: &Path, count: usize) -> Result<()> {
+    let load = LoadOptions::new(Some(config.to_owned()));
+    let config = Arc::new(config::load(&load)?.config);
+    #[allow(clippy::disallowed_methods)] // a benchmark is about this moment
+    let now = chrono::Utc::now();
+    let [mut loaded, mut read, mut found, mut rendered] = [const { Vec::new() }; 4];
+    let mut bytes = [0; 2];
+    for _ in 0..count {
+        let begun = Instant::now();
+        config::load(&load)?;
+        loaded.push(milliseconds(begun));
+        let begun = Instant::now();
+        let (snapshot, _) = load_for_reading(&config.state_dir, now).map_err(anyhow::Error::msg)?;
+        read.push(milliseconds(begun));
+        let begun = Instant::now();
+        bytes[0] = health::findings(&snapshot, &config, now, &health::Extra::default()).len();
+        found.push(milliseconds(begun));
+        let (snapshot, config) = (Arc::new(snapshot), Arc::clone(&config));
+        let facts = Facts { snapshot, config, progress: Default::default(), now };
+        let begun = Instant::now();
+        bytes[1] = metrics::render_for_http(Some(&facts))?.len();
+        rendered.push(milliseconds(begun));
+    }
+    println!();
+    report("configuration", &loaded, 0);
+    report("state", &read, 0);
+    report("checks", &found, bytes[0]);
+    report("exposition", &rendered, bytes[1]);
     Ok(())
 }
 
@@ -121,7 +158,7 @@ fn report(what: &str, times: &[f64], bytes: usize) {
 
 fn options() -> Result<Options> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("status");
-    let mut options = Options { jobs: 50, runs: 10_000, asks: 50, dir };
+    let mut options = Options { jobs: 50, runs: 10_000, asks: 20, dir };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));

@@ -9,9 +9,9 @@ use crate::model::{Dashboard, Filling, TRACEABLE, dashboards, labels_in, list, p
 use crate::prometheus::Prometheus;
 
 /// "All" hosts and jobs.
-const ALL: Filling = Filling { instance: ".+", backup_job: ".+", rate_interval: "8m", range: "24h" };
+const ALL: Filling = Filling { instance: ".+", backup_job: ".+", rate_interval: "16m", range: "24h" };
 /// One of each.
-const ONE: Filling = Filling { instance: "web1", backup_job: "web", rate_interval: "8m", range: "24h" };
+const ONE: Filling = Filling { instance: "web1", backup_job: "web", rate_interval: "16m", range: "24h" };
 
 /// One day is lived for all of these, because it takes some seconds.
 #[test]

@@ -16,7 +16,7 @@ use chrono::{DateTime, NaiveTime, Utc};
 use crate::smtp::SmtpServer;
 
 /// Between two scrapes: below the five minutes for which Prometheus takes a value as current.
-const SCRAPE: i64 = 120;
+const SCRAPE: i64 = 240;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONFIG: &str = r#"
@@ -93,7 +93,8 @@ impl Drop for Ended {
     }
 }
 
-struct Host {
+/// A host, and the time there.
+pub struct Host {
     folder: tempfile::TempDir,
     library: PathBuf,
     now: DateTime<Utc>,
@@ -115,13 +116,14 @@ fn faketime() -> PathBuf {
 }
 
 impl Host {
-    fn new(smtp: &SmtpServer) -> Self {
+    /// With `{root}` and `{smtp}` in the configuration filled in.
+    pub fn new(config: &str, smtp: &SmtpServer) -> Self {
         let folder = tempfile::Builder::new().prefix("agent-day-").tempdir().unwrap();
         let root = folder.path().display().to_string();
-        for name in ["local", "nas", "data"] {
+        for name in ["local", "nas", "offsite", "data"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let config = CONFIG.replace("{root}", &root).replace("{smtp}", &smtp.url());
+        let config = config.replace("{root}", &root).replace("{smtp}", &smtp.url());
         fs::write(folder.path().join("config.toml"), config).unwrap();
         let host = Self { folder, library: faketime(), now: midnight(), scrapes: Vec::new() };
         host.script("dump", "head -c 200000 /dev/zero; echo '-- end'");
@@ -175,7 +177,7 @@ impl Host {
 
     /// Runs the agent at that time, and lets it be scraped half a minute later.
     #[track_caller]
-    fn run(&mut self, time: &str, line: &str, code: i32) {
+    pub fn run(&mut self, time: &str, line: &str, code: i32) {
         self.pass_until(at(time));
         let output = self.agent(line).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
@@ -185,7 +187,7 @@ impl Host {
     }
 
     /// The daemon for long enough that it has looked at everything, and what it exports then.
-    fn daemon(&mut self, time: &str) {
+    pub fn daemon(&mut self, time: &str) -> &str {
         self.pass_until(at(time));
         let log = self.path("daemon.log");
         let stderr = fs::File::create(&log).unwrap();
@@ -202,13 +204,18 @@ impl Host {
         };
         let text = loop {
             let text = get(address, "/metrics").unwrap_or_default();
+            // What an earlier daemon saw is exported from the beginning.
             let wanted = [
-                "\nbackup_health_status{",
-                "\nbackup_scheduler_last_tick_timestamp_seconds ",
-                "\nbackup_target_up{target=\"local\"}",
-                "\nbackup_target_up{target=\"nas\"}",
+                ("backup_health_last_check_timestamp_seconds", ""),
+                ("backup_scheduler_last_tick_timestamp_seconds", ""),
+                ("backup_target_last_probe_timestamp_seconds", "target=\"local\""),
+                ("backup_target_last_probe_timestamp_seconds", "target=\"nas\""),
             ];
-            let complete = wanted.iter().all(|line| text.contains(line));
+            let is_new = |(name, labels, seen): (&str, &str, f64), wanted: &(&str, &str)| {
+                (name, labels) == *wanted && seen >= self.now.timestamp() as f64
+            };
+            let complete =
+                wanted.iter().all(|one| text.lines().filter_map(sample).any(|line| is_new(line, one)));
             if complete {
                 break text;
             }
@@ -217,6 +224,7 @@ impl Host {
         };
         self.now += Duration::from_secs(30);
         self.scrapes.push((self.now.timestamp(), text));
+        &self.scrapes[self.scrapes.len() - 1].1
     }
 }
 
@@ -234,7 +242,7 @@ pub fn get(address: SocketAddr, path: &str) -> Option<String> {
 /// Lives the day through.
 pub fn live() -> Day {
     let smtp = SmtpServer::plain();
-    let mut host = Host::new(&smtp);
+    let mut host = Host::new(CONFIG, &smtp);
     host.daemon("00:00:10");
     host.run("00:30:00", "backup wiki", 0);
     host.run("01:00:00", "backup archive", 0);
@@ -269,13 +277,15 @@ pub fn live() -> Day {
     let long = host.agent("backup archive").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let long = Ended(long);
     let began = Instant::now();
+    // How far it is, is written down some seconds after its begin.
     loop {
         host.now += Duration::from_secs(1);
         host.scrape();
-        if host.scrapes.last().unwrap().1.contains("backup_running{backup_job=\"archive\"} 1") {
+        if host.scrapes.last().unwrap().1.contains("\nbackup_run_progress_ratio{backup_job=\"archive\"} ") {
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "the long run does not begin");
+        assert!(began.elapsed() < PATIENCE, "the long run does not come on");
+        std::thread::sleep(Duration::from_millis(500));
     }
     host.daemon("23:50:00");
     drop(long);
