@@ -25,8 +25,11 @@ pub fn configuration(folder: &Path, address: &str, jobs: usize) -> String {
     let at = folder.display();
     let mut text = format!("state_dir = \"{at}/state\"\nlisten = \"{address}\"\n");
     for target in TARGETS {
-        let _ = write!(text, "\n[target.{target}]\ntype = \"directory\"\npath = \"{at}/{target}\"\n\
-             template = \"daily/{{job}}/%Y/%m/%d/%H%M\"\n");
+        let _ = write!(
+            text,
+            "\n[target.{target}]\ntype = \"directory\"\npath = \"{at}/{target}\"\n\
+             template = \"daily/{{job}}/%Y/%m/%d/%H%M\"\n"
+        );
     }
     for job in 0..jobs {
         let _ = write!(

@@ -114,11 +114,7 @@ pub(super) fn baselines(
 /// How much of a run is read: [`Run::from_row`] or [`Run::without_paths`].
 type Reading = fn(&Row<'_>) -> rusqlite::Result<Run>;
 
-pub(super) fn last_run(
-    tx: &Transaction<'_>,
-    job: &JobName,
-    read: Reading,
-) -> rusqlite::Result<Option<Run>> {
+pub(super) fn last_run(tx: &Transaction<'_>, job: &JobName, read: Reading) -> rusqlite::Result<Option<Run>> {
     tx.prepare_cached("SELECT * FROM runs WHERE job = ?1 AND outcome IS NOT NULL ORDER BY seq DESC LIMIT 1")?
         .query_row([job.as_str()], read)
         .optional()

@@ -65,7 +65,12 @@ fn every_query_answers(prometheus: &Prometheus, day: &Day) {
             let name = legend(query.labelled[0], &one["metric"]);
             let twice = seen.insert(name.clone(), one["metric"].clone());
             let is_panel = query.labelled.len() == 1 && !query.labelled[0].is_empty();
-            assert!(twice.is_none() || !is_panel, "{place}: {name} is {} and {}", twice.unwrap(), one["metric"]);
+            assert!(
+                twice.is_none() || !is_panel,
+                "{place}: {name} is {} and {}",
+                twice.unwrap(),
+                one["metric"]
+            );
         }
     }
     assert!(silent.is_empty(), "nothing to show:\n{}", silent.join("\n"));
@@ -99,9 +104,14 @@ fn the_fleet_is_told_as_it_is(prometheus: &Prometheus, day: &Day) {
         series[0].clone()
     };
     // `wiki` is overdue and `mail` fails on both hosts that answer; the share is gone on both.
-    for (title, expected) in
-        [("Overdue", 2.0), ("Failing", 2.0), ("Agents down", 1.0), ("Targets down", 2.0), ("Hosts", 3.0), ("Jobs", 10.0)]
-    {
+    for (title, expected) in [
+        ("Overdue", 2.0),
+        ("Failing", 2.0),
+        ("Agents down", 1.0),
+        ("Targets down", 2.0),
+        ("Hosts", 3.0),
+        ("Jobs", 10.0),
+    ] {
         assert_eq!(value(&one(title)), expected, "{title}");
     }
     let oldest = one("Oldest success");
@@ -147,12 +157,15 @@ fn the_job_is_told_as_it_is(prometheus: &Prometheus, day: &Day) {
         prometheus.at(title, &ONE.fill(target(job, title, reference)), day.end)
     };
     let sum = |title: &str, reference: &str| -> f64 {
-        let series =
-            prometheus.over(title, &ONE.fill(target(job, title, reference)), day.start, day.end);
+        let series = prometheus.over(title, &ONE.fill(target(job, title, reference)), day.start, day.end);
         let values = series.iter().flat_map(|one| list(&one["values"]).to_vec());
         values.map(|value| text(&value[1]).parse::<f64>().unwrap()).sum()
     };
-    assert_eq!(at("State", "A").iter().map(value).collect::<Vec<_>>(), [1.0], "degraded: no copy at the share");
+    assert_eq!(
+        at("State", "A").iter().map(value).collect::<Vec<_>>(),
+        [1.0],
+        "degraded: no copy at the share"
+    );
     assert_eq!(at("Running", "A").len(), 0, "another job runs");
     assert_eq!(at("Failing since", "A").len(), 0);
     let components = |series: Vec<Value>| -> Vec<String> {
@@ -175,7 +188,12 @@ fn the_job_is_told_as_it_is(prometheus: &Prometheus, day: &Day) {
     // Both targets of the job, and those only.
     let targets = at("Free", "A");
     assert_eq!(targets.len(), 2, "{targets:?}");
-    let checks = prometheus.over("checks", &ONE.fill(target(job, "Health checks", "A")), day.start, day.end);
+    let checks = prometheus.over(
+        "checks",
+        &ONE.fill(target(job, "Health checks that were not OK", "A")),
+        day.start,
+        day.end,
+    );
     assert!(checks.iter().any(|one| one["metric"].get("backup_job").is_none()), "the agent's own are shown");
     assert!(checks.iter().all(|one| one["metric"]["backup_job"] != "mail"), "those of other jobs are not");
 }
@@ -184,11 +202,12 @@ fn the_job_is_told_as_it_is(prometheus: &Prometheus, day: &Day) {
 fn annotations_are_of_the_moments(prometheus: &Prometheus, day: &Day) {
     let all = dashboards();
     let one = Filling { backup_job: "mail", ..ONE };
-    for (name, at) in [("Runs without success", "14:00"), ("Failures mailed", "14:00"), ("Good runs", "02:30")] {
+    for (name, at) in
+        [("Runs without success", "14:00"), ("Failures mailed", "14:00"), ("Good runs", "02:30")]
+    {
         let annotation = all[1].annotations().iter().find(|annotation| annotation["name"] == name).unwrap();
         assert_eq!(annotation["useValueForTime"], true);
-        let series =
-            prometheus.over(name, &one.fill(text(&annotation["expr"])), day.start, day.end);
+        let series = prometheus.over(name, &one.fill(text(&annotation["expr"])), day.start, day.end);
         let values = series.iter().flat_map(|one| list(&one["values"])).map(|value| text(&value[1]));
         let mut moments: Vec<String> = values
             .map(|ms| {

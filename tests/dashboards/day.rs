@@ -195,7 +195,8 @@ impl Host {
         let began = Instant::now();
         let address = loop {
             let said = fs::read_to_string(&log).unwrap();
-            let address = said.split_once("status page at http://").and_then(|(_, rest)| rest.split_once('/'));
+            let address =
+                said.split_once("status page at http://").and_then(|(_, rest)| rest.split_once('/'));
             if let Some((address, _)) = address {
                 break address.parse().unwrap();
             }

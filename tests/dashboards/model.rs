@@ -57,12 +57,8 @@ impl Dashboard {
         let mut all = Vec::new();
         for panel in self.shown() {
             for target in list(&panel["targets"]) {
-                let place = format!(
-                    "{}: {}, query {}",
-                    self.file,
-                    text(&panel["title"]),
-                    text(&target["refId"])
-                );
+                let place =
+                    format!("{}: {}, query {}", self.file, text(&panel["title"]), text(&target["refId"]));
                 let legend = target["legendFormat"].as_str().unwrap_or("");
                 let instant = target["instant"] == true;
                 all.push(Query { place, expr: text(&target["expr"]), instant, labelled: vec![legend] });
@@ -178,7 +174,8 @@ impl ExprVisitor for Uses {
                 }
             }
             Expr::Binary(binary) => {
-                if let Some(matching) = binary.modifier.as_ref().and_then(|modifier| modifier.matching.as_ref())
+                if let Some(matching) =
+                    binary.modifier.as_ref().and_then(|modifier| modifier.matching.as_ref())
                 {
                     self.labels.extend(matching.labels().labels.iter().cloned());
                 }

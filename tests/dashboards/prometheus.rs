@@ -58,7 +58,8 @@ impl Prometheus {
     }
 
     fn ask(&self, place: &str, path: &str) -> Vec<Value> {
-        let answer = get(self.address, path).unwrap_or_else(|| panic!("{place}: refused by Prometheus: {path}"));
+        let answer =
+            get(self.address, path).unwrap_or_else(|| panic!("{place}: refused by Prometheus: {path}"));
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["status"], "success", "{place}: {answer}");
         assert!(answer.get("warnings").is_none(), "{place}: {answer}");

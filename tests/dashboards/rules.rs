@@ -27,9 +27,7 @@ use std::fs;
 use backup_agent::metrics::table::{Kind, Metric, TABLE};
 use serde_json::Value;
 
-use crate::model::{
-    Dashboard, Selected, TRACEABLE, dashboards, labels_in, list, parse, project, text, uses,
-};
+use crate::model::{Dashboard, Selected, TRACEABLE, dashboards, labels_in, list, parse, project, text, uses};
 
 /// Units used, all of which Grafana knows.
 const UNITS: &[&str] = &["none", "short", "bytes", "s", "percentunit", "dateTimeFromNow"];
@@ -275,11 +273,10 @@ fn every_link_leads_somewhere() {
             list(&dashboard.json["links"]).iter().map(|link| (link, BTreeSet::new())).collect();
         for panel in dashboard.shown() {
             let columns = if panel["type"] == "table" { columns(panel) } else { BTreeSet::new() };
-            links.extend(
-                panel["links"].as_array().into_iter().flatten().map(|link| (link, BTreeSet::new())),
-            );
+            links.extend(panel["links"].as_array().into_iter().flatten().map(|link| (link, BTreeSet::new())));
             for wanted in list(&panel["fieldConfig"]["overrides"]) {
-                let properties = list(&wanted["properties"]).iter().filter(|property| property["id"] == "links");
+                let properties =
+                    list(&wanted["properties"]).iter().filter(|property| property["id"] == "links");
                 links.extend(properties.flat_map(|p| list(&p["value"])).map(|link| (link, columns.clone())));
             }
         }
@@ -298,7 +295,8 @@ fn every_link_leads_somewhere() {
             for part in query.split('&').skip(1) {
                 let (name, value) = part.strip_prefix("var-").and_then(|part| part.split_once('=')).unwrap();
                 assert!(there.variables().iter().any(|variable| variable["name"] == name), "{place}: {name}");
-                if let Some(column) = value.strip_prefix("${__data.fields.").and_then(|v| v.strip_suffix('}')) {
+                if let Some(column) = value.strip_prefix("${__data.fields.").and_then(|v| v.strip_suffix('}'))
+                {
                     assert!(columns.contains(column), "{place}: the table has no column {column}");
                     to_jobs += 1;
                 }

@@ -56,7 +56,10 @@ fn three_jobs_at_three_targets_are_fewer_than_300_series_of_the_real_daemon() {
         "backup_health_status{backup_job=\"shop\",check=\"overdue\"} 0",
         "process_resident_memory_bytes",
     ] {
-        assert!(text.contains(&format!("\n{there}")), "{there} is missing: this is not the full case: {text}");
+        assert!(
+            text.contains(&format!("\n{there}")),
+            "{there} is missing: this is not the full case: {text}"
+        );
     }
     assert!((200..300).contains(&count), "{count} series");
 }
