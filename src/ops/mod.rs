@@ -1,7 +1,9 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
+pub mod browse;
 pub mod capture;
 pub mod copies;
+pub mod export;
 pub mod failed;
 pub mod isolate;
 pub mod last_good;
@@ -15,6 +17,7 @@ pub mod publish;
 pub mod reap;
 pub mod restore;
 pub mod restore_text;
+pub mod stored;
 pub mod tell;
 pub mod verify;
 
