@@ -223,7 +223,7 @@ impl<'a> Running<'a> {
                 let plan = capture::Plan {
                     options: &options,
                     skip: self.own_folders(),
-                    health: &self.job.health,
+                    limits: self.agent.config.limits_of(self.job),
                     baseline: &baseline,
                     now: self.started.timestamp(),
                 };

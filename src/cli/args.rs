@@ -13,7 +13,7 @@ use crate::model::{ChannelName, ComponentName, JobName, TargetName};
 #[derive(Debug, Parser)]
 #[command(name = "agent", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Exit codes: 0 success or warning, 1 failure, 2 usage or configuration, 3 partial, \
-4 degraded, 75 locked, 130 interrupted; `check` exits like a monitoring plugin (0 to 3).\n\
+4 degraded, 75 locked, 130 interrupted; `check` and `doctor` exit like monitoring plugins (0 to 3).\n\
 Start here: `agent config init`, or `agent run --now` in any folder.")]
 pub struct Cli {
     #[command(flatten)]
@@ -53,6 +53,13 @@ pub enum Verb {
     /// here, and this verb also answers to `monitor`.
     #[command(visible_alias = "monitor")]
     Check(Check),
+    /// Find what will make backups fail: started twice, programs missing, nobody reachable
+    ///
+    /// Looks at everything around the backups: crontabs, timers and at jobs that start them twice, programs older
+    /// than their servers, permissions, locks on network file systems, targets, mail servers and addresses (nothing
+    /// is sent), clock, log rotation, and whether Prometheus asks. Each finding says what, where, why it matters, and
+    /// what to do. Exit codes: 0 all is well, 1 warnings, 2 critical, 3 something could not be told.
+    Doctor(Doctor),
     /// List the backups
     List(List),
     /// Show one backup or run: what is in it, warnings, log
@@ -162,6 +169,25 @@ pub struct Check {
     /// Mail what is wrong through the configured channels
     #[arg(long)]
     pub mail: bool,
+    /// Write the answers down, as the daemon does: in the state, status.json, and metrics.textfile
+    ///
+    /// Where no daemon runs this is what moves `backup_health_last_check_timestamp_seconds`, by which
+    /// Prometheus sees that somebody still looks. It needs the right to write to the state.
+    #[arg(long)]
+    pub record: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Only what is wrong; nothing when all is well
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Look for crontabs, timers, log rotation and the time zone below this folder
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::limits::HealthConfig;
 use super::types::*;
 
 /// The configuration file when none is named.
@@ -71,6 +72,8 @@ impl Default for Config {
             check_interval: Duration::from_secs(60),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
+            health: HealthConfig::default(),
+            legacy: Vec::new(),
             target: Default::default(),
             job: Default::default(),
             notify: Default::default(),
@@ -97,6 +100,7 @@ impl Default for JobConfig {
             source: Default::default(),
             engine: EngineConfig::default(),
             health: HealthConfig::default(),
+            legacy: Vec::new(),
             notify: None,
         }
     }
@@ -146,11 +150,5 @@ impl Default for EngineConfig {
             ionice: IoNice::Idle,
             read_limit: None,
         }
-    }
-}
-
-impl Default for HealthConfig {
-    fn default() -> Self {
-        Self { max_shrink: 0.5, on_shrink: OnShrink::default(), max_contention: 3 }
     }
 }

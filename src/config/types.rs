@@ -9,9 +9,10 @@ use chrono_tz::Tz;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits::HealthConfig;
 use super::schema::{
-    AbsolutePath, CronLine, DurationText, HttpUrl, MailAddress, NiceLevel, PercentText, SecretFile, SizeText,
-    SmtpUrl, SocketText, TemplateText, ZoneName,
+    AbsolutePath, CronLine, DurationText, HttpUrl, MailAddress, NiceLevel, SecretFile, SizeText, SmtpUrl,
+    SocketText, TemplateText, ZoneName,
 };
 use crate::model::{ByteSize, ChannelName, ComponentName, JobName, Secret, TargetName};
 
@@ -48,6 +49,10 @@ pub struct Config {
     pub log: LogConfig,
     /// Metrics beside the HTTP endpoint.
     pub metrics: MetricsConfig,
+    /// Limits of the health checks, for all jobs that set none of their own, and for the agent.
+    pub health: HealthConfig,
+    /// Programs that made backups before this one, by path or name: what starts them is reported.
+    pub legacy: Vec<String>,
     /// Places where backups are stored.
     pub target: BTreeMap<TargetName, TargetConfig>,
     /// What is backed up, and when.
@@ -202,6 +207,9 @@ pub struct JobConfig {
     /// Limits of the health checks.
     #[serde(default)]
     pub health: HealthConfig,
+    /// Programs that made this backup before, by path or name, beside those for the whole host.
+    #[serde(default)]
+    pub legacy: Vec<String>,
     /// Channels that tell about this job; all when absent.
     #[serde(default)]
     pub notify: Option<Vec<ChannelName>>,
@@ -426,20 +434,6 @@ pub enum IoNice {
     Idle,
     /// Like everybody else.
     BestEffort,
-}
-
-/// Limits of the health checks.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HealthConfig {
-    /// How far a component may shrink against the median of good runs, in source bytes and entries.
-    #[serde(with = "super::percent")]
-    #[schemars(with = "PercentText")]
-    pub max_shrink: f64,
-    /// Whether a shrunken component fails the run before publication or is only reported.
-    pub on_shrink: OnShrink,
-    /// Lock contentions in a day before they are reported.
-    pub max_contention: u64,
 }
 
 /// What a shrunken component does.

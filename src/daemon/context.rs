@@ -13,9 +13,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Progress;
 use crate::health::Extra;
-use crate::model::JobName;
+use crate::manifest::FileWarning;
+use crate::model::{JobName, RunId};
 use crate::ops::Agent;
-use crate::state::{RunTrigger, Snapshot, State};
+use crate::state::{JobRecord, RunRecord, RunTrigger, Snapshot, State};
 use crate::web::{self, RunProgress};
 
 /// A scheduler that has not turned for so long does not turn any more.
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     reaping: Mutex<BTreeSet<JobName>>,
     extra: Mutex<Extra>,
     snapshot: Mutex<Option<(Instant, Snapshot)>>,
+    /// When `/metrics` was last fetched, and by whom, since that was last written down.
+    scraped: Mutex<Option<(DateTime<Utc>, String)>>,
     turned: Mutex<Option<Instant>>,
     ready: AtomicBool,
     stopping: AtomicBool,
@@ -87,6 +90,7 @@ impl Shared {
             reaping: Mutex::default(),
             extra: Mutex::default(),
             snapshot: Mutex::default(),
+            scraped: Mutex::default(),
             turned: Mutex::default(),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -184,6 +188,10 @@ impl Shared {
         change(&mut lock(&self.extra));
     }
 
+    pub(super) fn take_scraped(&self) -> Option<(DateTime<Utc>, String)> {
+        lock(&self.scraped).take()
+    }
+
     pub(super) fn turned(&self) {
         *lock(&self.turned) = Some(Instant::now());
     }
@@ -232,8 +240,28 @@ impl web::Context for Shared {
         Some(RunProgress { source_bytes: active.progress.source_bytes(), expected_bytes: active.expected })
     }
 
+    fn warnings(&self, runs: &[RunId]) -> anyhow::Result<BTreeMap<RunId, Vec<FileWarning>>> {
+        Ok(self.state.warnings_of(runs)?)
+    }
+
+    fn job_record(&self, job: &JobName, limit: usize) -> anyhow::Result<JobRecord> {
+        Ok(self.state.job_record(job, limit)?)
+    }
+
+    fn run_record(&self, run: &RunId) -> anyhow::Result<Option<RunRecord>> {
+        Ok(self.state.run_record(run)?)
+    }
+
+    fn command(&self) -> String {
+        self.agent().command.clone()
+    }
+
     fn extra(&self) -> Extra {
         lock(&self.extra).clone()
+    }
+
+    fn scraped(&self, by: &str) {
+        *lock(&self.scraped) = Some((self.now(), by.to_owned()));
     }
 
     fn ready(&self) -> bool {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, anyhow, bail};
 
 use crate::archive::{self, Outputs, TreeSpec, capture_stream, capture_tree};
-use crate::config::{HealthConfig, OnShrink, Unreadable};
+use crate::config::{Limits, OnShrink, Unreadable};
 use crate::event::{Event, Level, Observer, is_interruption};
 use crate::manifest::{Codec, Component, Kind, StoredFile};
 use crate::model::{ByteSize, ComponentName, Outcome, WarningKind};
@@ -22,7 +22,7 @@ pub struct Plan<'a> {
     /// Folders that are never captured: targets and state.
     pub skip: Vec<PathBuf>,
     /// Limits on how far a component may shrink.
-    pub health: &'a HealthConfig,
+    pub limits: Limits,
     /// What each component usually holds.
     pub baseline: &'a dyn Fn(&ComponentName) -> Option<Baseline>,
     /// Seconds since 1970, the date of files made up for the archive.
@@ -63,7 +63,7 @@ pub fn capture_all(
         let expected_bytes = baseline.map(|b| b.source_bytes);
         observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
         let component = capture_one(source.as_ref(), stage, context, plan)
-            .and_then(|c| check_shrink(&c, baseline, plan.health, observer).map(|()| c))
+            .and_then(|c| check_shrink(&c, baseline, plan.limits, observer).map(|()| c))
             .map_err(|e| ComponentError { component: name.clone(), source: e })?;
         observer.event(&Event::ComponentEnded {
             component: name,
@@ -217,7 +217,7 @@ fn component(
 fn check_shrink(
     component: &Component,
     baseline: Option<Baseline>,
-    health: &HealthConfig,
+    limits: Limits,
     observer: &dyn Observer,
 ) -> Result<()> {
     let Some(baseline) = baseline else { return Ok(()) };
@@ -225,7 +225,7 @@ fn check_shrink(
         ("bytes", component.source_bytes, baseline.source_bytes),
         ("entries", component.entries, baseline.entries),
     ] {
-        let least = usual as f64 * (1.0 - health.max_shrink);
+        let least = usual as f64 * (1.0 - limits.max_shrink);
         if (now as f64) >= least {
             continue;
         }
@@ -234,9 +234,9 @@ fn check_shrink(
             "it shrank to {}; the median of the last good runs is {}, and max_shrink allows {:.0} %",
             amount(now),
             amount(usual),
-            health.max_shrink * 100.0
+            limits.max_shrink * 100.0
         );
-        match health.on_shrink {
+        match limits.on_shrink {
             OnShrink::Fail => bail!("{text}. If that is right: agent ack JOB"),
             OnShrink::Warn => observer.event(&Event::Note(
                 Level::Warning,

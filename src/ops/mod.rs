@@ -17,6 +17,7 @@ pub mod publish;
 pub mod reap;
 pub mod restore;
 pub mod restore_text;
+pub mod starts;
 pub mod stored;
 pub mod tell;
 pub mod verify;
