@@ -14,7 +14,7 @@ use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
 use crate::log;
 use crate::model::{JobName, RunId};
 use crate::ops::last_good::{self, LastGood};
-use crate::ops::{Agent, isolate, tell};
+use crate::ops::{Agent, channels, isolate, tell};
 use crate::state::{Run, State, StateError};
 
 /// An error of usage or configuration: exit code 2.
@@ -41,6 +41,7 @@ fn read(global: &Global, secrets: bool) -> Result<Begun> {
     match config::load(&options) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| tracing::debug!("{warning}"));
+            loaded.channel_problems.iter().for_each(|problem| tracing::error!("{problem}"));
             Ok(Begun::Good(Box::new(loaded)))
         }
         // Beside the backups of `agent run --now` its own configuration is meant.
@@ -180,7 +181,8 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
 }
 
 fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>) -> Result<Agent> {
-    let channels = if state.is_read_only() { Vec::new() } else { tell::channels(&config)? };
+    let channels = if state.is_read_only() { Vec::new() } else { channels::channels(&config) };
+    channels::problems(&channels).iter().for_each(|problem| tracing::error!("{problem}"));
     let command = command(global);
     Ok(Agent { config: Arc::new(config), state, clock, channels: Arc::new(channels), command })
 }

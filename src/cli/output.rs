@@ -54,6 +54,12 @@ pub fn error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "{label} {}", harmless(&format!("{error:#}")));
 }
 
+/// Prints what a person should know beside the answer.
+pub fn warn(text: &str) {
+    let label = if colour_on_stderr() { format!("{YELLOW}warning:{PLAIN}") } else { "warning:".to_owned() };
+    let _ = writeln!(io::stderr(), "{label} {}", harmless(text));
+}
+
 /// Whether standard error is a terminal that wants colour.
 pub fn colour_on_stderr() -> bool {
     io::stderr().is_terminal() && wants_colour()

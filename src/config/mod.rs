@@ -26,7 +26,9 @@ mod shape;
 mod show;
 pub(crate) mod timezone;
 mod types;
+mod types_notify;
 mod validate;
+mod validate_notify;
 mod validate_source;
 mod walk;
 
@@ -35,7 +37,7 @@ mod tests;
 
 pub use defaults::DEFAULT_FILE;
 pub use embedded::{adhoc, embedded_default};
-pub use files::check_files;
+pub use files::{check_channel_files, check_files};
 pub use load::{LoadOptions, Loaded, load, load_text};
 pub use problem::{ConfigErrors, Location, Problem};
 pub use schema::schema;

@@ -1,6 +1,7 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
 pub mod capture;
+pub mod channels;
 pub mod copies;
 pub mod failed;
 pub mod isolate;
