@@ -15,7 +15,8 @@ use backup_agent::event::Step;
 use backup_agent::model::{ChannelName, JobName, Outcome, RunId, Secret};
 use backup_agent::notify::email::EmailSettings;
 use backup_agent::notify::facts::{LastGood, RunFacts, TestFacts};
-use backup_agent::notify::heartbeat::HeartbeatSettings;
+use backup_agent::notify::HttpSettings;
+use backup_agent::notify::ping::Dialect;
 use backup_agent::notify::message::{Kind, Labels};
 use backup_agent::notify::outbox::{self, Delivery};
 use backup_agent::notify::transitions::{Policy, SuccessMode};
@@ -587,8 +588,9 @@ fn http(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<String>>>) {
 
 fn heartbeat(url: &str) -> Arc<Channel> {
     install_provider();
-    let settings = HeartbeatSettings { url: Secret::new(url), timeout: Duration::from_millis(500) };
-    Arc::new(Channel::heartbeat(ChannelName::new("switch").unwrap(), &settings).unwrap())
+    let settings =
+        HttpSettings { url: Secret::new(url), timeout: Duration::from_millis(500), ca_file: None };
+    Arc::new(Channel::ping(ChannelName::new("switch").unwrap(), &settings, Dialect::HEARTBEAT).unwrap())
 }
 
 #[tokio::test]
@@ -642,8 +644,10 @@ async fn a_heartbeat_nobody_answers_names_only_the_host() {
         assert!(error.text.contains("heartbeat at 127.0.0.1") && !error.text.contains("canary"), "{error}");
     }
     for bad in ["canary", "ftp://canary/", "mailto:canary@example.org"] {
-        let settings = HeartbeatSettings { url: Secret::new(bad), timeout: Duration::from_secs(1) };
-        let error = Channel::heartbeat(ChannelName::new("switch").unwrap(), &settings).unwrap_err();
+        let settings =
+            HttpSettings { url: Secret::new(bad), timeout: Duration::from_secs(1), ca_file: None };
+        let name = ChannelName::new("switch").unwrap();
+        let error = Channel::ping(name, &settings, Dialect::HEARTBEAT).unwrap_err();
         assert!(!format!("{error:#} {settings:?}").contains("canary"), "{error:#}");
     }
 }

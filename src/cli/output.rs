@@ -83,8 +83,8 @@ pub fn tinted(word: &str, width: usize) -> String {
     let colour = match word {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
         "warning" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused"
-        | "expired" | "superseded" => YELLOW,
-        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => RED,
+        | "expired" | "superseded" | "dropped" => YELLOW,
+        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "refused" | "never ran" | "goes" => RED,
         _ => return padded,
     };
     format!("{colour}{padded}{PLAIN}")

@@ -13,6 +13,9 @@ const LEFT_OUT: [&str; 4] = ["Last log lines", "What was captured", "Warnings", 
 /// Lines of a section that are shown.
 const SHOWN_LINES: usize = 6;
 
+/// Commands of a section that are shown: the nearest ones.
+const SHOWN_COMMANDS: usize = 2;
+
 /// The message as text.
 pub fn render(body: &Body) -> String {
     let mut out = body.headline.clone();
@@ -47,7 +50,8 @@ fn block(block: &Block) -> String {
         Block::List(items) => shown(items.iter().map(|item| format!("• {item}")).collect()),
         Block::Lines(lines) => shown(lines.iter().map(|line| line.trim_end().to_owned()).collect()),
         Block::Commands(rows) => {
-            rows.iter().map(|(what, command)| format!("{what} {command}")).collect::<Vec<_>>().join("\n")
+            let shown = rows.iter().take(SHOWN_COMMANDS);
+            shown.map(|(what, command)| format!("{what} {command}")).collect::<Vec<_>>().join("\n")
         }
     }
 }

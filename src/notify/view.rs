@@ -8,7 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use chrono_tz::Tz;
 use serde_json::{Value, json};
 
-use super::body::{SHOWN_LOG_LINES, SHOWN_WARNINGS};
+use super::body::{SHOWN_LOG_LINES, SHOWN_WARNINGS, newest_verified};
 use super::facts::{
     AgentFacts, CheckFacts, CopyFacts, DigestFacts, LastGood, RunFacts, Streak, TestFacts, VerifyFacts,
 };
@@ -141,7 +141,7 @@ fn run(facts: &RunFacts, now: DateTime<Utc>) -> Value {
         "first_warnings": first_warnings,
         "components": components,
         "copies": facts.copies.iter().take(30).map(copy).collect::<Vec<_>>(),
-        "newest_verified": last_good(&facts.newest_verified, zone, now),
+        "newest_verified": last_good(&newest_verified(facts), zone, now),
         "next_run": facts.next_run.map(stamp),
         "next_run_text": facts.next_run.map(|at| moment(at, zone)),
         "log_tail": facts.log_tail[skip..].iter().map(|l| verbatim(l)).collect::<Vec<_>>(),

@@ -121,7 +121,7 @@ fn channels_and_targets_of_a_job_are_found() {
     );
     let config = Site::new(&text).good().config;
     let web = &config.job["web"];
-    let of = |job: &str| config.channels_for(&JobName::new(job).unwrap()).len();
+    let of = |job: &str| config.channels_for(&job.parse().unwrap()).len();
     assert_eq!((of("web"), of("other"), of("gone")), (1, 0, 1));
     let copies: Vec<_> = config.copy_targets(web).into_iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(copies, ["nas"]);
