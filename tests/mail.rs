@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use backup_agent::clock::{Clock, ManualClock};
 use backup_agent::event::Step;
 use backup_agent::model::{ChannelName, JobName, Outcome, RunId, Secret};
+use backup_agent::notify::HttpSettings;
 use backup_agent::notify::email::EmailSettings;
 use backup_agent::notify::facts::{LastGood, RunFacts, TestFacts};
-use backup_agent::notify::HttpSettings;
-use backup_agent::notify::ping::Dialect;
 use backup_agent::notify::message::{Kind, Labels};
 use backup_agent::notify::outbox::{self, Delivery};
+use backup_agent::notify::ping::Dialect;
 use backup_agent::notify::transitions::{Policy, SuccessMode};
 use backup_agent::notify::{Channel, Failure, SendError, plan, spool};
 use backup_agent::state::{MessageStatus, State};
@@ -588,8 +588,7 @@ fn http(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<String>>>) {
 
 fn heartbeat(url: &str) -> Arc<Channel> {
     install_provider();
-    let settings =
-        HttpSettings { url: Secret::new(url), timeout: Duration::from_millis(500), ca_file: None };
+    let settings = HttpSettings { url: Secret::new(url), timeout: Duration::from_millis(500), ca_file: None };
     Arc::new(Channel::ping(ChannelName::new("switch").unwrap(), &settings, Dialect::HEARTBEAT).unwrap())
 }
 
@@ -644,8 +643,7 @@ async fn a_heartbeat_nobody_answers_names_only_the_host() {
         assert!(error.text.contains("heartbeat at 127.0.0.1") && !error.text.contains("canary"), "{error}");
     }
     for bad in ["canary", "ftp://canary/", "mailto:canary@example.org"] {
-        let settings =
-            HttpSettings { url: Secret::new(bad), timeout: Duration::from_secs(1), ca_file: None };
+        let settings = HttpSettings { url: Secret::new(bad), timeout: Duration::from_secs(1), ca_file: None };
         let name = ChannelName::new("switch").unwrap();
         let error = Channel::ping(name, &settings, Dialect::HEARTBEAT).unwrap_err();
         assert!(!format!("{error:#} {settings:?}").contains("canary"), "{error:#}");

@@ -360,7 +360,10 @@ impl std::str::FromStr for Which {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "all" => Ok(Which::All),
-            _ => text.parse().map(Which::One).map_err(|_| "a number of `agent notify queue`, or all".to_owned()),
+            _ => text
+                .parse()
+                .map(Which::One)
+                .map_err(|_| "a number of `agent notify queue`, or all".to_owned()),
         }
     }
 }

@@ -41,7 +41,6 @@ fn read(global: &Global, secrets: bool) -> Result<Begun> {
     match config::load(&options) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| tracing::debug!("{warning}"));
-            loaded.channel_problems.iter().for_each(|problem| tracing::error!("{problem}"));
             Ok(Begun::Good(Box::new(loaded)))
         }
         // Beside the backups of `agent run --now` its own configuration is meant.
@@ -79,7 +78,10 @@ impl Begun {
     pub fn record(&self, agent: &Agent) -> Result<()> {
         match self {
             Begun::AsIs(_) => Ok(()),
-            Begun::Good(loaded) => last_good::keep(agent, loaded),
+            Begun::Good(loaded) => {
+                loaded.channel_problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                last_good::keep(agent, loaded)
+            }
             Begun::Kept { at, reason, .. } => {
                 tracing::error!(
                     "the configuration is refused, the last good one, of {at}, is used. {reason}"

@@ -50,7 +50,8 @@ fn test(global: &Global, only: Option<&ChannelName>) -> Result<u8> {
         };
         for (recipient, result) in tell::block_on(send_test(channel, &facts))? {
             // Only mail has receivers with names of their own.
-            let to = if recipient == channel.name.as_str() { String::new() } else { format!(" for {recipient}") };
+            let to =
+                if recipient == channel.name.as_str() { String::new() } else { format!(" for {recipient}") };
             match result {
                 Ok(()) => output::print(&format!("{}: accepted{to}\n", channel.name)),
                 Err(e) => {
@@ -112,8 +113,10 @@ fn queue(global: &Global, open: bool, limit: usize, json: bool) -> Result<u8> {
         output::json(&rows)?;
         return Ok(code::OK);
     }
-    let mut table = Table::new(&["id", "status", "queued", "tried", "next attempt", "channel", "to", "subject"]);
-    let time = |at: chrono::DateTime<chrono::Utc>, form: &str| at.with_timezone(&zone).format(form).to_string();
+    let mut table =
+        Table::new(&["id", "status", "queued", "tried", "next attempt", "channel", "to", "subject"]);
+    let time =
+        |at: chrono::DateTime<chrono::Utc>, form: &str| at.with_timezone(&zone).format(form).to_string();
     for m in &messages {
         let next = match m.status {
             MessageStatus::Pending => time(m.not_before, "%m-%d %H:%M:%S"),

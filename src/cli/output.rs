@@ -84,7 +84,9 @@ pub fn tinted(word: &str, width: usize) -> String {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
         "warning" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused"
         | "expired" | "superseded" | "dropped" => YELLOW,
-        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "refused" | "never ran" | "goes" => RED,
+        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "refused" | "never ran" | "goes" => {
+            RED
+        }
         _ => return padded,
     };
     format!("{colour}{padded}{PLAIN}")

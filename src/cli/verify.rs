@@ -66,7 +66,10 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     }
     write_status(&agent.state, agent.now())?;
     // What was found is told at once; what goes wrong with that is in the queue, and here.
-    tell::deliver(&agent).problems.iter().for_each(|problem| output::warn(&format!("not told yet: {problem}")));
+    tell::deliver(&agent)
+        .problems
+        .iter()
+        .for_each(|problem| output::warn(&format!("not told yet: {problem}")));
     if args.json {
         output::json(&found)?;
     } else {

@@ -361,7 +361,9 @@ impl NotifyConfig {
         let mut files: Vec<(Vec<&str>, &PathBuf)> =
             named.into_iter().filter_map(|(key, file)| Some((vec![key], file.as_ref()?))).collect();
         if let NotifyConfig::Webhook(c) = self {
-            files.extend(c.header_files.iter().map(|(name, file)| (vec!["header_files", name.as_str()], file)));
+            files.extend(
+                c.header_files.iter().map(|(name, file)| (vec!["header_files", name.as_str()], file)),
+            );
         }
         files
     }

@@ -105,10 +105,8 @@ impl Rules<'_> {
 
     fn address(&mut self, name: &str, url: &Option<SecretUrl>, file: &Option<PathBuf>) {
         match (url, file) {
-            (None, None) => self.say(
-                &["notify", name],
-                "the address is missing: set url_file, or url where it is no secret",
-            ),
+            (None, None) => self
+                .say(&["notify", name], "the address is missing: set url_file, or url where it is no secret"),
             (Some(_), Some(_)) => {
                 self.say(&["notify", name, "url"], "url and url_file are both set; use one")
             }

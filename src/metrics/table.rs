@@ -340,7 +340,8 @@ pub static TABLE: &[Metric] = &[
         "backup_remind_seconds",
         "How often a failure that lasts is mailed again.",
         Job(|j| {
-            let reminders = j.config.channels_for(j.name).into_iter().filter_map(|(_, channel)| channel.remind());
+            let reminders =
+                j.config.channels_for(j.name).into_iter().filter_map(|(_, channel)| channel.remind());
             reminders.map(|remind| remind.as_secs_f64()).min_by(f64::total_cmp)
         }),
     ),

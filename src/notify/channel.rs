@@ -105,13 +105,7 @@ impl Channel {
     }
 
     /// A channel that would mail to these receivers.
-    fn unsent_email(
-        name: ChannelName,
-        policy: Policy,
-        labels: Labels,
-        from: &str,
-        to: &[String],
-    ) -> Self {
+    fn unsent_email(name: ChannelName, policy: Policy, labels: Labels, from: &str, to: &[String]) -> Self {
         let bare = |address: &str| {
             address.parse::<lettre::message::Mailbox>().map_or(address.to_owned(), |a| a.email.to_string())
         };
@@ -164,7 +158,13 @@ impl Channel {
 
     /// A channel whose settings cannot work now. Messages are made and kept for it, and go out once
     /// somebody has put it right.
-    pub fn broken(name: ChannelName, policy: Policy, labels: Labels, as_kind: Unsent<'_>, why: String) -> Self {
+    pub fn broken(
+        name: ChannelName,
+        policy: Policy,
+        labels: Labels,
+        as_kind: Unsent<'_>,
+        why: String,
+    ) -> Self {
         let made = match as_kind {
             Unsent::Email { from, to } => Self::unsent_email(name, policy, labels, from, to),
             Unsent::Webhook => Self::made(name, policy, labels, Layout::Plain, "webhook.invalid"),
@@ -309,4 +309,3 @@ pub struct Letter<'a> {
     /// The notice that it comes late, which the texts of mail hold already.
     pub late: Option<&'a str>,
 }
-

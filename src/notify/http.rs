@@ -59,7 +59,9 @@ impl Http {
         let host = url.host_str().unwrap_or_default().to_owned();
         // From the configuration this is refused already; an address in a file is seen here first.
         if url.scheme() == "http" && !plain && !is_loopback(&host) {
-            bail!("the {what}'s address would send secrets unencrypted; use https:// (http:// is for loopback only)");
+            bail!(
+                "the {what}'s address would send secrets unencrypted; use https:// (http:// is for loopback only)"
+            );
         }
         let mut builder = Client::builder()
             .timeout(settings.timeout)
@@ -198,7 +200,10 @@ impl Http {
             Failure::Permanent => format!("{} refused the message with {status}{said}{hint}", self.name),
             _ => format!("{} answered {status}{said}{hint}", self.name),
         };
-        SendError { retry_after: wait.filter(|_| failure != Failure::Permanent), ..SendError::new(failure, text) }
+        SendError {
+            retry_after: wait.filter(|_| failure != Failure::Permanent),
+            ..SendError::new(failure, text)
+        }
     }
 
     fn redact(&self, text: &str) -> String {

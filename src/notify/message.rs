@@ -177,7 +177,13 @@ impl Content<'_> {
             Content::Check(_) => Kind::Check,
             Content::Test(_) => Kind::Test,
             Content::Agent(_) => Kind::Agent,
-            Content::Verify(facts) => if facts.ok { Kind::Recovery } else { Kind::Verify },
+            Content::Verify(facts) => {
+                if facts.ok {
+                    Kind::Recovery
+                } else {
+                    Kind::Verify
+                }
+            }
         }
     }
 
@@ -291,10 +297,9 @@ pub fn render_as(layout: Layout, content: Content<'_>, labels: &Labels, now: Dat
         }
         Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), notices::test(facts)),
         Content::Agent(facts) => (format!("{host}: {}", facts.title), notices::agent(facts)),
-        Content::Verify(facts) => (
-            format!("{} on {host}: {}", facts.job, verified::summary(facts)),
-            verified::body(facts, now),
-        ),
+        Content::Verify(facts) => {
+            (format!("{} on {host}: {}", facts.job, verified::summary(facts)), verified::body(facts, now))
+        }
     };
     let mut headers = vec![
         ("X-Backup-Agent-Label".to_owned(), label.clone()),
@@ -425,5 +430,8 @@ pub fn late_notice(created: DateTime<Utc>, now: DateTime<Utc>, why: Option<&str>
 /// The bodies (text, HTML) with a notice put before everything else.
 pub fn with_notice(plain: &str, html_body: &str, notice: &str) -> (String, String) {
     let notice = text::line(notice, 400);
-    (format!("{}\n{plain}", text::paragraph(&format!("NOTE: {notice}"))), html::with_notice(html_body, &notice))
+    (
+        format!("{}\n{plain}", text::paragraph(&format!("NOTE: {notice}"))),
+        html::with_notice(html_body, &notice),
+    )
 }

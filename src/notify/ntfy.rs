@@ -88,7 +88,9 @@ impl Ntfy {
             bail!("the address of the ntfy topic must end with the topic, such as https://ntfy.sh/TOPIC");
         };
         if topic.len() > 64 || topic.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') {
-            bail!("the address of the ntfy topic must end with the topic: letters, digits, - and _, at most 64");
+            bail!(
+                "the address of the ntfy topic must end with the topic: letters, digits, - and _, at most 64"
+            );
         }
         if let Ok(mut parts) = server.path_segments_mut() {
             parts.pop_if_empty().pop();

@@ -205,11 +205,8 @@ mod tests {
 
     fn address(dialect: Dialect, url: &str, ping: &Ping) -> String {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let settings = HttpSettings {
-            url: Secret::new(url),
-            timeout: std::time::Duration::from_secs(5),
-            ca_file: None,
-        };
+        let settings =
+            HttpSettings { url: Secret::new(url), timeout: std::time::Duration::from_secs(5), ca_file: None };
         Pinger::new(&settings, dialect).unwrap().address(ping).to_string()
     }
 

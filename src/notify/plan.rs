@@ -150,10 +150,12 @@ pub fn verified(
         let about = verified::prefix(facts);
         let mut rows = state.messages_about(&channel.name, &facts.job, DateTime::UNIX_EPOCH)?;
         rows.retain(|row| {
-            row.kind == MessageKind::Verify && payload_of(row).is_some_and(|p| p.message.key.starts_with(&about))
+            row.kind == MessageKind::Verify
+                && payload_of(row).is_some_and(|p| p.message.key.starts_with(&about))
         });
         // Newest first: what the channel was told last about this copy, and whether it has it or will.
-        let told = rows.iter().find(|row| matches!(row.status, MessageStatus::Delivered | MessageStatus::Pending));
+        let told =
+            rows.iter().find(|row| matches!(row.status, MessageStatus::Delivered | MessageStatus::Pending));
         let told = told.and_then(|row| Some(payload_of(row)?.message.kind));
         let due = match facts.ok {
             false => channel.policy.on.contains(&Kind::Degraded),
@@ -163,7 +165,13 @@ pub fn verified(
             continue;
         }
         let message = channel.render(Content::Verify(facts), now);
-        add_about(&mut plan, channel, message, About { kind: MessageKind::Verify, job: &facts.job, run: &facts.run_id }, now);
+        add_about(
+            &mut plan,
+            channel,
+            message,
+            About { kind: MessageKind::Verify, job: &facts.job, run: &facts.run_id },
+            now,
+        );
     }
     Ok(plan)
 }
@@ -444,9 +452,8 @@ fn plan_ping(plan: &mut Plan, channel: &Channel, facts: &RunFacts, rows: &[Messa
     // A dead man's switch wants to know how it is now, not how it was: neither an earlier run, nor that
     // this one has begun.
     let is_this = |r: &Message| payload_of(r).is_some_and(|p| p.message.key == key);
-    plan.supersedes.extend(
-        rows.iter().filter(|r| r.status == MessageStatus::Pending && !is_this(r)).map(|r| r.id),
-    );
+    plan.supersedes
+        .extend(rows.iter().filter(|r| r.status == MessageStatus::Pending && !is_this(r)).map(|r| r.id));
 }
 
 fn add(

@@ -126,7 +126,10 @@ impl Samples {
             (Kind::Success, Outcome::Warning),
         ];
         let of_kinds = |facts: &RunFacts| {
-            kinds.iter().map(|(kind, outcome)| (*kind, RunFacts { outcome: *outcome, ..facts.clone() })).collect()
+            kinds
+                .iter()
+                .map(|(kind, outcome)| (*kind, RunFacts { outcome: *outcome, ..facts.clone() }))
+                .collect()
         };
         let unknown = RunFacts { newest_verified: LastGood::Unknown, ..bare.clone() };
         let mut all_bare: Vec<(Kind, RunFacts)> = of_kinds(&bare);
@@ -149,8 +152,12 @@ impl Samples {
             newest_verified: newest.clone(),
             notes: vec!["3 copies pending at nas".to_owned()],
         };
-        let quiet_job =
-            DigestJob { last_good: None, newest_verified: LastGood::Nothing, notes: Vec::new(), ..digest_job.clone() };
+        let quiet_job = DigestJob {
+            last_good: None,
+            newest_verified: LastGood::Nothing,
+            notes: Vec::new(),
+            ..digest_job.clone()
+        };
         let check = CheckFacts {
             host: host.clone(),
             timezone,

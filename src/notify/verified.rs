@@ -42,10 +42,7 @@ pub fn body(facts: &VerifyFacts, now: DateTime<Utc>) -> Body {
     let mut sections = Vec::new();
     let (tone, headline) = if facts.ok {
         first.push(para("It was damaged when it was read back before, and is as it was written now."));
-        (
-            Tone::Good,
-            format!("The backup of {job} on {host} of {taken} at {} is whole again.", facts.target),
-        )
+        (Tone::Good, format!("The backup of {job} on {host} of {taken} at {} is whole again.", facts.target))
     } else {
         first.push(para(format!("{}:", plural(facts.problems.len() as u64, "problem", "problems"))));
         first.push(Block::List(facts.problems.iter().take(20).map(|p| line(p, 400)).collect()));

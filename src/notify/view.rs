@@ -243,7 +243,8 @@ fn verify(facts: &VerifyFacts) -> Value {
 }
 
 fn agent(facts: &AgentFacts) -> Value {
-    let details: Vec<String> = facts.details.iter().flat_map(|d| lines(d, 10)).take(SHOWN_LOG_LINES).collect();
+    let details: Vec<String> =
+        facts.details.iter().flat_map(|d| lines(d, 10)).take(SHOWN_LOG_LINES).collect();
     json!({
         "title": line(&facts.title, 200),
         "meaning": line(&facts.meaning, 600),

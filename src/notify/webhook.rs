@@ -148,8 +148,9 @@ fn payload(letter: &Letter<'_>, templates: &Templates) -> Result<String, SendErr
     message.remove("late");
     let document =
         Document { version: VERSION, id: bare(letter.message_id), late: letter.late, message: &message };
-    serde_json::to_string(&document)
-        .map_err(|e| SendError::new(Failure::Permanent, format!("the message cannot be written as JSON: {e}")))
+    serde_json::to_string(&document).map_err(|e| {
+        SendError::new(Failure::Permanent, format!("the message cannot be written as JSON: {e}"))
+    })
 }
 
 /// What can be said of a message that was kept by an earlier version.

@@ -100,7 +100,8 @@ fn webhook(name: &ChannelName, config: &WebhookConfig) -> Result<Channel> {
     let mut headers: Vec<(String, Secret)> =
         config.headers.iter().map(|(header, value)| (header.clone(), Secret::new(value.clone()))).collect();
     for (header, file) in &config.header_files {
-        let value = resolve_secret(None, Some(file))?.with_context(|| format!("header {header}: no value"))?;
+        let value =
+            resolve_secret(None, Some(file))?.with_context(|| format!("header {header}: no value"))?;
         headers.push((header.clone(), value));
     }
     let settings = WebhookSettings {

@@ -165,9 +165,10 @@ fn broken_channels(agent: &Agent) -> Result<()> {
             timezone: agent.config.timezone,
             at: now,
             title: format!("the channel {name} does not work as it should"),
-            meaning: "Backups are made as ever. Messages for this channel wait for three days at most, or have \
+            meaning:
+                "Backups are made as ever. Messages for this channel wait for three days at most, or have \
                       their built-in texts; other channels are told as ever"
-                .to_owned(),
+                    .to_owned(),
             details: vec![problems.clone()],
             advice: Some(format!(
                 "Put it right, look at it with `{0} config check`, try it with `{0} notify test {name}`. A daemon \

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::http::{HttpServer, Manners};
 use super::smtp::{Certificates, SmtpServer};
 use super::world::World;
-use super::{break_source, config};
+use super::{break_source, config, secret};
 
 fn hook(url: &str, more: &str) -> String {
     format!("[notify.hook]\ntype = \"webhook\"\nurl = \"{url}\"\ntimeout = \"1s\"\n{more}\n")
@@ -16,7 +16,8 @@ fn whatever_a_server_answers_ends_in_time_and_in_a_sentence_without_secrets() {
     let server = HttpServer::plain();
     let other = HttpServer::plain();
     let world = World::new(&config(&hook(&server.url("/hooks/canary-path"), "")));
-    let elsewhere: &'static str = Box::leak(format!("location: {}\r\n", other.url("/stolen")).into_boxed_str());
+    let elsewhere: &'static str =
+        Box::leak(format!("location: {}\r\n", other.url("/stolen")).into_boxed_str());
     let hostile = "\r\n\u{1b}[31mred\u{202e}txt.exe\0 canary-path <b>".repeat(10_000).into_bytes();
     let answer = |status, body: &[u8]| Manners::Answer(status, "", body.to_vec());
     for (manners, code, says) in [
@@ -26,7 +27,11 @@ fn whatever_a_server_answers_ends_in_time_and_in_a_sentence_without_secrets() {
         (answer(204, b""), 0, "hook: accepted"),
         (Manners::Endless(500), 1, "answered 500 Internal Server Error (AAAA"),
         (Manners::Endless(400), 1, "refused the message with 400 Bad Request (AAAA"),
-        (answer(502, &hostile), 1, "answered 502 Bad Gateway (\\u{1b}[31mred\\u{202e}txt.exe\\u{0} [secret] <b>"),
+        (
+            answer(502, &hostile),
+            1,
+            "answered 502 Bad Gateway (\\u{1b}[31mred\\u{202e}txt.exe\\u{0} [secret] <b>",
+        ),
         (Manners::Stall, 1, "the webhook at 127.0.0.1 did not answer within 1 s"),
         (Manners::Drip, 1, "the webhook at 127.0.0.1 did not answer within 1 s"),
         (Manners::Garbage, 1, "cannot reach the webhook at 127.0.0.1: "),
@@ -74,10 +79,11 @@ fn tls_is_checked_and_a_further_authority_can_be_trusted() {
 fn a_channel_that_is_down_waits_with_growing_pauses_and_the_others_are_told() {
     let server = HttpServer::plain();
     let channels = format!(
-        "[notify.dead]\ntype = \"ntfy\"\nurl = \"http://127.0.0.1:1/canary-topic\"\n{}",
+        "[notify.dead]\ntype = \"ntfy\"\nurl_file = \"{{}}/topic\"\n{}",
         hook(&server.url("/hook"), "")
     );
     let world = World::new(&config(&channels));
+    secret(&world, "topic", "http://127.0.0.1:1/canary-topic");
     break_source(&world);
     world.agent("backup").exits(1);
     assert_eq!(server.requests().len(), 1);

@@ -47,6 +47,8 @@ fn everything_shown(world: &World) -> String {
         let ran = world.agent(command);
         text.push_str(&format!("{}\n{}\n", ran.out, ran.err));
     }
-    text.push_str(&world.sh("cat state/status.json; strings -a state/state.db state/state.db-wal 2>/dev/null || true"));
+    text.push_str(
+        &world.sh("cat state/status.json; strings -a state/state.db state/state.db-wal 2>/dev/null || true"),
+    );
     text
 }

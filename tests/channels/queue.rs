@@ -55,7 +55,10 @@ fn a_refused_message_is_not_tried_again_and_is_seen_everywhere_until_somebody_re
     assert_eq!(server.requests().len(), 1, "it was tried once");
     let queue = world.agent("notify queue --json").json();
     assert_eq!((&queue[0]["status"], &queue[0]["attempts"]), (&"refused".into(), &1.into()), "{queue:#}");
-    world.agent("notify queue").exits(0).says(&["refused", "hook: the webhook at 127.0.0.1 refused the message"]);
+    world
+        .agent("notify queue")
+        .exits(0)
+        .says(&["refused", "hook: the webhook at 127.0.0.1 refused the message"]);
     let metrics = world.agent("metrics").out;
     for line in [
         "backup_notifications_refused_total{channel=\"hook\"} 1\n",
@@ -85,7 +88,8 @@ fn a_limit_is_kept_to_and_what_waits_can_be_dropped() {
     server.next([Manners::Answer(429, "retry-after: 3600\r\n", Vec::new())]);
     world.agent("backup").exits(1);
     let queue = world.agent("notify queue --json --open").json();
-    let time = |key: &str| -> chrono::DateTime<chrono::Utc> { queue[0][key].as_str().unwrap().parse().unwrap() };
+    let time =
+        |key: &str| -> chrono::DateTime<chrono::Utc> { queue[0][key].as_str().unwrap().parse().unwrap() };
     let wait = (time("next_attempt") - time("created")).num_seconds();
     assert!((3595..3700).contains(&wait), "{wait}: {queue:#}");
     world.agent("tend").exits(0);

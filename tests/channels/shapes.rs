@@ -35,9 +35,8 @@ fn a_webhook_gets_a_signed_document_that_says_everything_once_for_each_transitio
     let server = HttpServer::plain();
     let world = World::new(&config(&format!(
         "[notify.hook]\ntype = \"webhook\"\nurl_file = \"{{}}/hook-url\"\nsecret_file = \"{{}}/hook-key\"\n\
-         headers = {{ X-Environment = \"production\" }}\nheader_files = {{ Authorization = \"{{}}/hook-auth\" }}\n\
-         ca_file = \"/dev/null\"\n"
-    ).replace("ca_file = \"/dev/null\"\n", "")));
+         headers = {{ X-Environment = \"production\" }}\nheader_files = {{ Authorization = \"{{}}/hook-auth\" }}\n"
+    )));
     secret(&world, "hook-url", &server.url("/hooks/canary-path?key=canary-query"));
     secret(&world, "hook-key", "canary-key\n");
     secret(&world, "hook-auth", "Bearer canary-token\n");
@@ -91,10 +90,10 @@ fn a_webhook_gets_a_signed_document_that_says_everything_once_for_each_transitio
 fn an_ntfy_topic_gets_what_its_documents_ask_for_and_a_person_can_read_it_on_a_telephone() {
     let server = HttpServer::plain();
     let world = World::new(&config(&format!(
-        "[notify.phone]\ntype = \"ntfy\"\nurl = \"{}\"\ntoken_file = \"{{}}/token\"\ntags = [\"web1\"]\n\
-         priorities = {{ failure = 5 }}\nsuccess = \"always\"\n",
-        server.url("/some/prefix/canary-topic")
+        "[notify.phone]\ntype = \"ntfy\"\nurl_file = \"{{}}/topic\"\ntoken_file = \"{{}}/token\"\ntags = [\"web1\"]\n\
+         priorities = {{ failure = 5 }}\nsuccess = \"always\"\n"
     )));
+    secret(&world, "topic", &server.url("/some/prefix/canary-topic"));
     secret(&world, "token", "tk_canarytoken\n");
     world.agent("backup").exits(0);
     break_source(&world);
@@ -146,7 +145,10 @@ fn a_dead_mans_switch_hears_start_success_and_failure_of_each_run_under_one_id()
     let body = pings[3].text();
     let mut lines = body.lines();
     assert!(lines.next().unwrap().starts_with("web: failure, run 20"), "{body}");
-    assert!(body.contains("cannot be backed up") && body.lines().last().unwrap().ends_with("ends: failure"), "{body}");
+    assert!(
+        body.contains("cannot be backed up") && body.lines().last().unwrap().ends_with("ends: failure"),
+        "{body}"
+    );
     let statuses: Vec<String> =
         of("/status").iter().map(|r| r.target.split('?').next().unwrap().to_owned()).collect();
     assert_eq!(statuses, ["/status/0", "/status/1"]);
@@ -164,7 +166,10 @@ fn a_channel_tells_only_about_its_jobs_and_each_channel_keeps_its_own_account() 
                  type = \"files\"\npaths = [\"{}/gone\"]\n\
                  [target.second]\ntype = \"directory\"\npath = \"{}/second\"\n";
     let hook = |name: &str, more: &str| {
-        format!("[notify.{name}]\ntype = \"webhook\"\nurl = \"{}\"\n{more}\n", server.url(&format!("/{name}")))
+        format!(
+            "[notify.{name}]\ntype = \"webhook\"\nurl = \"{}\"\n{more}\n",
+            server.url(&format!("/{name}"))
+        )
     };
     let world = World::new(&config(&format!(
         "{other}{}{}{}",

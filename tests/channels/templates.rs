@@ -11,7 +11,8 @@ const BODY: &str = "{% if run %}Run {{ run_id }} of {{ job }}: {{ run.outcome }}
                     Call 555-0100.\n\n{{ text }}";
 const HTML: &str = "<html><body><h1>{{ subject }}</h1>{% if run and run.error %}<pre>{{ run.error }}</pre>{% endif %}\
                     </body></html>";
-const SLACK: &str = "{\"text\": {{ subject|tojson }}, \"blocks\": [{\"type\": \"section\", \"body\": {{ text|tojson }}}]}";
+const SLACK: &str =
+    "{\"text\": {{ subject|tojson }}, \"blocks\": [{\"type\": \"section\", \"body\": {{ text|tojson }}}]}";
 
 fn channels(mail: &SmtpServer, server: &HttpServer) -> String {
     format!(
@@ -60,12 +61,24 @@ fn a_template_that_is_wrong_is_told_with_file_and_line_before_the_first_failure(
     let world = World::new(&config(&channels(&mail, &server)));
     for (file, text, says) in [
         ("subject.j2", "a\nb {{ jbo }}", "/subject.j2:2: it uses a value there is not"),
-        ("subject.j2", "{% if run %}\n{{ run.eror }}{% endif %}x", "/subject.j2:2: it uses a value there is not"),
+        (
+            "subject.j2",
+            "{% if run %}\n{{ run.eror }}{% endif %}x",
+            "/subject.j2:2: it uses a value there is not",
+        ),
         ("subject.j2", "{{ run.error }}", "(tried with a digest message)"),
         ("body.j2", "one\n\n{% if job %}never closed", "/body.j2:3: "),
         ("body.j2", "{{ host|shout }}", "/body.j2:1: "),
-        ("body.j2", "{% if kind == 'digest' %}text{% endif %}", "/body.j2: it gives nothing (tried with a failure message)"),
-        ("body.j2", "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}", "/body.j2"),
+        (
+            "body.j2",
+            "{% if kind == 'digest' %}text{% endif %}",
+            "/body.j2: it gives nothing (tried with a failure message)",
+        ),
+        (
+            "body.j2",
+            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+            "/body.j2",
+        ),
         ("body.j2", "{% include '/etc/passwd' %}", "/body.j2:1: "),
         ("html.j2", "\u{0}{{", "/html.j2:1: "),
         ("slack.j2", "{\"text\": \"{{ text }}\"}", "/slack.j2: it gives no JSON: "),

@@ -25,7 +25,9 @@ fn damage_of_a_copy_is_told_once_and_that_it_is_whole_again_as_well() {
     let pings = server.requests().len();
 
     let archive = world.backups("local")[0].join("application.tar.zst").display().to_string();
-    let flip = format!("python3 -c \"p='{archive}'; b=bytearray(open(p,'rb').read()); b[100]^=1; open(p,'wb').write(b)\"");
+    let flip = format!(
+        "python3 -c \"p='{archive}'; b=bytearray(open(p,'rb').read()); b[100]^=1; open(p,'wb').write(b)\""
+    );
     world.sh(&flip);
     world.agent(&verify).exits(1);
     world.agent(&verify).exits(1);
@@ -33,7 +35,11 @@ fn damage_of_a_copy_is_told_once_and_that_it_is_whole_again_as_well() {
     let mails = mail.mails();
     assert_eq!(mails.len(), 1, "it is told once");
     let subject = mails[0].header("Subject");
-    assert!(subject.starts_with("[backup-verify] web on web1: the backup of ") && subject.contains(" at local is damaged"), "{subject}");
+    assert!(
+        subject.starts_with("[backup-verify] web on web1: the backup of ")
+            && subject.contains(" at local is damaged"),
+        "{subject}"
+    );
     assert_eq!(mails[0].header("X-Backup-Agent-Kind"), "verify");
     let text = mails[0].parsed()["text"].as_str().unwrap().to_owned();
     for part in ["application.tar.zst has digest", "NOTHING: no other backup", "smartctl", &run] {
@@ -55,7 +61,10 @@ fn damage_of_a_copy_is_told_once_and_that_it_is_whole_again_as_well() {
     let mails = mail.mails();
     assert_eq!(mails.len(), 2);
     let subject = mails[1].header("Subject");
-    assert!(subject.starts_with("[backup-recovery] web on web1: ") && subject.contains("whole again"), "{subject}");
+    assert!(
+        subject.starts_with("[backup-recovery] web on web1: ") && subject.contains("whole again"),
+        "{subject}"
+    );
 
     // And damage that comes again is news again.
     world.sh(&flip);
