@@ -144,9 +144,7 @@ impl Rules<'_> {
                 self.say(&key, format!("the header {header} is the agent's own"));
             } else if seen.insert(lower.clone(), table).is_some() {
                 self.say(&key, format!("the header {header} is set twice"));
-            } else if table == "headers"
-                && (lower == "authorization" || lower == "cookie" || sounds_secret(&lower))
-            {
+            } else if table == "headers" && sounds_secret(&lower) {
                 self.say(
                     &key,
                     "a secret does not belong in a file others copy; use `header_files`, with the value in a file",

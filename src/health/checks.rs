@@ -122,7 +122,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "notify",
-        meaning: "messages are refused, given up, or wait",
+        meaning: "messages are refused, given up, or wait, or a channel cannot be used as it should",
         severity: Warning,
         scope: Scope::Agent(agent::notify),
     },
