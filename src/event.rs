@@ -188,5 +188,9 @@ pub struct Interrupted;
 
 /// Whether an error comes from having been asked to stop, whatever was put around it.
 pub fn is_interruption(error: &anyhow::Error) -> bool {
-    error.is::<Interrupted>() || error.chain().any(|cause| cause.is::<Interrupted>())
+    error.is::<Interrupted>()
+        || error.chain().any(|cause| {
+            let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            cause.is::<Interrupted>() || inner.is_some_and(|inner| inner.is::<Interrupted>())
+        })
 }

@@ -20,6 +20,8 @@ pub const FILE: &str = "manifest.json";
 pub const SUMS_FILE: &str = "SHA256SUMS";
 /// The name of the instructions for restoring without this program.
 pub const RESTORE_FILE: &str = "RESTORE.txt";
+/// The folder of a tree for files that exist in the archive only, such as the output of commands.
+pub const ARCHIVE_ONLY: &str = "system-state/";
 /// How many warnings a manifest carries inline for each component; the full list is a file of its own.
 pub const INLINE_WARNINGS: usize = 1000;
 

@@ -209,8 +209,9 @@ fn every_link_between_the_documents_leads_somewhere() {
             assert!(path.exists(), "{name} links to {target}, which is not there");
             if !anchor.is_empty() {
                 let headings = fs::read_to_string(&path).unwrap();
-                let is_there =
-                    headings.lines().any(|line| line.trim_start_matches('#').trim().to_lowercase() == anchor);
+                let is_there = headings.lines().any(|line| {
+                    line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-") == anchor
+                });
                 assert!(is_there, "{name} links to {target}, and there is no such heading");
             }
         }

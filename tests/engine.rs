@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use backup_agent::archive::{
-    Captured, Codec, FrameReader, IndexReader, Options, Outputs, Prefetch, ReadAt, RestoreOptions,
-    StreamDecoder, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar, restore_tree, select,
+    Captured, Codec, Group, IndexReader, Options, Outputs, Prefetch, ReadAt, RestoreOptions, RestoreSummary,
+    Selection, StreamDecoder, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar, for_each_group,
+    restore_frames, restore_stream, select,
 };
 use backup_agent::event::Progress;
 use backup_agent::manifest;
@@ -187,7 +188,7 @@ fn our_own_restore_brings_back_the_same() {
         let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), stored);
         let totals = decoder.totals();
         let summary =
-            Prefetch::scope(&mut decoder, |stream| restore_tree(stream, &back, None, &restore_options()))
+            Prefetch::scope(&mut decoder, |stream| restore_stream(stream, &back, &restore_options()))
                 .unwrap();
         assert!(summary.problems.is_empty() && summary.notes.is_empty(), "{summary:?}");
         assert_eq!(summary.entries, captured.entries);
@@ -196,16 +197,57 @@ fn our_own_restore_brings_back_the_same() {
         assert_same(&tree, &back.join(strip(&tree)));
         assert!(blocks(&back.join(strip(&tree)).join("sparse.img")) * 512 < 1 << 20);
 
+        let back = dir.path().join(format!("{name}-by-frames"));
+        fs::create_dir(&back).unwrap();
+        let archive = File::open(out.join("a.tar.zst")).unwrap();
+        let index = open_index(&out.join("a.index.zst"));
+        let mut groups = |visit: &mut dyn FnMut(Group) -> _| {
+            for_each_group(&index, &mut |mut group, entries| {
+                group.names = entries.into_iter().map(|e| e.path.0).collect();
+                visit(group)
+            })
+        };
+        let summary = by_frames(&archive, stored, &back, None, &mut groups);
+        assert!(summary.problems.is_empty() && summary.notes.is_empty(), "{summary:?}");
+        assert_eq!(summary.entries, captured.entries);
+        assert_same(&tree, &back.join(strip(&tree)));
+
         let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), stored);
         let check = check_tar(&mut decoder).unwrap();
         assert_eq!((check.entries, check.raw_bytes), (captured.entries, captured.raw_bytes));
     }
 }
 
+type ReadIndex = Box<dyn Fn(u64, usize) -> anyhow::Result<Vec<u8>>>;
+
+fn open_index(path: &Path) -> IndexReader<ReadIndex> {
+    let file = File::open(path).unwrap();
+    let length = ReadAt::length(&file).unwrap();
+    let read: ReadIndex = Box::new(move |offset, length| Ok(ReadAt::read_exact_at(&file, offset, length)?));
+    IndexReader::open(length, read).unwrap()
+}
+
+/// Restores groups of frames, by several threads.
+fn by_frames(
+    archive: &File,
+    codec: manifest::Codec,
+    back: &Path,
+    selection: Option<&Selection>,
+    groups: &mut backup_agent::archive::Groups<'_>,
+) -> RestoreSummary {
+    let mut read = |frame: &backup_agent::archive::FrameRecord| {
+        ReadAt::read_exact_at(archive, frame.offset, frame.stored as usize)
+    };
+    restore_frames(back, codec, selection, &restore_options(), groups, &mut read).unwrap()
+}
+
 fn restore_options() -> RestoreOptions {
     RestoreOptions {
         overwrite: false,
         allow_setid: true,
+        devices: false,
+        keep_going: false,
+        threads: 3,
         owners: rustix::process::geteuid().is_root(),
         numeric_owner: false,
         progress: Arc::new(Progress::default()),
@@ -233,11 +275,7 @@ fn one_file_comes_back_through_its_own_frames_only() {
     [&tree, &out].iter().for_each(|d| fs::create_dir(d).unwrap());
     make_tree(&tree);
     let captured = capture(&spec(&tree), &out, &options(Codec::Zstd(3), 2));
-    let index = File::open(out.join("a.index.zst")).unwrap();
-    let index = IndexReader::open(ReadAt::length(&index).unwrap(), move |o, l| {
-        Ok(ReadAt::read_exact_at(&index, o, l)?)
-    })
-    .unwrap();
+    let index = open_index(&out.join("a.index.zst"));
     let archive = File::open(out.join("a.tar.zst")).unwrap();
     let prefix = strip(&tree);
     for (name, most_frames) in
@@ -245,11 +283,13 @@ fn one_file_comes_back_through_its_own_frames_only() {
     {
         let wanted = prefix.join(name);
         let selection = select(&index, &|path| path == wanted.as_os_str().as_bytes()).unwrap();
-        assert!(selection.frames.len() <= most_frames, "{name}: {} frames", selection.frames.len());
-        assert!((selection.frames.len() as u64) < captured.frames);
+        let frames = selection.frames().count();
+        assert!(frames <= most_frames, "{name}: {frames} frames");
+        assert!((frames as u64) < captured.frames);
         let back = tempfile::tempdir().unwrap();
-        let mut frames = FrameReader::new(&archive, manifest::Codec::Zstd, selection.frames.clone()).unwrap();
-        let summary = restore_tree(&mut frames, back.path(), Some(&selection), &restore_options()).unwrap();
+        let mut groups =
+            |visit: &mut dyn FnMut(Group) -> _| selection.groups.iter().cloned().try_for_each(visit);
+        let summary = by_frames(&archive, manifest::Codec::Zstd, back.path(), Some(&selection), &mut groups);
         assert!(summary.problems.is_empty(), "{summary:?}");
         assert_eq!(
             fs::read(back.path().join(&wanted)).unwrap(),
@@ -286,7 +326,7 @@ fn extended_attributes_and_acls_survive_gnu_tar_and_our_restore() {
         gnu.display()
     ));
     let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), manifest::Codec::Zstd);
-    let summary = restore_tree(&mut decoder, &ours, None, &restore_options()).unwrap();
+    let summary = restore_stream(&mut decoder, &ours, &restore_options()).unwrap();
     assert!(summary.notes.is_empty() && summary.problems.is_empty(), "{summary:?}");
     let before = attributes(&tree);
     assert!(before.contains("user.comment") && before.contains("user:1234:r-x"), "{before}");

@@ -55,6 +55,25 @@ pub fn make(folder: &Path, name: &str, shape: Shape) -> io::Result<PathBuf> {
     Ok(root)
 }
 
+/// Some file below `root` of about this size, in the middle of the tree.
+pub fn file_of_about(root: &Path, size: u64) -> io::Result<Option<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let about = entry.metadata()?;
+            if about.is_dir() {
+                folders.push(entry.path());
+            } else if about.len().abs_diff(size) < size / 10 {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found.get(found.len() / 2).cloned())
+}
+
 /// Reads every file once, so that it stands in the page cache; gives the bytes.
 pub fn warm(root: &Path) -> io::Result<u64> {
     let mut bytes = 0;

@@ -1,15 +1,17 @@
 //! The figures of this project, measured on whole runs of the release binary:
 //!
 //! ```text
-//! cargo bench --bench first_backup -- [speed] [memory] [files] [daemon] [OPTION…]
+//! cargo bench --bench first_backup -- [speed] [memory] [files] [daemon] [restore] [one-file] [OPTION…]
 //!
 //! speed    first backup against tar + zstd + sha256sum + sync, in pairs, page cache warm
 //! memory   peak memory for 1 GB of source and for a larger one
 //! files    peak memory for 1,000,000 empty files
 //! daemon   /metrics while a backup runs; start to ready
+//! restore  a whole restore against tar -I zstd -xf, with and without sync, in pairs
+//! one-file one file of 4 kB out of a large archive
 //!
-//! --pairs N      pairs of `speed` [5]
-//! --big N        how many times as large the larger source of `memory` is [4]
+//! --pairs N      pairs of `speed` and `restore` [5]
+//! --big N        how many times as large the larger source of `memory` and `one-file` is [4]
 //! --dir DIR      where trees and backups go [target/tmp]; about three times the source is needed
 //! ```
 //!
@@ -36,8 +38,14 @@ struct Options {
 /// A measurement, and its name on the command line.
 type Measurement = (&'static str, fn(&Options) -> Result<()>);
 
-const MEASUREMENTS: [Measurement; 4] =
-    [("speed", speed), ("memory", memory), ("files", files), ("daemon", watched)];
+const MEASUREMENTS: [Measurement; 6] = [
+    ("speed", speed),
+    ("memory", memory),
+    ("files", files),
+    ("daemon", watched),
+    ("restore", restore),
+    ("one-file", one_file),
+];
 
 fn main() -> Result<()> {
     // A test runner that was told to take every target asks what tests there are: none.
@@ -154,6 +162,55 @@ fn watched(options: &Options) -> Result<()> {
     show("start to ready", &daemon::starts(&folder, &source, 10)?);
     show("/metrics while a backup runs", &daemon::metrics_under_load(&folder, &source)?);
     measure::clear(&folder)
+}
+
+fn restore(options: &Options) -> Result<()> {
+    let source = corpus::make(&options.dir, "web", WEB_APPLICATION)?;
+    let backups = options.dir.join("agent");
+    measure::backup(&source, &backups)?;
+    println!("restore of {:.1} GB, page cache warm; seconds", gigabytes(&source)?);
+    println!(" pair   tar -I zstd   and sync   agent   ratio   to tar and sync   peak memory");
+    let (mut ratios, mut synced_ratios) = (Vec::new(), Vec::new());
+    for pair in 1..=options.pairs {
+        let agent = || measure::restore(&backups, &options.dir.join("restored"));
+        let by_hand = || measure::restore_by_hand(&backups, &options.dir.join("by-hand"));
+        let ((seconds, memory), (plain, synced)) = if pair % 2 == 1 {
+            let hand = by_hand()?;
+            (agent()?, hand)
+        } else {
+            (agent()?, by_hand()?)
+        };
+        ratios.push(seconds / plain);
+        synced_ratios.push(seconds / synced);
+        println!(
+            "{pair:5}   {plain:11.2}   {synced:8.2}   {seconds:5.2}   {:5.2}   {:15.2}   {:8.1} MB",
+            seconds / plain,
+            seconds / synced,
+            memory as f64 / 1e6
+        );
+    }
+    println!("median ratio: {:.3} to tar, {:.3} to tar and sync", median(&ratios), median(&synced_ratios));
+    measure::clear(&options.dir.join("restored"))?;
+    clean(options)
+}
+
+fn one_file(options: &Options) -> Result<()> {
+    let source = corpus::make(&options.dir, "big", WEB_APPLICATION.times(options.big))?;
+    let wanted = corpus::file_of_about(&source, 4096)?.context("no file of about 4 kB in the tree")?;
+    let backups = options.dir.join("agent");
+    measure::backup(&source, &backups)?;
+    let mut times = Vec::new();
+    for _ in 0..11 {
+        times.push(measure::restore_one(&backups, &wanted, &options.dir.join("restored"))? * 1000.0);
+    }
+    println!(
+        "one file of 4 kB out of {:.1} GB: median {:.0} ms, longest {:.0} ms",
+        gigabytes(&source)?,
+        median(&times),
+        percentile(&times, 100.0)
+    );
+    measure::clear(&options.dir.join("restored"))?;
+    clean(options)
 }
 
 /// The backups; the trees are kept for the next time.

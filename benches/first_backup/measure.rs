@@ -62,6 +62,45 @@ pub fn by_hand(source: &Path, to: &Path) -> Result<(f64, u64)> {
     Ok((seconds, fs::metadata(&file)?.len()))
 }
 
+/// A whole restore into a new folder `to`; gives seconds and peak memory.
+pub fn restore(backups: &Path, to: &Path) -> Result<(f64, u64)> {
+    clear(to)?;
+    let mut command = Command::new(AGENT);
+    command.arg("--backups").arg(backups).args(["restore", "latest", "--to"]).arg(to);
+    let (seconds, _, memory) = run(&mut command)?;
+    Ok((seconds, memory))
+}
+
+/// What it is compared with: seconds until tar ended, and until what it wrote was durable.
+pub fn restore_by_hand(backups: &Path, to: &Path) -> Result<(f64, f64)> {
+    clear(to)?;
+    fs::create_dir_all(to)?;
+    let script = r#"archive=$(find "$1" -name '*.tar.zst') && tar -I zstd -C "$2" -xf "$archive""#;
+    let begun = Instant::now();
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(backups).arg(to);
+    let (plain, _, _) = run(&mut command)?;
+    let (_, _, _) = run(Command::new("sync").arg("-f").arg(to))?;
+    Ok((plain, begun.elapsed().as_secs_f64()))
+}
+
+/// One file out of a backup, into a new folder; gives the seconds.
+pub fn restore_one(backups: &Path, wanted: &Path, to: &Path) -> Result<f64> {
+    clear(to)?;
+    let mut command = Command::new(AGENT);
+    command
+        .arg("--backups")
+        .arg(backups)
+        .args(["restore", "latest", "--path"])
+        .arg(wanted)
+        .arg("--to")
+        .arg(to);
+    let (seconds, _, _) = run(&mut command)?;
+    let back = to.join(wanted.strip_prefix("/")?);
+    ensure!(fs::read(back)? == fs::read(wanted)?, "another content came back");
+    Ok(seconds)
+}
+
 /// Nothing that another measurement left to be written may fall into this one.
 pub fn clear(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {

@@ -32,8 +32,11 @@ pub use capture::{Captured, Outputs, capture_stream, capture_tree};
 pub use frames::Codec;
 pub use index::{EntryKind, FrameRecord, IndexEntry, IndexReader, Located};
 pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, TarCheck, check_tar};
-pub use restore::{RestoreOptions, RestoreSummary, restore_tree};
-pub use select::{Selection, select};
+pub use restore::{
+    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, damage,
+    restore_frames, restore_stream,
+};
+pub use select::{Selection, for_each_group, select};
 
 use crate::event::Progress;
 

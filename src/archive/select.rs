@@ -1,63 +1,93 @@
 //! Which frames hold the entries somebody wants.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
 
-use super::index::{EntryKind, FrameRecord, IndexReader};
+use super::index::{EntryKind, FrameRecord, IndexEntry, IndexReader};
+use super::path_order;
+use super::restore::Group;
 
 /// The frames to read for a choice of entries, and what to make of them.
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// The frames, in order. Each begins with an entry or continues the one before.
-    pub frames: Vec<FrameRecord>,
+    /// The frames, in order, in groups that need nothing of one another.
+    pub groups: Vec<Group>,
     /// The paths chosen.
     pub paths: HashSet<Vec<u8>>,
     /// Content that was not chosen itself, but stands under another name that was: path of the content to
     /// the chosen name.
     pub aliases: HashMap<Vec<u8>, Vec<u8>>,
+    /// Content bytes of the chosen files.
+    pub bytes: u64,
 }
 
-/// Goes through an index once (twice where chosen hard links have their content elsewhere) and finds all
-/// entries that `wanted` says yes to.
+impl Selection {
+    /// All frames to be read, in order.
+    pub fn frames(&self) -> impl Iterator<Item = &FrameRecord> {
+        self.groups.iter().flat_map(|group| &group.frames)
+    }
+}
+
+/// Calls `visit` for each group of the archive with the entries that begin in it.
+pub fn for_each_group<R: Fn(u64, usize) -> Result<Vec<u8>>>(
+    index: &IndexReader<R>,
+    visit: &mut dyn FnMut(Group, Vec<IndexEntry>) -> Result<()>,
+) -> Result<()> {
+    let mut current: Option<(Group, Vec<IndexEntry>)> = None;
+    index.for_each(|frame, entries| {
+        match &mut current {
+            // The frames of a file's further slices, and the last frame, which holds the end blocks only.
+            Some((group, _)) if entries.is_empty() => group.frames.push(*frame),
+            _ => {
+                let next = Group { frames: vec![*frame], names: Vec::new() };
+                if let Some((group, entries)) = current.replace((next, entries)) {
+                    visit(group, entries)?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    current.map_or(Ok(()), |(group, entries)| visit(group, entries))
+}
+
+/// Goes through an index once and finds all entries that `wanted` says yes to; where a chosen name is only a
+/// further one of a file, the file's own frames are found too.
 pub fn select<R: Fn(u64, usize) -> Result<Vec<u8>>>(
     index: &IndexReader<R>,
     wanted: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Selection> {
     let mut selection = Selection::default();
-    let mut elsewhere: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    let mut frames: BTreeMap<u64, FrameRecord> = BTreeMap::new();
-    let mut continues = false;
-    index.for_each(|frame, entries| {
-        if entries.is_empty() {
-            if continues {
-                frames.insert(frame.frame, *frame);
-            }
-            return Ok(());
-        }
-        continues = false;
+    let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
+    for_each_group(index, &mut |mut group, entries| {
         for entry in entries {
             if !wanted(&entry.path.0) {
                 continue;
             }
-            frames.insert(frame.frame, *frame);
-            continues = true;
-            if let (EntryKind::Hardlink, Some(target)) = (entry.kind, &entry.target)
-                && !selection.paths.contains(&target.0)
-            {
-                elsewhere.entry(target.0.clone()).or_insert_with(|| entry.path.0.clone());
+            if let (EntryKind::Hardlink, Some(target)) = (entry.kind, &entry.target) {
+                if !selection.paths.contains(&target.0) {
+                    selection.aliases.entry(target.0.clone()).or_insert_with(|| entry.path.0.clone());
+                }
+            } else {
+                selection.bytes += entry.size;
             }
+            group.names.push(entry.path.0.clone());
             selection.paths.insert(entry.path.0);
+        }
+        if !group.names.is_empty() {
+            groups.insert(group.frames[0].frame, group);
         }
         Ok(())
     })?;
-    let missing: BTreeSet<Vec<u8>> = elsewhere.keys().cloned().collect();
-    for path in missing {
-        if let Some(located) = index.find(&path)? {
-            frames.extend(located.frames.into_iter().map(|f| (f.frame, f)));
-        }
+    for path in selection.aliases.keys() {
+        let Some(located) = index.find(path)? else { continue };
+        selection.bytes += located.entry.size;
+        let first = located.frames[0].frame;
+        let group =
+            groups.entry(first).or_insert_with(|| Group { frames: located.frames, names: Vec::new() });
+        group.names.push(path.clone());
+        group.names.sort_by(|a, b| path_order(a, b));
     }
-    selection.aliases = elsewhere.into_iter().collect();
-    selection.frames = frames.into_values().collect();
+    selection.groups = groups.into_values().collect();
     Ok(selection)
 }

@@ -61,6 +61,17 @@ pub enum Verb {
     Verify(Verify),
     /// Bring files back
     Restore(Restore),
+    /// List what is in a backup, without restoring it
+    Ls(Ls),
+    /// Print a file out of a backup
+    Cat(Cat),
+    /// Show what changed between two backups
+    ///
+    /// Files are compared by kind, size, time of change, mode and what a link names; dumps by their digests. Exits
+    /// with 0 also when something changed.
+    Diff(Diff),
+    /// Hand a whole backup over as one tar, digests and instructions inside
+    Export(Export),
     /// Do what is due beside the runs, where no daemon does it: pending copies, messages, dead runs
     ///
     /// For hosts where cron starts everything: marks runs that died, makes pending copies (newest first), queues
@@ -214,8 +225,11 @@ pub struct Restore {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
     /// The folder to restore into; new or empty
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+    pub to: Option<PathBuf>,
+    /// Restore to where the files were captured from, replacing what is there; needs --force
+    #[arg(long, conflicts_with = "to", requires = "force")]
+    pub in_place: bool,
     /// Only this component
     #[arg(long, value_name = "NAME")]
     pub component: Option<ComponentName>,
@@ -235,12 +249,98 @@ pub struct Restore {
     /// Keep set-uid and set-gid bits of files
     #[arg(long)]
     pub allow_setid: bool,
+    /// Make devices and FIFOs, which only archives of other programs hold
+    #[arg(long)]
+    pub allow_devices: bool,
     /// Take owners by number, without looking up names
     #[arg(long)]
     pub numeric_owner: bool,
+    /// Go on behind damage: restore everything else, and name what is lost
+    #[arg(long)]
+    pub keep_going: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// The backup: an id as for `show`, or `latest`
+    pub id: String,
+    /// The folder, as it stands in the archive (with or without a leading /)
+    #[arg(default_value = "")]
+    pub path: String,
+    /// Everything below it, not only the first level
+    #[arg(long, short = 'R')]
+    pub recursive: bool,
+    /// Mode, size and time too
+    #[arg(long, short)]
+    pub long: bool,
+    #[command(flatten)]
+    pub of: Of,
+    /// Print JSON, an object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// The backup: an id as for `show`, or `latest`
+    pub id: String,
+    /// The file, as it stands in the archive (with or without a leading /); without it, the component itself,
+    /// which must be a dump
+    #[arg(required_unless_present = "component")]
+    pub path: Option<String>,
+    #[command(flatten)]
+    pub of: Of,
+}
+
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The earlier backup: an id as for `show`, or `latest`
+    pub earlier: String,
+    /// The later one [default: the latest of the same job]
+    pub later: Option<String>,
+    /// Only at or below this path
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub path: String,
+    #[command(flatten)]
+    pub of: Of,
+    /// Print JSON, an object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The backup: an id as for `show`, or `latest`
+    pub id: String,
+    /// The tar to write; `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Replace the file when it is there
+    #[arg(long)]
+    pub force: bool,
+    /// Of this job, for `latest`
+    #[arg(long)]
+    pub job: Option<JobName>,
+    /// From this target [default: the nearest that has it]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+}
+
+/// Which part of a backup is looked at, and where.
+#[derive(Debug, Args)]
+pub struct Of {
+    /// Only this component
+    #[arg(long, value_name = "NAME")]
+    pub component: Option<ComponentName>,
+    /// Of this job, for `latest`
+    #[arg(long)]
+    pub job: Option<JobName>,
+    /// At this target [default: the nearest that has it]
+    #[arg(long)]
+    pub target: Option<TargetName>,
 }
 
 #[derive(Debug, Args)]

@@ -12,10 +12,10 @@ use super::{code, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
 use crate::log;
-use crate::model::{JobName, RunId};
+use crate::model::{JobName, RunId, TargetName};
 use crate::ops::last_good::{self, LastGood};
 use crate::ops::{Agent, channels, isolate, tell};
-use crate::state::{Run, State, StateError};
+use crate::state::{Copy, CopyStatus, Run, State, StateError};
 
 /// An error of usage or configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -266,6 +266,25 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
             Err(UsageError(format!("{n} runs begin with {id}: {}{more}", first.join(", "))).into())
         }
     }
+}
+
+/// The copy to read from: the one asked for, else a verified one, the primary first.
+pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<Copy> {
+    let mut copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?;
+    copies.retain(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt);
+    if let Some(target) = target {
+        copies.retain(|c| c.target == *target);
+    }
+    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
+    copies.into_iter().next().ok_or_else(|| {
+        let at = target.map_or_else(String::new, |t| format!(" at {t}"));
+        let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));
+        anyhow!(
+            "run {} has no backup{at} any more: it {ended}; `{} list` shows those there are",
+            run.run_id,
+            agent.command
+        )
+    })
 }
 
 /// The child's side of work on a target.

@@ -5,9 +5,11 @@
 
 mod args;
 mod backup;
+mod browse;
 mod check;
 mod common;
 mod config;
+mod export;
 mod inspect;
 mod keep;
 mod notify;
@@ -111,6 +113,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Metrics => inspect::metrics(global),
         Verb::Verify(args) => verify::verify(global, args),
         Verb::Restore(args) => restore::restore(global, args),
+        Verb::Ls(args) => browse::ls(global, args),
+        Verb::Cat(args) => browse::cat(global, args),
+        Verb::Diff(args) => browse::diff(global, args),
+        Verb::Export(args) => export::export(global, args),
         Verb::Tend(args) => tend::tend(global, args),
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),

@@ -20,7 +20,7 @@ pub fn print(text: &str) {
 
 /// A text that can do nothing to a terminal but colour words. Names of files and what programs say can hold
 /// anything, and terminals obey what they are shown.
-fn harmless(text: &str) -> Cow<'_, str> {
+pub fn harmless(text: &str) -> Cow<'_, str> {
     let harms = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(harms) {
         return Cow::Borrowed(text);

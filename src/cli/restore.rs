@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::args::{Global, Restore};
@@ -11,9 +11,9 @@ use super::{code, common, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
 use crate::model::ByteSize;
-use crate::ops::restore::{Restored, Wanted, restore as bring_back};
-use crate::ops::{Agent, open_target};
-use crate::state::{Copy, CopyStatus, Run};
+use crate::ops::open_target;
+use crate::ops::restore::{Destination, Restored, Wanted, restore as bring_back};
+use crate::state::{Copy, Run};
 
 /// How many problems are shown; the rest is counted.
 const SHOWN: usize = 20;
@@ -25,20 +25,26 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
-    let copy = nearest(&agent, &run, args)?;
+    let copy = common::nearest(&agent, &run, args.target.as_ref())?;
     let location = copy.location.clone().context("the backup has no location")?;
     let target = open_target(&copy.target, agent.target(&copy.target)?);
     let options = RestoreOptions {
         overwrite: args.force,
         allow_setid: args.allow_setid,
+        devices: args.allow_devices,
         owners: rustix::process::geteuid().is_root(),
         numeric_owner: args.numeric_owner,
+        keep_going: args.keep_going,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress: Arc::clone(&progress),
     };
     let wanted = Wanted {
         component: args.component.clone(),
         paths: args.path.clone(),
-        to: std::path::absolute(&args.to)?,
+        to: match &args.to {
+            Some(folder) => Destination::Folder(std::path::absolute(folder)?),
+            None => Destination::InPlace,
+        },
         force: args.force,
     };
     let expected =
@@ -54,25 +60,6 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
         print_text(&run, &copy, &restored)
     }
     Ok(if restored.problems() == 0 { code::OK } else { code::FAILURE })
-}
-
-/// The copy to restore from: the one asked for, else a verified one, the primary first.
-fn nearest(agent: &Agent, run: &Run, args: &Restore) -> Result<Copy> {
-    let mut copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?;
-    copies.retain(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt);
-    if let Some(target) = &args.target {
-        copies.retain(|c| c.target == *target);
-    }
-    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
-    copies.into_iter().next().ok_or_else(|| {
-        let at = args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}"));
-        let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));
-        anyhow!(
-            "run {} has no backup{at} any more: it {ended}; `{} list` shows those there are",
-            run.run_id,
-            agent.command
-        )
-    })
 }
 
 fn print_text(run: &Run, copy: &Copy, restored: &Restored) {
@@ -118,6 +105,7 @@ fn print_json(run: &Run, copy: &Copy, restored: &Restored) -> Result<()> {
                 "entries": summary.entries,
                 "bytes": summary.bytes,
                 "setid_dropped": summary.setid_dropped,
+                "lost": summary.lost,
                 "problems": list(&summary.problems),
                 "notes": list(&summary.notes),
             })

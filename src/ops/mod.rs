@@ -1,8 +1,10 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
+pub mod browse;
 pub mod capture;
 pub mod channels;
 pub mod copies;
+pub mod export;
 pub mod failed;
 pub mod isolate;
 pub mod last_good;
@@ -16,6 +18,7 @@ pub mod publish;
 pub mod reap;
 pub mod restore;
 pub mod restore_text;
+pub mod stored;
 pub mod tell;
 pub mod verify;
 

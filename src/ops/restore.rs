@@ -5,16 +5,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ignore::overrides::{Override, OverrideBuilder};
+use sha2::Digest;
 
-use super::verify::read_manifest;
+use super::stored::{Backup, Patterns};
 use crate::archive::{
-    FrameReader, IndexReader, Prefetch, RestoreOptions, RestoreSummary, Selection, StreamDecoder,
-    restore_tree, select,
+    FrameRecord, Group, Prefetch, RestoreOptions, RestoreSummary, Selection, StreamDecoder, damage,
+    for_each_group, restore_frames, restore_stream, select,
 };
-use crate::manifest::{Component, Kind, Manifest};
-use crate::model::{ComponentName, RunId};
-use crate::target::{Cache, Target};
+use crate::manifest::{self, Component, Kind};
+use crate::model::{ComponentName, RunId, Sha256};
+use crate::target::{StoredFile, Target};
 
 /// What is to be restored, and where to.
 #[derive(Debug, Clone)]
@@ -23,10 +23,19 @@ pub struct Wanted {
     pub component: Option<ComponentName>,
     /// Paths as they stand in the archive, with `*`, `?`, `**`; all when empty.
     pub paths: Vec<String>,
-    /// The folder, made when it does not exist.
-    pub to: PathBuf,
+    /// Where to.
+    pub to: Destination,
     /// Restore into a folder that is not empty, replacing what stands in the way.
     pub force: bool,
+}
+
+/// Where files are restored to.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// A folder, made when it does not exist. Several components go into a folder each below it.
+    Folder(PathBuf),
+    /// The places they were captured from; only trees of files have such.
+    InPlace,
 }
 
 /// What came of it.
@@ -42,14 +51,18 @@ impl Restored {
         self.components.iter().map(|(_, _, s)| s.problems.len()).sum()
     }
 
+    /// Entries of all components that stood in damaged frames.
+    pub fn lost(&self) -> u64 {
+        self.components.iter().map(|(_, _, s)| s.lost).sum()
+    }
+
     /// Entries of all components.
     pub fn entries(&self) -> u64 {
         self.components.iter().map(|(_, _, s)| s.entries).sum()
     }
 }
 
-/// Restores from the backup at `location`. Several components go into a folder each below `to`, one goes
-/// into `to` itself; with paths, only components that have some of them count.
+/// Restores from the backup of `run` at `location`. With paths, only components that have some of them count.
 pub fn restore(
     target: &dyn Target,
     location: &str,
@@ -57,54 +70,40 @@ pub fn restore(
     wanted: &Wanted,
     options: &RestoreOptions,
 ) -> Result<Restored> {
-    let manifest = read_manifest(target, location)?;
-    if manifest.run_id != *run {
-        bail!("target {}: {location} holds run {}, not {run}", target.name(), manifest.run_id);
+    let backup = Backup::open(target, location, run)?;
+    let in_place = matches!(wanted.to, Destination::InPlace);
+    let of_trees = in_place || !wanted.paths.is_empty();
+    let components = match &wanted.component {
+        Some(_) => backup.components(wanted.component.as_ref())?,
+        None if of_trees => backup.trees(None)?,
+        None => backup.components(None)?,
+    };
+    if let Some(stream) = components.iter().find(|c| of_trees && c.kind == Kind::Stream) {
+        bail!("component {} is no tree of files: restore it into a folder, with --to", stream.name);
     }
-    let backup = Backup { target, location, manifest: &manifest };
-    let mut chosen = choose(&manifest, wanted)?;
-    if !wanted.paths.is_empty() {
-        let patterns = patterns(&wanted.paths)?;
-        let mut matching = Vec::new();
-        for component in chosen {
-            if !backup.select(component, &patterns)?.paths.is_empty() {
-                matching.push(component);
-            }
+    let restorer = Restorer { backup: &backup, force: wanted.force, options };
+    let chosen = restorer.choose(components, wanted, in_place)?;
+    let top = match &wanted.to {
+        Destination::Folder(folder) => {
+            prepare_folder(folder, wanted.force)?;
+            folder.clone()
         }
-        chosen = matching;
-        if chosen.is_empty() {
-            bail!(
-                "no path in run {run} matches {}; list them with: tar --zstd -tf FILE",
-                wanted.paths.join(", ")
-            );
-        }
-    }
-    prepare_folder(&wanted.to, wanted.force)?;
+        Destination::InPlace => PathBuf::from("/"),
+    };
     let mut restored = Restored::default();
-    let several = chosen.len() > 1;
-    for component in chosen {
-        let folder = if several { wanted.to.join(component.name.as_str()) } else { wanted.to.clone() };
+    let apart = chosen.len() > 1 && !in_place;
+    for (component, selection) in chosen {
+        let folder = if apart { top.join(component.name.as_str()) } else { top.clone() };
         std::fs::create_dir_all(&folder).with_context(|| format!("making folder {}", folder.display()))?;
-        let summary = backup
-            .component(component, &folder, wanted, options)
-            .with_context(|| format!("component {}", component.name))?;
+        let summary = match (component.kind, &selection) {
+            (Kind::Stream, _) => restorer.stream(component, &folder),
+            (Kind::Tar, None) => restorer.whole(component, &folder),
+            (Kind::Tar, Some(selection)) => restorer.chosen(component, &folder, selection),
+        };
+        let summary = summary.with_context(|| format!("component {}", component.name))?;
         restored.components.push((component.name.clone(), folder, summary));
     }
     Ok(restored)
-}
-
-fn choose<'m>(manifest: &'m Manifest, wanted: &Wanted) -> Result<Vec<&'m Component>> {
-    let all = &manifest.components;
-    if let Some(name) = &wanted.component {
-        let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
-        let found = all.iter().find(|c| c.name == *name);
-        return found.map(|c| vec![c]).with_context(|| {
-            format!("run {} has no component {name}; it has: {}", manifest.run_id, names.join(", "))
-        });
-    }
-    // Paths are looked for in trees only.
-    let trees_only = !wanted.paths.is_empty();
-    Ok(all.iter().filter(|c| !trees_only || c.kind == Kind::Tar).collect())
 }
 
 fn prepare_folder(to: &Path, force: bool) -> Result<()> {
@@ -125,39 +124,88 @@ fn prepare_folder(to: &Path, force: bool) -> Result<()> {
     }
 }
 
-/// A stored backup.
-struct Backup<'a> {
-    target: &'a dyn Target,
-    location: &'a str,
-    manifest: &'a Manifest,
+/// Restores the components of one backup.
+struct Restorer<'a> {
+    backup: &'a Backup<'a>,
+    force: bool,
+    options: &'a RestoreOptions,
 }
 
-impl Backup<'_> {
-    fn component(
+impl Restorer<'_> {
+    /// The components that have something of what is wanted, and what of them, when it is not all.
+    fn choose<'c>(
         &self,
-        component: &Component,
-        folder: &Path,
+        components: Vec<&'c Component>,
         wanted: &Wanted,
-        options: &RestoreOptions,
-    ) -> Result<RestoreSummary> {
-        match component.kind {
-            Kind::Stream => self.stream(component, folder, wanted, options),
-            Kind::Tar if wanted.paths.is_empty() => self.whole(component, folder, options),
-            Kind::Tar => self.chosen(component, folder, wanted, options),
+        in_place: bool,
+    ) -> Result<Vec<(&'c Component, Option<Selection>)>> {
+        if wanted.paths.is_empty() && !in_place {
+            return Ok(components.into_iter().map(|component| (component, None)).collect());
         }
+        let everything = ["**".to_owned()];
+        let paths = if wanted.paths.is_empty() { &everything[..] } else { &wanted.paths };
+        let patterns = Patterns::parse(paths)?;
+        let mut chosen = Vec::new();
+        for component in components {
+            // What exists in the archive only has no place.
+            let nowhere = |path: &[u8]| in_place && path.starts_with(manifest::ARCHIVE_ONLY.as_bytes());
+            let index = self.backup.index(component)?;
+            let selection = select(&index.reader()?, &|path| patterns.choose(path) && !nowhere(path))?;
+            if !selection.paths.is_empty() {
+                chosen.push((component, Some(selection)));
+            }
+        }
+        if chosen.is_empty() {
+            let run = &self.backup.manifest.run_id;
+            bail!("no path in run {run} matches {}; `ls {run}` lists them", paths.join(", "));
+        }
+        Ok(chosen)
     }
 
-    fn whole(
-        &self,
-        component: &Component,
-        folder: &Path,
-        options: &RestoreOptions,
-    ) -> Result<RestoreSummary> {
-        let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
-        let mut decoder = StreamDecoder::new(stored, self.manifest.codec);
+    /// Everything, by several threads where the index says which frames belong together.
+    fn whole(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
+        let index = match self.backup.checked_index(component) {
+            Ok(index) => index,
+            Err(why) => {
+                tracing::warn!("{}: read from its beginning, because {why:#}", component.file);
+                return self.sequentially(component, folder);
+            }
+        };
+        let mut stored = self.backup.file(&component.file)?;
+        let mut reading = Sequential { stored: stored.as_mut(), at: 0, digest: sha2::Sha256::new() };
+        let mut groups = |visit: &mut dyn FnMut(Group) -> Result<()>| {
+            for_each_group(&index.reader()?, &mut |mut group, entries| {
+                group.names = entries.into_iter().map(|entry| entry.path.0).collect();
+                visit(group)
+            })
+        };
+        let summary = restore_frames(
+            folder,
+            self.backup.manifest.codec,
+            None,
+            self.options,
+            &mut groups,
+            &mut |frame| reading.frame(frame),
+        )
+        .map_err(|e| self.explain(e, component))?;
+        // What is lost was named, and changes the digest.
+        let digest = reading.finish()?;
+        if digest != component.sha256 && summary.lost == 0 {
+            bail!(
+                "{} is not what was written (digest {digest}, {} expected): what was restored may be wrong or incomplete",
+                component.file,
+                component.sha256
+            );
+        }
+        Ok(summary)
+    }
+
+    fn sequentially(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
+        let stored = self.backup.file(&component.file)?;
+        let mut decoder = StreamDecoder::new(stored, self.backup.manifest.codec);
         let totals = decoder.totals();
         let summary = Prefetch::scope(&mut decoder, |stream| {
-            let summary = restore_tree(stream, folder, None, options)?;
+            let summary = restore_stream(stream, folder, self.options)?;
             io::copy(stream, &mut io::sink())?; // to the end, for the digest
             anyhow::Ok(summary)
         })?;
@@ -172,49 +220,50 @@ impl Backup<'_> {
         Ok(summary)
     }
 
-    fn chosen(
-        &self,
-        component: &Component,
-        folder: &Path,
-        wanted: &Wanted,
-        options: &RestoreOptions,
-    ) -> Result<RestoreSummary> {
-        let selection = self.select(component, &patterns(&wanted.paths)?)?;
-        let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
-        let mut frames = FrameReader::new(stored.read_at(), self.manifest.codec, selection.frames.clone())?;
-        restore_tree(&mut frames, folder, Some(&selection), options)
+    fn chosen(&self, component: &Component, folder: &Path, selection: &Selection) -> Result<RestoreSummary> {
+        let stored = self.backup.file(&component.file)?;
+        let mut groups = |visit: &mut dyn FnMut(Group) -> Result<()>| {
+            selection.groups.iter().cloned().try_for_each(&mut *visit)
+        };
+        let mut read =
+            |frame: &FrameRecord| stored.read_at().read_exact_at(frame.offset, frame.stored as usize);
+        restore_frames(
+            folder,
+            self.backup.manifest.codec,
+            Some(selection),
+            self.options,
+            &mut groups,
+            &mut read,
+        )
+        .map_err(|e| self.explain(e, component))
     }
 
-    /// The frames of a tree that hold what the patterns choose.
-    fn select(&self, component: &Component, patterns: &Override) -> Result<Selection> {
-        let index = component.index.as_ref().context("the component has no index; restore it whole")?;
-        let stored = self.target.open(self.location, &index.file, Cache::Warm)?;
-        let read_at = stored.read_at();
-        let reader = IndexReader::open(read_at.length()?, |offset, length| {
-            read_at.read_exact_at(offset, length).with_context(|| format!("reading {}", index.file))
-        })?;
-        select(&reader, &|path| matches(patterns, path))
+    /// Says what to do about damage.
+    fn explain(&self, error: anyhow::Error, component: &Component) -> anyhow::Error {
+        if self.options.keep_going || damage(&error).is_none() {
+            return error;
+        }
+        error.context(format!(
+            "target {}: {} is damaged; restore from another target with --target, or everything else with \
+             --keep-going --force",
+            self.backup.target.name(),
+            component.file
+        ))
     }
 
-    fn stream(
-        &self,
-        component: &Component,
-        folder: &Path,
-        wanted: &Wanted,
-        options: &RestoreOptions,
-    ) -> Result<RestoreSummary> {
-        let stored = self.target.open(self.location, &component.file, Cache::Warm)?;
-        let mut decoder = StreamDecoder::new(stored, self.manifest.codec);
+    fn stream(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
+        let stored = self.backup.file(&component.file)?;
+        let mut decoder = StreamDecoder::new(stored, self.backup.manifest.codec);
         let totals = decoder.totals();
         let plain = component
             .file
-            .strip_suffix(&format!(".{}", self.manifest.codec.extension()))
+            .strip_suffix(&format!(".{}", self.backup.manifest.codec.extension()))
             .unwrap_or(&component.file);
         let path = folder.join(plain);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
-            .create_new(!wanted.force)
+            .create_new(!self.force)
             .truncate(true)
             // A dump holds everything its database held, so it is nobody else's to read.
             .mode(0o600)
@@ -229,12 +278,12 @@ impl Backup<'_> {
             if got == 0 {
                 break;
             }
-            if options.progress.is_cancelled() {
+            if self.options.progress.is_cancelled() {
                 return Err(crate::event::Interrupted.into());
             }
             file.write_all(&buffer[..got]).with_context(|| format!("writing {}", path.display()))?;
             bytes += got as u64;
-            options.progress.add_source(got as u64);
+            self.options.progress.add_source(got as u64);
         }
         file.sync_all().with_context(|| format!("making {} durable", path.display()))?;
         crate::fsutil::close(file).with_context(|| format!("closing {}", path.display()))?;
@@ -245,47 +294,37 @@ impl Backup<'_> {
     }
 }
 
-/// The patterns as gitignore-like globs: a folder's name chooses all below it.
-fn patterns(paths: &[String]) -> Result<Override> {
-    let mut builder = OverrideBuilder::new("/");
-    for path in paths {
-        let path = path.trim_start_matches('/');
-        builder.add(&format!("/{path}")).with_context(|| format!("the pattern {path:?}"))?;
-    }
-    builder.build().context("the patterns")
+/// A stored file read from its beginning, frame after frame, and digested on the way.
+struct Sequential<'a> {
+    stored: &'a mut dyn StoredFile,
+    at: u64,
+    digest: sha2::Sha256,
 }
 
-fn matches(patterns: &Override, path: &[u8]) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let is_dir = path.ends_with(b"/");
-    let path =
-        Path::new("/").join(Path::new(std::ffi::OsStr::from_bytes(path.strip_suffix(b"/").unwrap_or(path))));
-    // A path is chosen by itself, or by a folder above it.
-    let mut dir = is_dir;
-    for part in path.ancestors() {
-        if part.parent().is_some() && patterns.matched(part, dir).is_whitelist() {
-            return true;
+impl Sequential<'_> {
+    /// The stored bytes of the next frame. One that cannot be read from here is tried by its position: a bad
+    /// sector must not cost what stands behind it.
+    fn frame(&mut self, frame: &FrameRecord) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; frame.stored as usize];
+        if self.at == frame.offset && self.stored.read_exact(&mut bytes).is_ok() {
+            self.at += u64::from(frame.stored);
+        } else {
+            self.at = u64::MAX;
+            bytes = self.stored.read_at().read_exact_at(frame.offset, frame.stored as usize)?;
         }
-        dir = true;
+        self.digest.update(&bytes);
+        Ok(bytes)
     }
-    false
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_chooses_files_folders_and_what_is_below_them() {
-        let chosen =
-            |pattern: &str, path: &str| matches(&patterns(&[pattern.to_owned()]).unwrap(), path.as_bytes());
-        assert!(chosen("var/www/app/artisan", "var/www/app/artisan"));
-        assert!(chosen("/var/www/app/artisan", "var/www/app/artisan"));
-        assert!(chosen("var/www/app", "var/www/app/"));
-        assert!(chosen("var/www/app", "var/www/app/a/b.php"));
-        assert!(chosen("var/www/**/*.php", "var/www/app/a/b.php"));
-        assert!(!chosen("var/www/app", "var/www/application"));
-        assert!(!chosen("*.php", "var/www/app/a/b.php"));
-        assert!(!chosen("var/www/*.php", "var/www/app/b.php"));
+    /// Reads to the end, and gives the digest of everything read.
+    fn finish(mut self) -> Result<Sha256> {
+        let mut buffer = vec![0; 64 << 10];
+        while self.at != u64::MAX {
+            match self.stored.read(&mut buffer).context("reading the archive to its end")? {
+                0 => break,
+                got => self.digest.update(&buffer[..got]),
+            }
+        }
+        Ok(Sha256(self.digest.finalize().into()))
     }
 }

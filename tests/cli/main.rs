@@ -2,6 +2,7 @@
 
 mod backup;
 mod bad_input;
+mod browse;
 mod check;
 mod config;
 mod copies;

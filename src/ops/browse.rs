@@ -1,0 +1,269 @@
+//! Looking into backups without restoring them: what is in them, one file's content, what changed between two.
+
+use std::cmp::Ordering;
+use std::io::{self, Read, Write};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::stored::Backup;
+use crate::archive::{EntryKind, FrameReader, IndexEntry, StreamDecoder, copy_entry, path_order};
+use crate::event::{Interrupted, Progress};
+use crate::manifest::{Component, Kind, PathText};
+
+/// How many symbolic links are followed to a file's content.
+const LINKS_MAX: usize = 16;
+
+/// Calls `visit` for the entries of a tree at or below `path` (all when empty), in the order of the archive.
+/// Folders above what was captured have no entries of their own; without `deep` they, and everything one
+/// level below `path`, are given once each.
+pub fn list(
+    backup: &Backup<'_>,
+    tree: &Component,
+    path: &[u8],
+    deep: bool,
+    visit: &mut dyn FnMut(IndexEntry) -> Result<()>,
+) -> Result<()> {
+    let index = backup.index(tree)?;
+    let mut last_child: Option<Vec<u8>> = None;
+    index.reader()?.for_each(|_, entries| {
+        for entry in entries {
+            let Some(below) = below(path, &entry.path.0) else { continue };
+            // A folder itself is not listed, only what is in it.
+            if below.is_empty() && entry.path.0.ends_with(b"/") {
+                continue;
+            }
+            let child_end = below.iter().position(|b| *b == b'/').map(|at| at + 1);
+            match child_end.filter(|end| !deep && *end < below.len()) {
+                None => {
+                    last_child = Some(entry.path.0.clone());
+                    visit(entry)?;
+                }
+                Some(end) => {
+                    let child = entry.path.0[..entry.path.0.len() - below.len() + end].to_vec();
+                    if last_child.as_ref() != Some(&child) {
+                        last_child = Some(child.clone());
+                        let (path, kind) = (PathText(child), EntryKind::Dir);
+                        visit(IndexEntry { path, kind, size: 0, mtime: 0, mode: 0, at: 0, target: None })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Whether `entry` is `path` or stands below it.
+pub fn is_below(path: &[u8], entry: &[u8]) -> bool {
+    below(path, entry).is_some()
+}
+
+/// What of `entry` stands below `path`; empty for `path` itself, none outside.
+fn below<'e>(path: &[u8], entry: &'e [u8]) -> Option<&'e [u8]> {
+    if path.is_empty() {
+        return Some(entry);
+    }
+    let rest = entry.strip_prefix(path)?;
+    match rest.first() {
+        None => Some(rest),
+        Some(b'/') => Some(&rest[1..]),
+        Some(_) => None,
+    }
+}
+
+/// Writes the content of the file at `path` (as it stands in the archive) and gives its tree and length;
+/// symbolic links inside the tree are followed. `None` when no tree holds it.
+pub fn cat<'b>(
+    backup: &'b Backup<'_>,
+    trees: &[&'b Component],
+    path: &[u8],
+    out: &mut dyn Write,
+) -> Result<Option<(&'b Component, u64)>> {
+    for tree in trees {
+        let index = backup.index(tree)?;
+        let reader = index.reader()?;
+        let mut path = path.to_vec();
+        for _ in 0..LINKS_MAX {
+            let Some(located) = reader.find(&path)? else { break };
+            let target = || {
+                let target = located.entry.target.as_ref();
+                target.map(|t| t.0.clone()).context("the index is damaged: a link names nothing")
+            };
+            match located.entry.kind {
+                EntryKind::Hardlink => path = target()?,
+                EntryKind::Symlink => path = resolve(&path, &target()?),
+                EntryKind::Dir => bail!("{} is a folder", located.entry.path.display()),
+                EntryKind::File => {
+                    let stored = backup.file(&tree.file)?;
+                    let mut frames =
+                        FrameReader::new(stored.read_at(), backup.manifest.codec, located.frames.clone())?;
+                    let bytes = copy_entry(&mut frames, &path, out)
+                        .with_context(|| format!("{} in {}", PathText(path).display(), tree.file))?;
+                    return Ok(Some((tree, bytes)));
+                }
+            }
+        }
+    }
+    // A folder has its slash in the index.
+    let folder = [path, b"/"].concat();
+    for tree in trees {
+        if backup.index(tree)?.reader()?.find(&folder)?.is_some() {
+            bail!("{} is a folder; list it with `ls`", PathText(path.to_vec()).display());
+        }
+    }
+    Ok(None)
+}
+
+/// Where a symbolic link leads, as a path of the archive.
+fn resolve(link: &[u8], target: &[u8]) -> Vec<u8> {
+    let folder = link.rsplitn(2, |b| *b == b'/').nth(1).unwrap_or_default();
+    let mut parts: Vec<&[u8]> = Vec::new();
+    let start = if target.starts_with(b"/") { &b""[..] } else { folder };
+    for part in start.split(|b| *b == b'/').chain(target.split(|b| *b == b'/')) {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    parts.join(&b'/')
+}
+
+/// Writes a component that is no tree, decompressed, and checks it on the way. When an error comes, what was
+/// written is wrong or incomplete.
+pub fn cat_stream(
+    backup: &Backup<'_>,
+    component: &Component,
+    out: &mut dyn Write,
+    progress: &Progress,
+) -> Result<u64> {
+    if component.kind == Kind::Tar {
+        bail!("component {} is a tree of files; say which file", component.name);
+    }
+    let mut decoder = StreamDecoder::new(backup.file(&component.file)?, backup.manifest.codec);
+    let totals = decoder.totals();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let got = decoder.read(&mut buffer).with_context(|| format!("decompressing {}", component.file))?;
+        if got == 0 {
+            break;
+        }
+        if progress.is_cancelled() {
+            return Err(Interrupted.into());
+        }
+        out.write_all(&buffer[..got]).map_err(OutputError)?;
+        bytes += got as u64;
+        progress.add_source(got as u64);
+    }
+    out.flush().map_err(OutputError)?;
+    if bytes != component.raw_bytes || totals.sha256() != component.sha256 {
+        bail!("{} is not what was written: what was given out is wrong or incomplete", component.file);
+    }
+    Ok(bytes)
+}
+
+/// Whoever was to get the content takes no more of it.
+#[derive(Debug, thiserror::Error)]
+#[error("writing the content: {0}")]
+pub struct OutputError(#[source] pub io::Error);
+
+/// What became of a path between two backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Only the later one has it.
+    Added(IndexEntry),
+    /// Only the earlier one has it.
+    Removed(IndexEntry),
+    /// Both have it, and it differs in kind, size, time, mode, or what the link names.
+    Changed(IndexEntry, IndexEntry),
+}
+
+/// Compares the same tree of two backups by their indexes, entry by entry, in the order of the archive. Content
+/// is compared by size and time of change: the indexes hold no digests of files.
+pub fn diff(
+    earlier: (&Backup<'_>, &Component),
+    later: (&Backup<'_>, &Component),
+    visit: &mut dyn FnMut(Change) -> Result<()>,
+) -> Result<()> {
+    let (before, after) = (earlier.0.index(earlier.1)?, later.0.index(later.1)?);
+    let (before, after) = (before.reader()?, after.reader()?);
+    thread::scope(|scope| {
+        // Both are read at the pace of the comparison, so that neither is in memory as a whole.
+        let (send_before, mut before_entries) = entries();
+        let (send_after, mut after_entries) = entries();
+        // A receiver that is gone has what it wanted.
+        let reading = scope.spawn(move || {
+            before.for_each(|_, found| found.into_iter().try_for_each(|e| Ok(send_before.send(e)?)))
+        });
+        let reading_too = scope.spawn(move || {
+            after.for_each(|_, found| found.into_iter().try_for_each(|e| Ok(send_after.send(e)?)))
+        });
+        let merged = merge(&mut before_entries, &mut after_entries, visit);
+        drop((before_entries, after_entries));
+        for reader in [reading, reading_too] {
+            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if merged.is_ok() {
+                read?;
+            }
+        }
+        merged
+    })
+}
+
+fn entries() -> (Sender<IndexEntry>, Receiver<IndexEntry>) {
+    bounded(4096)
+}
+
+fn merge(
+    before: &mut Receiver<IndexEntry>,
+    after: &mut Receiver<IndexEntry>,
+    visit: &mut dyn FnMut(Change) -> Result<()>,
+) -> Result<()> {
+    let (mut old, mut new) = (before.recv().ok(), after.recv().ok());
+    loop {
+        let order = match (&old, &new) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) => path_order(&a.path.0, &b.path.0),
+        };
+        let from_old = if order.is_le() { std::mem::replace(&mut old, before.recv().ok()) } else { None };
+        let from_new = if order.is_ge() { std::mem::replace(&mut new, after.recv().ok()) } else { None };
+        match (from_old, from_new) {
+            (Some(a), Some(b)) if same(&a, &b) => {}
+            (Some(a), Some(b)) => visit(Change::Changed(a, b))?,
+            (Some(a), None) => visit(Change::Removed(a))?,
+            (None, Some(b)) => visit(Change::Added(b))?,
+            (None, None) => {}
+        }
+    }
+}
+
+fn same(a: &IndexEntry, b: &IndexEntry) -> bool {
+    // A folder's time changes with every file made or removed in it, which is told by itself.
+    let time = a.kind == EntryKind::Dir || a.mtime == b.mtime;
+    time && (a.kind, a.size, a.mode, &a.target) == (b.kind, b.size, b.mode, &b.target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_to_paths_of_the_archive() {
+        assert_eq!(resolve(b"var/www/current", b"releases/7"), b"var/www/releases/7");
+        assert_eq!(resolve(b"var/www/a/b", b"../../c/./d"), b"var/c/d");
+        assert_eq!(resolve(b"var/x", b"/etc/hosts"), b"etc/hosts");
+        assert_eq!(resolve(b"x", b"../../../../y"), b"y");
+    }
+
+    #[test]
+    fn a_path_is_below_its_folder_and_not_below_one_that_only_begins_alike() {
+        assert_eq!(below(b"var/www", b"var/www/a/b"), Some(&b"a/b"[..]));
+        assert_eq!(below(b"var/www", b"var/www/"), Some(&b""[..]));
+        assert_eq!(below(b"var/www", b"var/wwwroot/a"), None);
+        assert_eq!(below(b"", b"var/"), Some(&b"var/"[..]));
+    }
+}
