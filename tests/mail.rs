@@ -284,7 +284,7 @@ async fn a_refusal_for_good_is_not_repeated_and_stays_visible() {
     let office = Office::new(&settings(&server, &["gone@example.org", "admin@example.org"]));
     let done = office.deliver().await;
     assert_eq!((done.sent, done.given_up, done.pending), (1, 1, 0));
-    assert_eq!(office.statuses(), [MessageStatus::Failed, MessageStatus::Delivered]);
+    assert_eq!(office.statuses(), [MessageStatus::Refused, MessageStatus::Delivered]);
     assert!(
         done.problems[0].contains("gone@example.org") && done.problems[0].contains("550"),
         "{:?}",

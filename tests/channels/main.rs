@@ -52,3 +52,28 @@ fn everything_shown(world: &World) -> String {
     );
     text
 }
+
+/// The state failed after a good run was recorded: the backup is good, and that is what is told.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_state_that_fails_after_a_good_run_degrades_it_and_is_told_so() {
+    let server = http::HttpServer::plain();
+    let hook = format!("[notify.hook]\ntype = \"webhook\"\nurl = \"{}\"\n", server.url("/hook"));
+    for place in ["ended-run", "deliver"] {
+        let world = World::new(&config(&hook));
+        let before = server.requests().len();
+        let mut program = world.program();
+        program.env("BACKUP_AGENT_FAILPOINT", format!("{place}=error"));
+        let ran = world.run(program.args(["--config", "config.toml"]), "backup");
+        assert_eq!(ran.code, 4, "{place}: {ran:?}");
+        let told: Vec<_> = server.requests()[before..].iter().map(http::Request::json).collect();
+        assert_eq!(told.len(), 1, "{place}: {told:#?}");
+        assert_eq!(told[0]["kind"], "degraded", "{place}: {:#}", told[0]);
+        assert!(told[0]["run"]["degraded"][0].as_str().unwrap().starts_with("state: "), "{:#}", told[0]);
+        // Once the state works again that is over, and said once.
+        world.agent("backup").exits(0);
+        world.agent("tend").exits(0);
+        let kinds: Vec<_> = server.requests()[before..].iter().map(|r| r.json()["kind"].clone()).collect();
+        assert_eq!(kinds, ["degraded", "recovery"], "{place}");
+    }
+}
