@@ -95,7 +95,7 @@ pub struct Copy {
 }
 
 impl Copy {
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             run_id: get_word(row, "run_id")?,
             job: get_word(row, "job")?,
