@@ -319,7 +319,6 @@ impl<'a> Running<'a> {
     }
 
     /// Records the end, and returns what could not be written once that was done.
-
     fn write_end(
         &self,
         ended: &mut EndedRun,

@@ -255,7 +255,7 @@ impl Channel {
             Ok(Sender::Ping(pinger)) => {
                 let kept = serde_json::from_value(letter.data.clone());
                 let ping = kept.unwrap_or_else(|_| Ping::of_kind(letter.kind));
-                pinger.send(&ping, letter.text).await
+                pinger.send(&ping, letter.text, letter.now).await
             }
             Err(why) => Err(SendError::new(
                 Failure::Unreachable,

@@ -127,13 +127,18 @@ impl Http {
         self.client.get(url)
     }
 
-    /// Sends a request. `Ok` means an answer of the class 2xx, whose text nobody reads.
-    pub(super) async fn send(&self, request: RequestBuilder) -> Result<(), SendError> {
-        self.send_any(vec![request]).await
+    /// Sends a request. `Ok` means an answer of the class 2xx, whose text nobody reads. From `now` counts the
+    /// date until which a server wants to be left alone.
+    pub(super) async fn send(&self, request: RequestBuilder, now: DateTime<Utc>) -> Result<(), SendError> {
+        self.send_any(vec![request], now).await
     }
 
     /// Sends the first of the requests; the next one only when the service does not know the method.
-    pub(super) async fn send_any(&self, requests: Vec<RequestBuilder>) -> Result<(), SendError> {
+    pub(super) async fn send_any(
+        &self,
+        requests: Vec<RequestBuilder>,
+        now: DateTime<Utc>,
+    ) -> Result<(), SendError> {
         let attempt = async {
             let mut last = None;
             for request in requests {
@@ -155,7 +160,7 @@ impl Http {
         })??;
         match response {
             Some(response) if response.status().is_success() => Ok(()),
-            Some(response) => Err(self.refused(response).await),
+            Some(response) => Err(self.refused(response, now).await),
             None => Err(SendError::new(Failure::Permanent, "there was nothing to send")),
         }
     }
@@ -188,9 +193,9 @@ impl Http {
     }
 
     /// What an answer that is no success means.
-    async fn refused(&self, response: Response) -> SendError {
+    async fn refused(&self, response: Response, now: DateTime<Utc>) -> SendError {
         let status = response.status();
-        let wait = retry_after(&response, Utc::now());
+        let wait = retry_after(&response, now);
         let said = match answer(response).await {
             said if said.is_empty() => String::new(),
             said => format!(" ({})", self.redact(&said)),

@@ -134,6 +134,6 @@ impl Ntfy {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        self.http.send(request).await
+        self.http.send(request, letter.now).await
     }
 }

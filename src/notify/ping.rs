@@ -12,6 +12,7 @@
 use std::fmt;
 
 use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +124,7 @@ impl Pinger {
     }
 
     /// Pings, with `body` for people who look at the switch.
-    pub async fn send(&self, ping: &Ping, body: &str) -> Result<(), SendError> {
+    pub async fn send(&self, ping: &Ping, body: &str, now: DateTime<Utc>) -> Result<(), SendError> {
         let url = self.address(ping);
         let body = text::cut(body, BODY_LIMIT);
         let post = self
@@ -136,7 +137,7 @@ impl Pinger {
             // Some plain ones only know GET.
             requests.push(self.http.get(url));
         }
-        self.http.send_any(requests).await
+        self.http.send_any(requests, now).await
     }
 
     fn address(&self, ping: &Ping) -> Url {

@@ -110,7 +110,7 @@ impl Webhook {
             let signature = sign(secret, &timestamp, &body)?;
             request = request.header(TIMESTAMP, timestamp).header(SIGNATURE, format!("v1={signature}"));
         }
-        self.http.send(request.body(body)).await
+        self.http.send(request.body(body), letter.now).await
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use backup_agent::clock::{Clock as _, SystemClock};
+
 use super::http::{HttpServer, Request};
 use super::world::World;
 use super::{break_source, config, everything_shown, mend_source, secret};
@@ -26,17 +28,17 @@ fn is_signed(request: &Request, key: &str) {
     let message = [timestamp.as_bytes(), b".", &request.body].concat();
     let expected = format!("v1={}", openssl_hmac(key, &message));
     assert_eq!(request.header("x-backup-agent-signature"), Some(expected.as_str()));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    assert!(now.abs_diff(timestamp.parse().unwrap()) < 600, "{timestamp}");
+    let now = SystemClock.now().timestamp();
+    assert!((now - timestamp.parse::<i64>().unwrap()).abs() < 600, "{timestamp}");
 }
 
 #[test]
 fn a_webhook_gets_a_signed_document_that_says_everything_once_for_each_transition() {
     let server = HttpServer::plain();
-    let world = World::new(&config(&format!(
-        "[notify.hook]\ntype = \"webhook\"\nurl_file = \"{{}}/hook-url\"\nsecret_file = \"{{}}/hook-key\"\n\
-         headers = {{ X-Environment = \"production\" }}\nheader_files = {{ Authorization = \"{{}}/hook-auth\" }}\n"
-    )));
+    let world = World::new(&config(
+        "[notify.hook]\ntype = \"webhook\"\nurl_file = \"{}/hook-url\"\nsecret_file = \"{}/hook-key\"\n\
+         headers = { X-Environment = \"production\" }\nheader_files = { Authorization = \"{}/hook-auth\" }\n",
+    ));
     secret(&world, "hook-url", &server.url("/hooks/canary-path?key=canary-query"));
     secret(&world, "hook-key", "canary-key\n");
     secret(&world, "hook-auth", "Bearer canary-token\n");
@@ -89,10 +91,10 @@ fn a_webhook_gets_a_signed_document_that_says_everything_once_for_each_transitio
 #[test]
 fn an_ntfy_topic_gets_what_its_documents_ask_for_and_a_person_can_read_it_on_a_telephone() {
     let server = HttpServer::plain();
-    let world = World::new(&config(&format!(
-        "[notify.phone]\ntype = \"ntfy\"\nurl_file = \"{{}}/topic\"\ntoken_file = \"{{}}/token\"\ntags = [\"web1\"]\n\
-         priorities = {{ failure = 5 }}\nsuccess = \"always\"\n"
-    )));
+    let world = World::new(&config(
+        "[notify.phone]\ntype = \"ntfy\"\nurl_file = \"{}/topic\"\ntoken_file = \"{}/token\"\ntags = [\"web1\"]\n\
+         priorities = { failure = 5 }\nsuccess = \"always\"\n",
+    ));
     secret(&world, "topic", &server.url("/some/prefix/canary-topic"));
     secret(&world, "token", "tk_canarytoken\n");
     world.agent("backup").exits(0);
