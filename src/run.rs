@@ -115,6 +115,7 @@ pub fn run_job(
     let run = Running::begin(agent, request, job, observer, progress)?;
     let span = run.log.span();
     let _entered = span.enter();
+    let mut beginning = tell::begun(agent, &request.job, &run.run_id);
     let minder = Minder::start(agent, &run, job);
     let hooks = Hooks::new(agent, &request.job, job, &run.run_id, &run);
     let result = unwinding(|| run.make_backup(&hooks));
@@ -123,7 +124,12 @@ pub fn run_job(
     drop(locks);
     observer.event(&Event::Recorded);
 
-    let mut ran = run.copy_and_tell(recorded)?;
+    beginning.wait();
+    // From here on it stands how the run ended: a state that fails now degrades a good one.
+    let mut ran = match run.copy_and_tell(&recorded) {
+        Ok(ran) => ran,
+        Err(error) => run.tell_past_the_state(&recorded, &error),
+    };
     ran.duration = begun.elapsed();
     observer.event(&Event::RunEnded {
         outcome: ran.outcome,
@@ -160,10 +166,10 @@ struct Made {
 
 /// What was recorded.
 struct Recorded {
-    outcome: Outcome,
-    error: Option<String>,
-    degraded: Vec<String>,
+    ended: EndedRun,
     backup: Option<Backup>,
+    /// What could not be written after that.
+    trouble: Option<anyhow::Error>,
 }
 
 impl<'a> Running<'a> {
@@ -328,36 +334,43 @@ impl<'a> Running<'a> {
             let Backup { target, location, manifest } = &made.backup;
             reap::copies_to_make(self.job, target, location, manifest)
         });
-        self.write_end(&mut ended, component, &copies)?;
-        Ok(Recorded {
-            outcome: ended.outcome,
-            error: ended.error,
-            degraded: ended.degraded,
-            backup: made.map(|made| made.backup),
-        })
+        let trouble = self.write_end(&mut ended, component, &copies)?;
+        Ok(Recorded { ended, backup: made.map(|made| made.backup), trouble })
     }
 
+    /// Records the end, and returns what could not be written once that was done.
     fn write_end(
         &self,
         ended: &mut EndedRun,
         component: Option<ComponentName>,
         copies: &[NewCopy],
-    ) -> Result<()> {
+    ) -> Result<Option<anyhow::Error>> {
         let state = &self.agent.state;
         let run = Run::begun(&self.run_id, &self.request.job, self.request.trigger, self.started);
         let tail = self.log.tail(30);
         let messages = tell::plan_end(self.agent, &run, ended, component.clone(), tail.clone())?;
         failpoint::hit("end-run")?;
         state.end_run(ended, copies, &messages)?;
-        failpoint::hit("ended-run")?;
-        state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
-        write_status(state, self.agent.now())?;
-        Ok(())
+        let written = || {
+            failpoint::hit("ended-run")?;
+            state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
+            write_status(state, self.agent.now())?;
+            anyhow::Ok(())
+        };
+        Ok(written().err())
     }
 
     /// The further targets get their copies as far as there is time; then what is due is sent.
-    fn copy_and_tell(&self, recorded: Recorded) -> Result<Ran> {
-        let Recorded { outcome, error, mut degraded, backup } = recorded;
+    fn copy_and_tell(&self, recorded: &Recorded) -> Result<Ran> {
+        let Recorded { ended, backup, trouble } = recorded;
+        let mut degraded = ended.degraded.clone();
+        if let Some(trouble) = trouble {
+            tracing::error!("after the run was recorded: {trouble:#}");
+            if ended.outcome.is_good() {
+                degraded.push(format!("state: {trouble:#}"));
+                tell::degraded(self.agent, &self.run_id, &format!("state: {trouble:#}"))?;
+            }
+        }
         if backup.is_some() && self.job.targets.len() > 1 {
             let deadline = Some(Instant::now() + self.job.copy_wait);
             let drained = copies::drain(self.agent, Some(&self.run_id), deadline, self, self.progress);
@@ -377,13 +390,34 @@ impl<'a> Running<'a> {
         Ok(Ran {
             run_id: self.run_id.clone(),
             job: self.request.job.clone(),
-            outcome,
+            outcome: ended.outcome,
             degraded,
-            error,
-            backup,
+            error: ended.error.clone(),
+            backup: backup.clone(),
             duration: Duration::ZERO,
             untold: delivery.problems,
         })
+    }
+
+    /// The state failed after it had taken the end of the run: that is told without it, as the end it was.
+    fn tell_past_the_state(&self, recorded: &Recorded, error: &anyhow::Error) -> Ran {
+        tracing::error!("after the run was recorded, the state failed: {error:#}");
+        let Recorded { ended, backup, .. } = recorded;
+        let told = tell::ended_without_state(self.agent, &self.request.job, self.started, ended, error);
+        let mut degraded = ended.degraded.clone();
+        if ended.outcome.is_good() {
+            degraded.push(format!("state: {error:#}"));
+        }
+        Ran {
+            run_id: self.run_id.clone(),
+            job: self.request.job.clone(),
+            outcome: ended.outcome,
+            degraded,
+            error: ended.error.clone(),
+            backup: backup.clone(),
+            duration: Duration::ZERO,
+            untold: told.map_or_else(|e| vec![format!("{e:#}")], |delivery| delivery.problems),
+        }
     }
 
     /// What those see who watch from outside: `status.json`, and the text file of metrics.
