@@ -1,5 +1,6 @@
 //! The command line, as clap reads it and `--help` shows it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -154,6 +155,9 @@ pub struct Run {
     /// Also back up every job at once; without a configuration: this folder into ./backups
     #[arg(long)]
     pub now: bool,
+    /// Serve status page and /metrics here instead of at `listen`; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]

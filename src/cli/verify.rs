@@ -13,7 +13,7 @@ use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::isolate::{At, verify_copy};
 use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
-use crate::state::{Copy, CopyStatus, write_status};
+use crate::state::{Copy, CopyStatus};
 
 #[derive(Serialize)]
 struct Found {
@@ -64,7 +64,7 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
             report,
         });
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     // What was found is told at once; what goes wrong with that is in the queue, and here.
     tell::deliver(&agent)
         .problems

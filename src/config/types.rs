@@ -51,7 +51,7 @@ pub struct Config {
     #[serde(with = "super::duration")]
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
-    /// Log format and level.
+    /// Format, level and files of the log.
     pub log: LogConfig,
     /// Metrics beside the HTTP endpoint.
     pub metrics: MetricsConfig,
@@ -67,7 +67,7 @@ pub struct Config {
     pub notify: BTreeMap<ChannelName, NotifyConfig>,
 }
 
-/// Log format and level.
+/// Format, level and files of the log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
@@ -75,6 +75,12 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A level (`info`) or tracing directives (`backup_agent=debug`).
     pub level: Option<String>,
+    /// A file to which everything the agent does is appended: runs, copies, messages, the daemon.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub run_file: Option<PathBuf>,
+    /// A file to which what the health checks find is appended.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub health_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -92,7 +98,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// A file for node_exporter's textfile collector, written after each run and check.
+    /// A file for node_exporter's textfile collector, written after each run, check and change; ends in `.prom`.
     #[schemars(with = "Option<AbsolutePath>")]
     pub textfile: Option<PathBuf>,
 }

@@ -95,6 +95,14 @@ impl Rules<'_> {
         {
             self.not_zero(&[key], value);
         }
+        if let Some(path) = &config.metrics.textfile
+            && path.extension().is_none_or(|extension| extension != "prom")
+        {
+            self.say(
+                &["metrics", "textfile"],
+                "the name must end in `.prom`: node_exporter reads no others in its folder",
+            );
+        }
         if let Some(level) = &config.log.level
             && let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level)
         {

@@ -102,6 +102,7 @@ pub(super) fn reload(shared: &Shared, load: &LoadOptions) -> Reloaded {
         );
         config.state_dir = state_dir.to_owned();
     }
+    shared.watcher.reconfigured(&config);
     shared.exchange_agent(Agent {
         config: Arc::new(config),
         channels: Arc::new(channels),
@@ -166,7 +167,9 @@ fn keep(shared: &Shared, loaded: &Loaded) {
 }
 
 fn refuse(shared: &Shared, reason: &str, meaning: &str) {
-    tracing::error!("the configuration was refused. {meaning}. {reason}");
+    tracing::error!("the configuration was refused. {meaning}");
+    // One line for each problem, as `agent config check` shows them.
+    reason.lines().filter(|line| !line.trim().is_empty()).for_each(|line| tracing::error!("  {line}"));
     if let Err(error) = last_good::refuse(&shared.agent(), reason, meaning) {
         tracing::error!("{error:#}");
     }

@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::context::Shared;
 use crate::event::{Event, Observer};
 use crate::lock::{FileLock, LockMode};
+use crate::log;
 use crate::model::{JobName, RunId};
 use crate::ops::reap::{self, Fate};
 use crate::ops::{Agent, copies, tell};
@@ -120,7 +121,7 @@ pub(super) fn reaper(shared: &Shared) {
         let agent = shared.agent();
         let reaped = reap::all(&agent).map(|reaped| {
             if !reaped.is_empty() {
-                log(&reaped);
+                log(&agent, &reaped);
                 shared.messages.wake();
                 shared.copies.wake();
                 shared.health.wake();
@@ -152,7 +153,7 @@ pub(super) fn reap_at_start(shared: &Arc<Shared>) -> Result<()> {
         thread::Builder::new().name("reap".to_owned()).spawn(move || {
             let Reaping { shared, job } = &reaping;
             if let Err(error) = reap_job(&shared.agent(), job) {
-                tracing::error!("dealing with a dead run of job {job}: {error:#}");
+                tracing::error!(job = job.as_str(), "dealing with a dead run: {error:#}");
             }
         })?;
     }
@@ -174,24 +175,26 @@ impl Drop for Reaping {
 fn reap_job(agent: &Agent, job: &JobName) -> Result<()> {
     // Held by somebody who then does the same.
     let Some(_lock) = FileLock::try_acquire(&agent.lock_path(job), LockMode::Private)? else { return Ok(()) };
-    log(&reap::of_job(agent, job)?);
+    log(agent, &reap::of_job(agent, job)?);
     write_status(&agent.state, agent.now())?;
     Ok(())
 }
 
-fn log(reaped: &[(RunId, Fate)]) {
+fn log(agent: &Agent, reaped: &[(RunId, Fate)]) {
     for (run, fate) in reaped {
+        let job = agent.state.run(run).ok().flatten().map(|run| run.job);
+        let _entered = job.map(|job| log::span(&job, run).entered());
         match fate {
             Fate::Interrupted => {
-                tracing::warn!("run {run} had died: it is marked interrupted, its leftovers are removed")
+                tracing::warn!("the run had died: it is marked interrupted, its leftovers are removed")
             }
             Fate::Adopted(outcome) => {
                 tracing::warn!(
-                    "run {run} had died after it had published: its backup was read back and counts ({outcome})"
+                    "the run had died after it had published: its backup was read back and counts ({outcome})"
                 );
             }
             Fate::Unknown(why) => {
-                tracing::warn!("run {run} has died, and its target cannot be looked at: {why}")
+                tracing::warn!("the run has died, and its target cannot be looked at: {why}")
             }
         }
     }

@@ -211,6 +211,27 @@ pub(super) fn config(view: &AgentView<'_>) -> Option<Verdict> {
     })
 }
 
+pub(super) fn outputs(view: &AgentView<'_>) -> Option<Verdict> {
+    let AgentView { snapshot, config, now, .. } = *view;
+    let log = config.log.run_file.is_some() || config.log.health_file.is_some();
+    let wanted = [
+        (log, &snapshot.agent.log_trouble, "the log files"),
+        (config.metrics.textfile.is_some(), &snapshot.agent.textfile_trouble, "the text file of metrics"),
+    ];
+    let wanted = || wanted.iter().filter(|(wanted, ..)| *wanted);
+    let lines: Vec<String> = wanted()
+        .filter_map(|(_, trouble, _)| trouble.as_ref())
+        .map(|trouble| format!("{}, for {}", first_line(&trouble.value), words(since(trouble.at, now))))
+        .collect();
+    if !lines.is_empty() {
+        return Some(Verdict::bad(lines.join("; ")).hint(
+            "Does the folder exist, is its disk full, may the agent write there (`ReadWritePaths` of its unit)?",
+        ));
+    }
+    let names: Vec<&str> = wanted().map(|(.., name)| *name).collect();
+    (!names.is_empty()).then(|| Verdict::ok(format!("{} can be written", names.join(" and "))))
+}
+
 pub(super) fn clock(view: &AgentView<'_>) -> Option<Verdict> {
     let jump = view.snapshot.agent.clock_jump.as_ref()?;
     // Also one that is noted as later than now: the clock jumped, and then back.

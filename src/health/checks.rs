@@ -166,6 +166,13 @@ pub const CHECKS: &[Check] = &[
         scope: Scope::Agent(agent::config),
     },
     Check {
+        name: "outputs",
+        meaning: "a log file or the text file of metrics cannot be written",
+        severity: Warning,
+        limits: &[],
+        scope: Scope::Agent(agent::outputs),
+    },
+    Check {
         name: "clock",
         meaning: "the clock jumped not long ago",
         severity: Warning,

@@ -169,6 +169,10 @@ pub struct AgentState {
     pub config_refused: Option<DateTime<Utc>>,
     /// The last jump of the clock, and how far.
     pub clock_jump: Option<Fact>,
+    /// What is wrong with the log files, and since when.
+    pub log_trouble: Option<Fact>,
+    /// What is wrong with the text file of metrics, and since when.
+    pub textfile_trouble: Option<Fact>,
     /// When `/metrics` was last fetched, and by whom.
     #[serde(default)]
     pub metrics_scraped: Option<Fact>,
@@ -376,6 +380,8 @@ fn agent_state(tx: &Transaction<'_>) -> rusqlite::Result<AgentState> {
         config_loaded: at(FactKey::ConfigLoaded.as_str())?,
         config_refused: at(FactKey::ConfigRefused.as_str())?,
         clock_jump: get_fact(tx, FactKey::ClockJump.as_str())?,
+        log_trouble: get_fact(tx, FactKey::LogTrouble.as_str())?,
+        textfile_trouble: get_fact(tx, FactKey::TextfileTrouble.as_str())?,
         metrics_scraped: get_fact(tx, FactKey::MetricsScraped.as_str())?,
     })
 }
