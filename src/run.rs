@@ -30,9 +30,10 @@ use chrono::{DateTime, Utc};
 use crate::event::{Event, Observer, Progress, Step};
 use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
+use crate::ops::hooks::{Hooks, Scope, Verdict};
 use crate::ops::locks::{self, Held};
 use crate::ops::panics::unwinding;
-use crate::ops::{Agent, preflight, reap};
+use crate::ops::{Agent, preflight, reap, tell};
 use crate::source;
 use crate::state::{RunTrigger, write_status};
 
@@ -119,14 +120,21 @@ pub fn run_job(
     let run = Running::begin(agent, request, job, observer, progress)?;
     let span = run.log.span();
     let _entered = span.enter();
+    let mut beginning = tell::begun(agent, &request.job, &run.run_id);
     let minder = Minder::start(agent, &run, job);
-    let result = unwinding(|| run.make_backup());
+    let hooks = Hooks::new(agent, &request.job, job, &run.run_id, &run);
+    let result = unwinding(|| run.make_backup(&hooks));
     let late = minder.stop();
-    let recorded = run.record(result, late)?;
+    let recorded = run.record(result, late, &hooks)?;
     drop(locks);
     observer.event(&Event::Recorded);
 
-    let mut ran = run.copy_and_tell(recorded)?;
+    beginning.wait();
+    // From here on it stands how the run ended: a state that fails now degrades a good one.
+    let mut ran = match run.copy_and_tell(&recorded) {
+        Ok(ran) => ran,
+        Err(error) => run.tell_past_the_state(&recorded, &error),
+    };
     ran.duration = begun.elapsed();
     observer.event(&Event::RunEnded {
         outcome: ran.outcome,
@@ -138,16 +146,19 @@ pub fn run_job(
 
 impl Running<'_> {
     /// Everything up to the commit point, and local retention.
-    fn make_backup(&self) -> Result<Made> {
+    fn make_backup(&self, hooks: &Hooks<'_>) -> Result<Made> {
         let primary = self.primary()?;
         let sources = source::build_all(&self.job.source)?;
 
-        self.step(Step::Preflight, || self.look_at_target(&primary))?;
+        self.step(Step::Preflight, || self.look_at_target(&primary, hooks))?;
         let mut stage = primary.target.stage(&self.run_id)?;
         let stored = unwinding(|| {
             let context = self.context(stage.as_mut())?;
-            preflight::sources(&sources, &context, self)?;
-            let captured = self.step(Step::Capture, || self.capture(&sources, stage.as_mut(), &context))?;
+            hooks.before(&Scope::Capture, &context.cancel())?;
+            let ready = preflight::sources(&sources, |name| hooks.stand_before(name), &context, self)?;
+            let captured =
+                self.step(Step::Capture, || self.capture(&sources, ready, stage.as_mut(), &context, hooks))?;
+            hooks.after(&Scope::Capture, Verdict { outcome: Some(captured.outcome), error: None });
             self.step(Step::Publish, || self.publish(&primary, stage.as_mut(), captured))
         });
         let backup = stored.inspect_err(|_| self.abandon(stage.as_mut()))?;

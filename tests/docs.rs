@@ -55,7 +55,10 @@ fn every_configuration_in_the_documents_loads() {
         for block in blocks(&text, "toml") {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("config.toml");
-            fs::write(&file, block).unwrap();
+            // A piece of a job stands in a whole configuration.
+            let piece = block.contains("[job.web.") && !block.contains("[job.web]");
+            let whole = "[target.local]\ntype = \"directory\"\npath = \"/var/backups\"\n[job.web]\ntargets = [\"local\"]\n[job.web.source.application]\ntype = \"files\"\npaths = [\"/srv/www\"]\n";
+            fs::write(&file, if piece { format!("{whole}{block}") } else { block.to_owned() }).unwrap();
             let options = LoadOptions {
                 file: Some(file),
                 conf_d: Some(folder.path().join("conf.d")),

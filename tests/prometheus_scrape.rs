@@ -2,7 +2,7 @@
 
 #![cfg(feature = "real-peers")]
 
-#[path = "support/prometheus.rs"]
+#[path = "support/prometheus_once.rs"]
 mod prometheus;
 
 use std::fs;

@@ -2,7 +2,7 @@
 //! text file of a real node_exporter to a real Prometheus.
 #![cfg(feature = "real-peers")]
 
-#[path = "support/prometheus.rs"]
+#[path = "support/prometheus_once.rs"]
 mod prometheus;
 #[path = "support/world.rs"]
 mod world;

@@ -255,8 +255,24 @@ pub struct Restore {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
     /// The folder to restore into; new or empty
-    #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["in_place", "into"])]
     pub to: Option<PathBuf>,
+    /// Load a dump into this database, which is made, at the server the job's source names; with --force one
+    /// that exists is dropped first
+    #[arg(long, value_name = "DATABASE", conflicts_with_all = ["to", "in_place", "path"])]
+    pub into: Option<String>,
+    /// The database of the dump [default: the only one in it]
+    #[arg(long, value_name = "NAME", requires = "into")]
+    pub database: Option<String>,
+    /// Log in by this file instead of the source's: a MySQL option file, or a pgpass file
+    #[arg(long, value_name = "FILE", requires = "into")]
+    pub login_file: Option<PathBuf>,
+    /// Log in as this user instead of the source's
+    #[arg(long, value_name = "USER", requires = "into")]
+    pub login_user: Option<String>,
+    /// Give everything in the database to the login, for servers that do not know its owners (PostgreSQL)
+    #[arg(long, requires = "into")]
+    pub no_owner: bool,
     /// Restore to where the files were captured from, replacing what is there; needs --force
     #[arg(long, conflicts_with = "to", requires = "force")]
     pub in_place: bool,
@@ -273,7 +289,7 @@ pub struct Restore {
     /// From this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
-    /// Restore into a folder that is not empty, and replace files there
+    /// Restore into a folder that is not empty, and replace files there; or drop a database first
     #[arg(long)]
     pub force: bool,
     /// Keep set-uid and set-gid bits of files
@@ -454,8 +470,23 @@ pub enum NotifyVerb {
         /// Only through this channel
         channel: Option<ChannelName>,
     },
+    /// Try messages again at once: those that wait, were refused or given up
+    Retry {
+        /// Number of a message in `agent notify queue`, or `all`
+        #[arg(value_name = "ID")]
+        which: Which,
+    },
+    /// Take messages that wait out of the queue for good
+    Drop {
+        /// Number of a message in `agent notify queue`, or `all`
+        #[arg(value_name = "ID")]
+        which: Which,
+    },
     /// Show messages that wait, failed or went out
     Queue {
+        /// Only those that wait, were refused or given up
+        #[arg(long)]
+        open: bool,
         /// How many
         #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20)]
         limit: usize,
@@ -463,6 +494,28 @@ pub enum NotifyVerb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// One message, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this number.
+    One(i64),
+    /// All.
+    All,
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Which::All),
+            _ => text
+                .parse()
+                .map(Which::One)
+                .map_err(|_| "a number of `agent notify queue`, or all".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
 use crate::model::{JobName, RunId, TargetName};
 use crate::ops::last_good::{self, LastGood};
-use crate::ops::{Agent, isolate, tell};
+use crate::ops::{Agent, channels, isolate, tell};
 use crate::state::{Copy, CopyStatus, Run, State, StateError};
 use crate::{log, metrics};
 
@@ -78,7 +78,10 @@ impl Begun {
     pub fn record(&self, agent: &Agent) -> Result<()> {
         match self {
             Begun::AsIs(_) => Ok(()),
-            Begun::Good(loaded) => last_good::keep(agent, loaded),
+            Begun::Good(loaded) => {
+                loaded.channel_problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                last_good::keep(agent, loaded)
+            }
             Begun::Kept { at, reason, .. } => {
                 tracing::error!(
                     "the configuration is refused, the last good one, of {at}, is used. {reason}"
@@ -196,7 +199,8 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
 }
 
 fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>) -> Result<Agent> {
-    let channels = if state.is_read_only() { Vec::new() } else { tell::channels(&config)? };
+    let channels = if state.is_read_only() { Vec::new() } else { channels::channels(&config) };
+    channels::problems(&channels).iter().for_each(|problem| tracing::error!("{problem}"));
     let command = command(global);
     Ok(Agent { config: Arc::new(config), state, clock, channels: Arc::new(channels), command })
 }

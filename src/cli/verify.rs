@@ -11,6 +11,7 @@ use super::{code, common, output};
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::isolate::{At, verify_copy};
+use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
 use crate::state::{Copy, CopyStatus};
 
@@ -64,6 +65,11 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         });
     }
     common::publish(&agent)?;
+    // What was found is told at once; what goes wrong with that is in the queue, and here.
+    tell::deliver(&agent)
+        .problems
+        .iter()
+        .for_each(|problem| output::warn(&format!("not told yet: {problem}")));
     if args.json {
         output::json(&found)?;
     } else {

@@ -119,7 +119,11 @@ impl Looking {
             let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
             let spawned = thread::Builder::new().name("look".to_owned()).spawn(move || {
                 let result = match &ended.look {
-                    Look::Target(name) => looks::probe(&agent, name),
+                    Look::Target(name) => looks::probe(&agent, name).map(|copies_wait| {
+                        if copies_wait {
+                            shared.copies.wake();
+                        }
+                    }),
                     Look::Backups => backups(&shared, &agent),
                 };
                 if let Err(error) = result {

@@ -49,6 +49,7 @@ pub(super) fn messages(shared: &Shared) {
         while stopping && shared.is_busy() {
             thread::sleep(POLL);
         }
+        mend_channels(shared);
         let agent = shared.agent();
         trouble.note("queueing messages", tell::by_time(&agent));
         let delivery = tell::deliver(&agent);
@@ -60,6 +61,23 @@ pub(super) fn messages(shared: &Shared) {
             return;
         }
         shared.messages.wait(LOOK.min(agent.config.check_interval));
+    }
+}
+
+/// Tries whether channels that could not be used can be now: somebody may have put a file where it belongs,
+/// and should not have to think of a reload for what waits to go out.
+fn mend_channels(shared: &Shared) {
+    let agent = shared.agent();
+    if !agent.channels.iter().any(|channel| channel.is_broken()) {
+        return;
+    }
+    let made = crate::ops::channels::channels(&agent.config);
+    let broken = |channels: &[Arc<crate::notify::Channel>]| {
+        channels.iter().filter(|channel| channel.is_broken()).count()
+    };
+    if broken(&made) < broken(&agent.channels) {
+        tracing::info!("a channel that could not be used can be used again");
+        shared.exchange_agent(Agent { channels: Arc::new(made), ..Agent::clone(&agent) });
     }
 }
 

@@ -34,15 +34,15 @@ fn one(visit: &Visit, job: &JobName, component: &ComponentName, config: &SourceC
         return Finding::good(&table::SOURCE, text);
     }
     let result = Scratch::new().map_err(anyhow::Error::from).and_then(|scratch| {
-        let context = Context { scratch: scratch.0.clone(), progress: Arc::clone(&visit.progress) };
+        let context = Context::new(scratch.0.clone(), Arc::clone(&visit.progress));
         source::build(component, config)?.preflight(&context)
     });
     match result {
-        Ok(warnings) if warnings.is_empty() => {
+        Ok(ready) if ready.warnings.is_empty() => {
             Finding::good(&table::SOURCE, format!("{job}/{component}: ready"))
         }
-        Ok(warnings) => {
-            let text = format!("{job}/{component}: {}", warnings.join("; "));
+        Ok(ready) => {
+            let text = format!("{job}/{component}: {}", ready.warnings.join("; "));
             Finding::bad(&table::SOURCE, text).warning_if(true)
         }
         Err(error) => {

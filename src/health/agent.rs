@@ -156,6 +156,9 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
     for name in config.notify.keys() {
         let Some(channel) = snapshot.channels.get(name) else { continue };
         waiting += channel.pending;
+        if let Some(problem) = &channel.problem {
+            lines.push(format!("{name}: {}", first_line(problem)));
+        }
         let reason =
             channel.last_error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
         let messages = |count| plural(count, "message", "messages");
@@ -170,6 +173,11 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
         if let Some(at) = channel.last_given_up.filter(|at| now - *at <= delta(view.limits.given_up_told)) {
             lines.push(format!("a message for {name} was given up {} ago", words(since(at, now))));
         }
+        if let Some(at) = channel.last_refused.filter(|at| now - *at <= delta(view.limits.given_up_told)) {
+            let reason = channel.refusal.as_deref().map(|text| format!(": {}", first_line(text)));
+            let (ago, reason) = (words(since(at, now)), reason.unwrap_or_default());
+            lines.push(format!("a message for {name} was refused {ago} ago{reason}"));
+        }
     }
     let perf = Perf::new("notifications_pending", waiting as f64, Unit::None);
     let verdict = if lines.is_empty() {
@@ -178,7 +186,9 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
             _ => format!("{} on the way", plural(waiting, "message", "messages")),
         })
     } else {
-        Verdict::bad(lines.join("; ")).hint("`agent notify test` tries the channel and says what it answers")
+        Verdict::bad(lines.join("; ")).hint(
+            "`agent notify test` tries the channel and says what it answers, `agent notify queue` shows the messages",
+        )
     };
     Some(verdict.perf(perf))
 }

@@ -153,7 +153,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "notify",
-        meaning: "messages are refused, given up, or wait",
+        meaning: "messages are refused, given up, or wait, or a channel cannot be used as it should",
         severity: Warning,
         limits: &["message_late", "given_up_told"],
         scope: Scope::Agent(agent::notify),

@@ -37,8 +37,9 @@ pub fn used_targets(config: &Config) -> BTreeSet<TargetName> {
 }
 
 /// Looks at a target in a child process: nobody who has something else to do touches what may be
-/// a dead mount. What was found is recorded.
-pub fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
+/// a dead mount. What was found is recorded. True when it is back and copies wait for it: they are due at once,
+/// however long the pause after the last attempt was to be.
+pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
     let at = At { target: name.clone(), config: agent.target(name)?.clone(), location: String::new() };
     let deadline = Some(Instant::now() + PROBE_LIMIT);
     let reply =
@@ -46,12 +47,14 @@ pub fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
     let now = agent.now();
     match reply {
         Ok(Reply::Probed { space }) => {
+            let was_down = agent.state.probes()?.iter().any(|(probed, probe)| probed == name && !probe.up);
             agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
+            return Ok(was_down && agent.state.retry_copies(Some(name), now)? > 0);
         }
         Ok(other) => bail!("an unexpected answer to a look at target {name}: {other:?}"),
         Err(error) => agent.state.record_probe(name, now, false, None, None, Some(&format!("{error:#}")))?,
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Which runs are dead, and whether the newest good backup of each job is where it should be.

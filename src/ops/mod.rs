@@ -2,12 +2,15 @@
 
 pub mod browse;
 pub mod capture;
+pub mod channels;
 pub mod copies;
 pub mod export;
 pub mod failed;
+pub mod hooks;
 pub mod isolate;
 pub mod last_good;
 pub mod limits;
+pub mod load;
 pub mod locks;
 pub mod looks;
 pub mod panics;
@@ -17,6 +20,7 @@ pub mod publish;
 pub mod reap;
 pub mod restore;
 pub mod restore_text;
+pub mod shrink;
 pub mod starts;
 pub mod stored;
 pub mod tell;

@@ -11,39 +11,50 @@ use crate::failpoint;
 use crate::metrics;
 use crate::model::{ComponentName, Outcome};
 use crate::ops::capture::ComponentError;
+use crate::ops::hooks::{Hooks, Verdict};
 use crate::ops::{copies, reap, tell};
 use crate::state::{EndedRun, NewCopy, Run, write_status};
 
 /// What was recorded.
 pub(super) struct Recorded {
-    outcome: Outcome,
-    error: Option<String>,
-    degraded: Vec<String>,
+    ended: EndedRun,
     backup: Option<Backup>,
+    /// What could not be written after that.
+    trouble: Option<anyhow::Error>,
 }
 
 impl Running<'_> {
     /// Records the end in one transaction with its copies and messages.
-    pub(super) fn record(&self, result: Result<Made>, late: bool) -> Result<Recorded> {
-        let now = self.agent.now();
+    pub(super) fn record(&self, result: Result<Made>, late: bool, hooks: &Hooks<'_>) -> Result<Recorded> {
         let failed_step = self.lock_steps().current;
         let (made, error) = match result {
             Ok(made) => (Some(made), None),
             Err(e) => (None, Some(e)),
         };
-        let mut ended = match (&made, &error) {
-            (Some(made), _) => {
+        let text = error.as_ref().map(|e| self.describe(e, late));
+        // Whatever a step says when it is asked to stop: being asked is what ended it.
+        let interrupted = !late && self.progress.is_cancelled();
+        let outcome = match &made {
+            Some(made) => made.backup.manifest.outcome,
+            None if interrupted => Outcome::Interrupted,
+            None => Outcome::Failure,
+        };
+        // While the outcome can still be told with what they say.
+        hooks.finish(Verdict { outcome: Some(outcome), error: text.as_deref() });
+        let problems = hooks.problems();
+        let now = self.agent.now();
+        let mut ended = match &made {
+            Some(made) => {
                 let mut ended = reap::ended_by_manifest(&made.backup.manifest, now);
                 ended.degraded.clone_from(&made.degraded);
+                ended.degraded.extend(problems);
                 ended
             }
-            (None, error) => {
-                // Whatever a step says when it is asked to stop: being asked is what ended it.
-                let interrupted = !late && self.progress.is_cancelled();
-                let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failure };
+            None => {
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
-                ended.error = error.as_ref().map(|e| self.describe(e, late));
+                ended.error =
+                    text.map(|text| [text].into_iter().chain(problems).collect::<Vec<_>>().join("\n"));
                 ended
             }
         };
@@ -55,36 +66,43 @@ impl Running<'_> {
             let Backup { target, location, manifest } = &made.backup;
             reap::copies_to_make(self.job, target, location, manifest)
         });
-        self.write_end(&mut ended, component, &copies)?;
-        Ok(Recorded {
-            outcome: ended.outcome,
-            error: ended.error,
-            degraded: ended.degraded,
-            backup: made.map(|made| made.backup),
-        })
+        let trouble = self.write_end(&mut ended, component, &copies)?;
+        Ok(Recorded { ended, backup: made.map(|made| made.backup), trouble })
     }
 
+    /// Records the end, and returns what could not be written once that was done.
     fn write_end(
         &self,
         ended: &mut EndedRun,
         component: Option<ComponentName>,
         copies: &[NewCopy],
-    ) -> Result<()> {
+    ) -> Result<Option<anyhow::Error>> {
         let state = &self.agent.state;
         let run = Run::begun(&self.run_id, &self.request.job, self.request.trigger, self.started);
         let tail = self.log.tail(30);
         let messages = tell::plan_end(self.agent, &run, ended, component.clone(), tail.clone())?;
         failpoint::hit("end-run")?;
         state.end_run(ended, copies, &messages)?;
-        failpoint::hit("ended-run")?;
-        state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
-        write_status(state, self.agent.now())?;
-        Ok(())
+        let written = || {
+            failpoint::hit("ended-run")?;
+            state.set_run_log(&self.run_id, &self.log.text(), self.agent.now())?;
+            write_status(state, self.agent.now())?;
+            anyhow::Ok(())
+        };
+        Ok(written().err())
     }
 
     /// The further targets get their copies as far as there is time; then what is due is sent.
-    pub(super) fn copy_and_tell(&self, recorded: Recorded) -> Result<Ran> {
-        let Recorded { outcome, error, mut degraded, backup } = recorded;
+    pub(super) fn copy_and_tell(&self, recorded: &Recorded) -> Result<Ran> {
+        let Recorded { ended, backup, trouble } = recorded;
+        let mut degraded = ended.degraded.clone();
+        if let Some(trouble) = trouble {
+            tracing::error!("after the run was recorded: {trouble:#}");
+            if ended.outcome.is_good() {
+                degraded.push(format!("state: {trouble:#}"));
+                tell::degraded(self.agent, &self.run_id, &format!("state: {trouble:#}"))?;
+            }
+        }
         if backup.is_some() && self.job.targets.len() > 1 {
             let deadline = Some(Instant::now() + self.job.copy_wait);
             let drained = copies::drain(self.agent, Some(&self.run_id), deadline, self, self.progress);
@@ -104,13 +122,34 @@ impl Running<'_> {
         Ok(Ran {
             run_id: self.run_id.clone(),
             job: self.request.job.clone(),
-            outcome,
+            outcome: ended.outcome,
             degraded,
-            error,
-            backup,
+            error: ended.error.clone(),
+            backup: backup.clone(),
             duration: Duration::ZERO,
             untold: delivery.problems,
         })
+    }
+
+    /// The state failed after it had taken the end of the run: that is told without it, as the end it was.
+    pub(super) fn tell_past_the_state(&self, recorded: &Recorded, error: &anyhow::Error) -> Ran {
+        tracing::error!("after the run was recorded, the state failed: {error:#}");
+        let Recorded { ended, backup, .. } = recorded;
+        let told = tell::ended_without_state(self.agent, &self.request.job, self.started, ended, error);
+        let mut degraded = ended.degraded.clone();
+        if ended.outcome.is_good() {
+            degraded.push(format!("state: {error:#}"));
+        }
+        Ran {
+            run_id: self.run_id.clone(),
+            job: self.request.job.clone(),
+            outcome: ended.outcome,
+            degraded,
+            error: ended.error.clone(),
+            backup: backup.clone(),
+            duration: Duration::ZERO,
+            untold: told.map_or_else(|e| vec![format!("{e:#}")], |delivery| delivery.problems),
+        }
     }
 
     /// What those see who watch from outside: `status.json`, and the text file of metrics.

@@ -1,5 +1,6 @@
 //! What the steps of a run do to make a backup, and to take back a bad one.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,9 +11,11 @@ use crate::config::{CodecName, TargetConfig};
 use crate::event::Level;
 use crate::manifest::{self, Encryption, Manifest};
 use crate::model::{ComponentName, RunId, TargetName};
+use crate::ops::hooks::{Hooks, Scope};
 use crate::ops::verify::{Depth, verify};
 use crate::ops::{capture, engine_options, open_target, preflight, prune, publish, reap};
-use crate::source::{Context, Source};
+use crate::process::Cancel;
+use crate::source::{Context, Ready, Source};
 use crate::target::{Stage, Target, candidate_locations};
 
 /// The target a run stores its backup at.
@@ -39,8 +42,10 @@ impl Running<'_> {
     }
 
     /// Makes room and order at the target, and looks whether it can take a backup.
-    pub(super) fn look_at_target(&self, primary: &Primary<'_>) -> Result<()> {
+    pub(super) fn look_at_target(&self, primary: &Primary<'_>, hooks: &Hooks<'_>) -> Result<()> {
         let target = primary.target.as_ref();
+        let progress = Arc::clone(self.progress);
+        hooks.before(&Scope::Run, &(Arc::new(move || progress.is_cancelled()) as Cancel))?;
         // First, since it makes room; a target that is away is for the look at it to tell.
         let tidied = reap::leftovers(self.agent, &self.request.job, target);
         preflight::target(self.agent, &self.request.job, target, self, self.progress)?;
@@ -50,26 +55,29 @@ impl Running<'_> {
 
     /// What sources work with.
     pub(super) fn context(&self, stage: &mut dyn Stage) -> Result<Context> {
-        Ok(Context { scratch: stage.scratch()?, progress: Arc::clone(self.progress) })
+        Ok(Context::new(stage.scratch()?, Arc::clone(self.progress)))
     }
 
     /// Reads the sources into the stage.
     pub(super) fn capture(
         &self,
         sources: &[Box<dyn Source>],
+        ready: BTreeMap<ComponentName, Ready>,
         stage: &mut dyn Stage,
         context: &Context,
+        hooks: &Hooks<'_>,
     ) -> Result<capture::Captured> {
         let options = engine_options(&self.job.engine, self.request.fast, Arc::clone(self.progress));
-        let baseline = |component: &ComponentName| self.baseline(component);
+        let baselines = self.baselines();
         let plan = capture::Plan {
             options: &options,
             skip: self.own_folders(),
             limits: self.agent.config.limits_of(self.job),
-            baseline: &baseline,
+            baselines: &baselines,
             now: self.started.timestamp(),
+            hooks,
         };
-        capture::capture_all(sources, stage, context, &plan, self)
+        capture::capture_all(sources, ready, stage, context, &plan, self)
     }
 
     /// Describes what was captured, and puts it in its place. The state knows the place first.

@@ -24,7 +24,7 @@ impl Minder {
         let (stop, stopped) = mpsc::channel::<()>();
         let deadline = job.max_runtime.map(|limit| Instant::now() + limit);
         let (state, run_id, progress) = (agent.state.clone(), run.run_id.clone(), Arc::clone(run.progress));
-        let expected: u64 = job.source.keys().filter_map(|c| run.baseline(c)).map(|b| b.source_bytes).sum();
+        let expected: u64 = run.baselines().values().map(|b| b.source_bytes).sum();
         let thread = thread::spawn(move || {
             let mut late = false;
             let mut recorded = Instant::now();

@@ -1,5 +1,6 @@
 //! A run from its begin to its end: its steps, and what it tells of itself.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -98,9 +99,12 @@ impl<'a> Running<'a> {
         self.steps.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// What a component usually holds.
-    pub(super) fn baseline(&self, component: &ComponentName) -> Option<Baseline> {
-        self.agent.state.baseline(&self.request.job, component, Some(&self.run_id)).ok().flatten()
+    /// What each component of the configured sources usually holds.
+    pub(super) fn baselines(&self) -> BTreeMap<ComponentName, Baseline> {
+        let mut baselines =
+            self.agent.state.baselines(&self.request.job, Some(&self.run_id)).unwrap_or_default();
+        baselines.retain(|name, _| self.job.source.contains_key(name.source()));
+        baselines
     }
 
     /// Tells the log and whoever watches.

@@ -417,6 +417,7 @@ fn channels() -> BTreeMap<backup_agent::model::ChannelName, ChannelState> {
         last_error: Some("450 greylisted".to_owned()),
         given_up: 0,
         last_given_up: None,
+        ..Default::default()
     };
     [("admin".parse().unwrap(), admin)].into()
 }
