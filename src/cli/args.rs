@@ -59,6 +59,11 @@ pub enum Verb {
     Show(Show),
     /// Read backups back and compare every byte with what was written
     Verify(Verify),
+    /// Replace damaged copies by good ones from another target
+    ///
+    /// The fresh copy is read back before the damaged one goes. Without a good copy elsewhere nothing is touched.
+    /// Exits with 1 when a copy could not be repaired.
+    Repair(Repair),
     /// Bring files back
     Restore(Restore),
     /// List what is in a backup, without restoring it
@@ -212,9 +217,30 @@ pub struct Verify {
     /// Only at this target [default: every one that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
+    /// Every backup there is
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
+    /// What is due by the schedules of the targets, within their budgets: for cron, where no daemon runs
+    #[arg(long, conflicts_with_all = ["id", "all", "job", "target", "deep"])]
+    pub due: bool,
     /// Also decompress everything and walk through the archives
     #[arg(long)]
     pub deep: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// The backup: an id as for `show`, or `latest` [default: every damaged one]
+    pub id: Option<String>,
+    /// Of this job, for `latest`
+    #[arg(long, requires = "id")]
+    pub job: Option<JobName>,
+    /// Only at this target
+    #[arg(long)]
+    pub target: Option<TargetName>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -15,6 +15,7 @@ mod keep;
 mod notify;
 mod output;
 mod progress;
+mod repair;
 mod restore;
 mod serve;
 mod tend;
@@ -112,6 +113,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Schedule(args) => inspect::schedule(global, args),
         Verb::Metrics => inspect::metrics(global),
         Verb::Verify(args) => verify::verify(global, args),
+        Verb::Repair(args) => repair::repair(global, args),
         Verb::Restore(args) => restore::restore(global, args),
         Verb::Ls(args) => browse::ls(global, args),
         Verb::Cat(args) => browse::cat(global, args),

@@ -97,6 +97,7 @@ impl Default for JobConfig {
             source: Default::default(),
             engine: EngineConfig::default(),
             health: HealthConfig::default(),
+            drill: None,
             notify: None,
         }
     }
@@ -146,6 +147,26 @@ impl Default for EngineConfig {
             ionice: IoNice::Idle,
             read_limit: None,
         }
+    }
+}
+
+/// A drill takes hours and happens weekly: a day late is soon enough to know.
+pub(super) fn drill_grace() -> Duration {
+    Duration::from_secs(24 * 60 * 60)
+}
+
+/// Enough to notice a mix-up, few enough to cost nothing.
+pub(super) fn drill_sample() -> u32 {
+    20
+}
+
+pub(super) fn check_timeout() -> Duration {
+    Duration::from_secs(10 * 60)
+}
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        Self { enabled: true, schedule: "@weekly".to_owned(), budget: None, repair: false }
     }
 }
 

@@ -26,7 +26,9 @@ mod shape;
 mod show;
 pub(crate) mod timezone;
 mod types;
+mod types_drill;
 mod validate;
+mod validate_drill;
 mod validate_source;
 mod walk;
 

@@ -13,6 +13,7 @@ use super::schema::{
     AbsolutePath, CronLine, DurationText, HttpUrl, MailAddress, NiceLevel, PercentText, SecretFile, SizeText,
     SmtpUrl, SocketText, TemplateText, ZoneName,
 };
+pub use super::types_drill::*;
 use crate::model::{ByteSize, ChannelName, ComponentName, JobName, Secret, TargetName};
 
 /// Everything the agent is told.
@@ -110,6 +111,9 @@ pub struct TargetConfig {
     #[serde(default)]
     #[schemars(with = "Option<SizeText>")]
     pub min_free: Option<ByteSize>,
+    /// When backups here are read back, and how much a day.
+    #[serde(default)]
+    pub verify: VerifyConfig,
 }
 
 /// Kind of target.
@@ -202,6 +206,9 @@ pub struct JobConfig {
     /// Limits of the health checks.
     #[serde(default)]
     pub health: HealthConfig,
+    /// Trial restores; none when absent.
+    #[serde(default)]
+    pub drill: Option<DrillConfig>,
     /// Channels that tell about this job; all when absent.
     #[serde(default)]
     pub notify: Option<Vec<ChannelName>>,

@@ -289,8 +289,8 @@ pub static TABLE: &[Metric] = &[
     ),
     gauge(
         "backup_last_verify_success",
-        "1 if the backup last read back was as it was stored.",
-        JobTarget(|t| t.last_verify_ok.map(flag)),
+        "1 if the backup last read back was as it was stored, and no other there is known to be damaged.",
+        JobTarget(|t| t.last_verify_ok.map(|ok| flag(ok && t.corrupt == 0))),
     ),
     gauge(
         "backup_last_retention_timestamp_seconds",

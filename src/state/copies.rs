@@ -92,10 +92,13 @@ pub struct Copy {
     pub claimed_until: Option<DateTime<Utc>>,
     /// Who.
     pub claimer: Option<String>,
+    /// An archive that another program made: never removed, nor copied.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 impl Copy {
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             run_id: get_word(row, "run_id")?,
             job: get_word(row, "job")?,
@@ -117,6 +120,7 @@ impl Copy {
             last_error: row.get("last_error")?,
             claimed_until: opt_time(row, "claimed_until")?,
             claimer: row.get("claimer")?,
+            imported: row.get("imported")?,
         })
     }
 }
@@ -177,13 +181,13 @@ pub(super) fn insert_copy(
     Ok(())
 }
 
-fn note_target(tx: &Transaction<'_>, job: &JobName, target: &TargetName) -> rusqlite::Result<()> {
+pub(super) fn note_target(tx: &Transaction<'_>, job: &JobName, target: &TargetName) -> rusqlite::Result<()> {
     tx.prepare_cached("INSERT OR IGNORE INTO job_targets (job, target) VALUES (?1, ?2)")?
         .execute(params![job.as_str(), target.as_str()])?;
     Ok(())
 }
 
-fn set_copied(
+pub(super) fn set_copied(
     tx: &Transaction<'_>,
     job: &JobName,
     target: &TargetName,
@@ -194,7 +198,7 @@ fn set_copied(
     Ok(())
 }
 
-fn set_verified(
+pub(super) fn set_verified(
     tx: &Transaction<'_>,
     job: &JobName,
     target: &TargetName,
@@ -529,7 +533,7 @@ impl State {
         })
     }
 
-    fn change_copy(
+    pub(super) fn change_copy(
         &self,
         doing: &str,
         run_id: &RunId,
