@@ -247,6 +247,7 @@ fn restore_options() -> RestoreOptions {
         allow_setid: true,
         devices: false,
         keep_going: false,
+        sync: false,
         threads: 3,
         owners: rustix::process::geteuid().is_root(),
         numeric_owner: false,

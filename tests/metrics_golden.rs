@@ -190,6 +190,7 @@ fn components_beyond_twenty_are_summed() {
             stored_bytes: 1,
             entries: 1,
             warning_counts: Default::default(),
+            sha256: None,
         })
         .collect();
     let baseline = Baseline { source_bytes: 100, entries: 1, runs: 7 };

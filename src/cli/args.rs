@@ -281,6 +281,10 @@ pub struct Restore {
     /// Take owners by number, without looking up names
     #[arg(long)]
     pub numeric_owner: bool,
+    /// Wait until everything is durable, as with --in-place; without it the kernel writes it out later, as
+    /// after tar or cp
+    #[arg(long)]
+    pub sync: bool,
     /// Go on behind damage: restore everything else, and name what is lost
     #[arg(long)]
     pub keep_going: bool,

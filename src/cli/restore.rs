@@ -35,6 +35,8 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
         owners: rustix::process::geteuid().is_root(),
         numeric_owner: args.numeric_owner,
         keep_going: args.keep_going,
+        // Another folder can be filled again; the files in place are the only ones.
+        sync: args.sync || args.in_place,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress: Arc::clone(&progress),
     };

@@ -13,9 +13,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Progress;
 use crate::health::Extra;
-use crate::model::JobName;
+use crate::manifest::FileWarning;
+use crate::model::{JobName, RunId};
 use crate::ops::Agent;
-use crate::state::{RunTrigger, Snapshot, State};
+use crate::state::{JobRecord, RunRecord, RunTrigger, Snapshot, State};
 use crate::web::{self, RunProgress};
 
 /// A scheduler that has not turned for so long does not turn any more.
@@ -246,6 +247,22 @@ impl web::Context for Shared {
         let runs = lock(&self.runs);
         let active = runs.active.get(job)?;
         Some(RunProgress { source_bytes: active.progress.source_bytes(), expected_bytes: active.expected })
+    }
+
+    fn warnings(&self, runs: &[RunId]) -> anyhow::Result<BTreeMap<RunId, Vec<FileWarning>>> {
+        Ok(self.state.warnings_of(runs)?)
+    }
+
+    fn job_record(&self, job: &JobName, limit: usize) -> anyhow::Result<JobRecord> {
+        Ok(self.state.job_record(job, limit)?)
+    }
+
+    fn run_record(&self, run: &RunId) -> anyhow::Result<Option<RunRecord>> {
+        Ok(self.state.run_record(run)?)
+    }
+
+    fn command(&self) -> String {
+        self.agent().command.clone()
     }
 
     fn extra(&self) -> Extra {

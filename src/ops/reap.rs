@@ -195,6 +195,7 @@ pub fn ended_by_manifest(manifest: &Manifest, now: chrono::DateTime<chrono::Utc>
             stored_bytes: component.stored_bytes,
             entries: component.entries,
             warning_counts: component.warning_counts,
+            sha256: Some(component.sha256),
         });
         ended.warnings.extend(component.warnings.iter().cloned());
     }

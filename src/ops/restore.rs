@@ -285,7 +285,9 @@ impl Restorer<'_> {
             bytes += got as u64;
             self.options.progress.add_source(got as u64);
         }
-        file.sync_all().with_context(|| format!("making {} durable", path.display()))?;
+        if self.options.sync {
+            file.sync_all().with_context(|| format!("making {} durable", path.display()))?;
+        }
         crate::fsutil::close(file).with_context(|| format!("closing {}", path.display()))?;
         if bytes != component.raw_bytes || totals.sha256() != component.sha256 {
             bail!("{} is not what was written: what was restored is wrong or incomplete", component.file);

@@ -19,6 +19,7 @@
 //! | `outbox` | messages until somebody accepted them |
 //! | `counters` | persisted counters and lock contention |
 //! | `facts` | probes of targets, health results, single values |
+//! | `records` | all that is known of one job's latest runs, or of one run, for a page |
 //! | `snapshot` | everything the watchers need, in one read transaction |
 //! | `status_file` | `status.json`, the same for those who may not open the database |
 
@@ -33,6 +34,7 @@ mod imports;
 mod jobs;
 mod open;
 mod outbox;
+mod records;
 mod run;
 mod runs;
 mod schema;
@@ -56,6 +58,7 @@ pub use history::{Baseline, OutcomeCounts, RunBrief};
 pub use imports::{ImportedFile, ImportedRun};
 pub use jobs::JobRow;
 pub use outbox::{Message, MessageKind, MessageStatus, NewMessage, NextTry};
+pub use records::{JobRecord, RunRecord};
 pub use run::{ComponentSummary, EndedRun, NewRun, Run, RunTrigger, StepTime, WARNINGS_KEPT};
 pub use schema::VERSION;
 pub use snapshot::{

@@ -137,7 +137,7 @@ pub struct Message {
 }
 
 impl Message {
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get("id")?,
             channel: get_word(row, "channel")?,

@@ -8,7 +8,7 @@ use super::sql::{get_json, get_word, opt_time, opt_word, time, uint, words};
 use crate::event::Step;
 use crate::lock::ProcessIdentity;
 use crate::manifest::FileWarning;
-use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName, WarningCounts};
+use crate::model::{ComponentName, JobName, Outcome, RunId, Sha256, TargetName, WarningCounts};
 
 /// How many file warnings are kept with a run; all of them stand in the backup itself.
 pub const WARNINGS_KEPT: usize = 50;
@@ -69,6 +69,10 @@ pub struct ComponentSummary {
     /// Files that changed, vanished, were unreadable or skipped.
     #[serde(default)]
     pub warning_counts: WarningCounts,
+    /// SHA-256 over the stored bytes. None for a component that was not stored, and in runs of versions that
+    /// did not keep it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256>,
 }
 
 /// The end of a run.

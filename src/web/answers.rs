@@ -1,6 +1,5 @@
 //! From a request to its answer.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +8,16 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, REFRESH, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::{Context, View, api, page, style};
+use super::request::{NoRoute, Route, is_own_host, is_watched, route};
+use super::{Context, View, api, frame, job_page, json, overview, run_page, style};
 use crate::health::Extra;
 use crate::metrics;
+use crate::model::{JobName, RunId};
 use crate::state::Snapshot;
 
 /// How many requests read the state at once. When all of them hang with the disk, the next ones are refused
@@ -24,6 +25,8 @@ use crate::state::Snapshot;
 const READERS_MAX: usize = 4;
 /// How long a request waits for its turn and for the state together. Below Prometheus' default of 10 s.
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often a page reloads whose reader asked for that, in seconds.
+const RELOAD: &str = "60";
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -36,24 +39,6 @@ pub(super) struct Answers<C> {
     /// The last state that could be read, for `/metrics`.
     last: Arc<Mutex<Option<Arc<Snapshot>>>>,
 }
-
-/// What a path answers. A table, so that 404 and 405 know the same paths.
-#[derive(Debug, Clone, Copy)]
-enum Route {
-    Page,
-    Metrics,
-    Alive,
-    Ready,
-    Status,
-}
-
-const ROUTES: &[(&str, Route)] = &[
-    ("/", Route::Page),
-    ("/metrics", Route::Metrics),
-    ("/healthz", Route::Alive),
-    ("/readyz", Route::Ready),
-    ("/api/v1/status", Route::Status),
-];
 
 impl<C: Context> Answers<C> {
     pub(super) fn new(context: Arc<C>, loopback: bool) -> Self {
@@ -68,13 +53,17 @@ impl<C: Context> Answers<C> {
 
     /// Never fails: what goes wrong becomes an answer that says so.
     pub(super) async fn answer(&self, request: &Request<Incoming>) -> Answer {
-        let path = request.uri().path();
         if !self.accepts_host(request) {
             let text = "This server answers only to its addresses, localhost and the name of its host.\n";
             return plain(StatusCode::MISDIRECTED_REQUEST, text);
         }
-        let Some((_, route)) = ROUTES.iter().find(|(known, _)| *known == path) else {
-            return plain(StatusCode::NOT_FOUND, "There is nothing here. The start page is /.\n");
+        let route = match route(request.uri().path()) {
+            Ok(route) => route,
+            Err(NoRoute::Other) => {
+                return plain(StatusCode::NOT_FOUND, "There is nothing here. The start page is /.\n");
+            }
+            Err(NoRoute::Job) => return self.not_found(NO_JOB),
+            Err(NoRoute::Run) => return self.not_found(NO_RUN),
         };
         if request.method() != Method::GET && request.method() != Method::HEAD {
             let mut answer =
@@ -82,8 +71,12 @@ impl<C: Context> Answers<C> {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
+        let watched = is_watched(request.uri().query());
         match route {
-            Route::Page => self.page().await,
+            Route::Overview => self.overview(watched).await,
+            Route::Job(name) => self.job(name, watched).await,
+            Route::Run(id) => self.run(id, watched).await,
+            Route::Icon(svg) => answer(StatusCode::OK, "image/svg+xml", svg),
             Route::Metrics => self.metrics().await,
             Route::Status => self.status().await,
             Route::Alive if self.context.alive() => plain(StatusCode::OK, "ok\n"),
@@ -109,25 +102,62 @@ impl<C: Context> Answers<C> {
         host.to_str().is_ok_and(|host| is_own_host(host, &self.context.config().host_name()))
     }
 
-    async fn page(&self) -> Answer {
-        match self.view().await {
-            Ok(view) => html(StatusCode::OK, page::render(&view)),
+    async fn overview(&self, watched: bool) -> Answer {
+        let page = self.read(move |context, view| {
+            // Only runs that have any: most have none, and the page lists a few of the last run of each job.
+            let last_runs = view.snapshot.jobs.iter().filter_map(|job| job.last_run.as_ref());
+            let with_warnings = last_runs.filter(|run| run.warning_counts.total() > 0);
+            let runs: Vec<RunId> = with_warnings.map(|run| run.run_id.clone()).collect();
+            let warnings = if runs.is_empty() { Default::default() } else { context.warnings(&runs)? };
+            Ok(Some(overview::render(&view.watched(watched), &warnings)?))
+        });
+        self.page(page.await, watched, NO_JOB)
+    }
+
+    async fn job(&self, name: JobName, watched: bool) -> Answer {
+        let page = self.read(move |context, view| {
+            let record = context.job_record(&name, job_page::RUNS)?;
+            Ok(job_page::render(&view.watched(watched), &name, &record)?)
+        });
+        self.page(page.await, watched, NO_JOB)
+    }
+
+    async fn run(&self, id: RunId, watched: bool) -> Answer {
+        let page = self.read(move |context, view| {
+            let Some(record) = context.run_record(&id)? else { return Ok(None) };
+            Ok(Some(run_page::render(&view.watched(watched), &record)?))
+        });
+        self.page(page.await, watched, NO_RUN)
+    }
+
+    /// A page, or what is said instead of it.
+    fn page(&self, page: Result<Option<String>>, watched: bool, missing: &'static str) -> Answer {
+        match page {
+            Ok(Some(page)) => {
+                let mut answer = html(StatusCode::OK, page);
+                if watched {
+                    answer.headers_mut().insert(REFRESH, HeaderValue::from_static(RELOAD));
+                }
+                answer
+            }
+            Ok(None) => self.not_found(missing),
             Err(error) => {
-                let config = self.context.config();
-                html(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    page::unreadable(&config.host_name(), &format!("{error:#}")),
-                )
+                let host = self.context.config().host_name();
+                rendered(StatusCode::SERVICE_UNAVAILABLE, frame::unreadable(&host, &format!("{error:#}")))
             }
         }
     }
 
+    fn not_found(&self, what: &'static str) -> Answer {
+        rendered(StatusCode::NOT_FOUND, frame::not_found(&self.context.config().host_name(), what))
+    }
+
     async fn status(&self) -> Answer {
         let (code, body) = match self.view().await {
-            Ok(view) => (StatusCode::OK, serde_json::to_vec(&api::Status::new(&view, self.is_ready()))),
+            Ok(view) => (StatusCode::OK, json::to_vec(&api::Status::new(&view, self.is_ready()))),
             Err(error) => {
                 let problem = api::Problem { error: format!("{error:#}") };
-                (StatusCode::SERVICE_UNAVAILABLE, serde_json::to_vec(&problem))
+                (StatusCode::SERVICE_UNAVAILABLE, json::to_vec(&problem))
             }
         };
         match body {
@@ -163,9 +193,16 @@ impl<C: Context> Answers<C> {
         }
     }
 
-    /// Reads the state on the blocking pool. The thread holds the reader's place until it is done, also when
-    /// nobody waits for it any more.
     async fn view(&self) -> Result<View> {
+        self.read(|_, view| Ok(view)).await
+    }
+
+    /// Reads the state, and makes something of it, on the blocking pool. The thread holds the reader's place
+    /// until it is done, also when nobody waits for it any more.
+    async fn read<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&C, View) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let read = async {
             let place = Arc::clone(&self.readers).acquire_owned().await?;
             let (context, last) = (Arc::clone(&self.context), Arc::clone(&self.last));
@@ -173,10 +210,11 @@ impl<C: Context> Answers<C> {
                 let _place = place;
                 let snapshot = Arc::new(context.snapshot()?);
                 *last.lock().unwrap_or_else(|e| e.into_inner()) = Some(Arc::clone(&snapshot));
-                Ok::<_, anyhow::Error>((snapshot, context.extra()))
+                let extra = context.extra();
+                let view = view_of(&*context, snapshot, extra);
+                make(&context, view)
             });
-            let (snapshot, extra) = task.await.context("reading the state")??;
-            Ok(self.view_of(snapshot, extra))
+            task.await.context("reading the state")?
         };
         let result = match tokio::time::timeout(READ_TIMEOUT, read).await {
             Ok(result) => result,
@@ -190,30 +228,18 @@ impl<C: Context> Answers<C> {
     /// The last state that could be read, with what is known without it.
     fn stale_view(&self) -> Option<View> {
         let last = self.last.lock().unwrap_or_else(|e| e.into_inner()).clone()?;
-        Some(self.view_of(last, Extra::default()))
-    }
-
-    fn view_of(&self, snapshot: Arc<Snapshot>, extra: Extra) -> View {
-        let config = self.context.config();
-        let progress =
-            config.job.keys().filter_map(|job| Some((job.clone(), self.context.progress(job)?))).collect();
-        View { snapshot, config, extra, progress, now: self.context.now() }
+        Some(view_of(&*self.context, last, Extra::default()))
     }
 }
 
-/// Whether a `Host` header names this server: an address of any kind (a name is what an attacker would let
-/// resolve to us), `localhost`, or the host's own name; with or without a port.
-fn is_own_host(header: &str, own: &str) -> bool {
-    let name = match header.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => header.rsplit_once(':').map_or(header, |(name, _)| name),
-    };
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name.parse::<IpAddr>().is_ok()
-        || name == "localhost"
-        || name.ends_with(".localhost")
-        || name == own.to_ascii_lowercase()
+fn view_of(context: &impl Context, snapshot: Arc<Snapshot>, extra: Extra) -> View {
+    let config = context.config();
+    let progress = config.job.keys().filter_map(|job| Some((job.clone(), context.progress(job)?))).collect();
+    View { snapshot, config, extra, progress, now: context.now(), command: context.command(), watched: false }
 }
+
+const NO_JOB: &str = "There is no such job, neither in the configuration nor in the history.";
+const NO_RUN: &str = "There is no such run in the history.";
 
 fn plain(code: StatusCode, text: &str) -> Answer {
     answer(code, "text/plain; charset=utf-8", text.to_owned())
@@ -221,6 +247,14 @@ fn plain(code: StatusCode, text: &str) -> Answer {
 
 fn html(code: StatusCode, text: String) -> Answer {
     answer(code, "text/html; charset=utf-8", text)
+}
+
+/// A page of one sentence, whose template can hardly fail.
+fn rendered(code: StatusCode, page: askama::Result<String>) -> Answer {
+    match page {
+        Ok(page) => html(code, page),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("The page was not made: {error}\n")),
+    }
 }
 
 fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
@@ -242,23 +276,4 @@ fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) 
         headers.insert(RETRY_AFTER, HeaderValue::from_static("15"));
     }
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_own_host;
-
-    #[test]
-    fn addresses_localhost_and_the_own_name_are_own_and_other_names_are_not() {
-        for host in
-            ["127.0.0.1:9736", "127.0.0.1", "[::1]:9736", "[::1]", "localhost", "LOCALHOST:1", "Db1:9736"]
-        {
-            assert!(is_own_host(host, "db1"), "{host}");
-        }
-        for host in
-            ["evil.example", "evil.example:9736", "127.0.0.1.evil.example", "", "localhost.evil.example"]
-        {
-            assert!(!is_own_host(host, "db1"), "{host}");
-        }
-    }
 }

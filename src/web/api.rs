@@ -64,7 +64,7 @@ pub struct Problem {
 
 impl<'a> Status<'a> {
     pub(super) fn new(view: &'a View, ready: bool) -> Self {
-        let View { snapshot, config, extra, progress, now } = view;
+        let View { snapshot, config, extra, progress, now, .. } = view;
         let findings = health::findings(snapshot, config, *now, extra);
         let jobs = config.job.iter().map(|(name, job)| {
             let state = snapshot.job(name);

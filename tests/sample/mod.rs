@@ -362,6 +362,7 @@ fn component(name: &str, source_bytes: u64, stored_bytes: u64, entries: u64) -> 
         stored_bytes,
         entries,
         warning_counts: WarningCounts::default(),
+        sha256: None,
     }
 }
 

@@ -122,7 +122,7 @@ pub fn restore_frames(
     let mut restorer = Restorer::new(shared.root, options, &shared.later)?;
     shared.take_later().finish(&mut restorer)?;
     summary.add(restorer.summary);
-    sync(shared.root, root)?;
+    sync(shared.root, root, options)?;
     Ok(summary)
 }
 

@@ -46,6 +46,8 @@ pub struct RestoreOptions {
     pub owners: bool,
     /// Take owner ids as they are, without looking up names.
     pub numeric_owner: bool,
+    /// Wait until what was restored is durable.
+    pub sync: bool,
     /// Go on behind a damaged frame; what stood in it is told in the summary.
     pub keep_going: bool,
     /// Threads that restore, at least 1.
@@ -101,7 +103,7 @@ pub fn restore_stream(
         restorer.restore(&mut archive, size, attributes)?;
     }
     later.lock().map(|mut later| std::mem::take(&mut *later)).unwrap_or_default().finish(&mut restorer)?;
-    sync(root_fd.as_fd(), root)?;
+    sync(root_fd.as_fd(), root, options)?;
     Ok(restorer.summary)
 }
 
@@ -134,7 +136,10 @@ fn open_root(root: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("opening the restore folder {}", root.display()))
 }
 
-fn sync(root_fd: BorrowedFd<'_>, root: &Path) -> Result<()> {
+fn sync(root_fd: BorrowedFd<'_>, root: &Path, options: &RestoreOptions) -> Result<()> {
+    if !options.sync {
+        return Ok(());
+    }
     rustix::fs::syncfs(root_fd)
         .with_context(|| format!("making the restored files in {} durable", root.display()))
 }

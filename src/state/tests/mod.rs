@@ -3,6 +3,7 @@
 mod copies;
 mod open;
 mod outbox;
+mod records;
 mod runs;
 mod watchers;
 
@@ -89,6 +90,7 @@ impl Fixture {
             stored_bytes: bytes / 2,
             entries,
             warning_counts: WarningCounts::default(),
+            sha256: None,
         }];
         let copies = [primary(bytes / 2), pending()];
         assert!(self.state.end_run(&ended, &copies, &[]).unwrap());
