@@ -66,6 +66,11 @@ pub enum Verb {
     Repair(Repair),
     /// Bring files back
     Restore(Restore),
+    /// Prove that a backup comes back: restore it into a scratch folder, compare, and remove it again
+    ///
+    /// Counts files and bytes, compares a sample with the live files, and makes the checks of [job.NAME.drill].
+    /// Exits with 1 when a backup did not come back as it should.
+    Drill(Drill),
     /// List what is in a backup, without restoring it
     Ls(Ls),
     /// Print a file out of a backup
@@ -77,6 +82,11 @@ pub enum Verb {
     Diff(Diff),
     /// Hand a whole backup over as one tar, digests and instructions inside
     Export(Export),
+    /// Take in the archives of another backup program, to be listed, verified and restored, never changed
+    ///
+    /// Reads each archive once for its digest; when it was taken is read from the names of its folders and files, else
+    /// from its time of change. Calling it again takes in what is new, and forgets what its program removed.
+    Import(Import),
     /// Do what is due beside the runs, where no daemon does it: pending copies, messages, dead runs
     ///
     /// For hosts where cron starts everything: marks runs that died, makes pending copies (newest first), queues
@@ -294,6 +304,22 @@ pub struct Restore {
 }
 
 #[derive(Debug, Args)]
+pub struct Drill {
+    /// The job [default: the only one there is]
+    #[arg(conflicts_with = "due")]
+    pub job: Option<JobName>,
+    /// Restore from this target [default: that of the configuration, else the primary]
+    #[arg(long, conflicts_with = "due")]
+    pub target: Option<TargetName>,
+    /// Every drill that is due by its schedule: for cron, where no daemon runs
+    #[arg(long)]
+    pub due: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Ls {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
@@ -357,6 +383,25 @@ pub struct Export {
     /// From this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
+}
+
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The folder with the archives; it must lie in the folder of a target
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The job they become backups of
+    #[arg(long)]
+    pub job: JobName,
+    /// The target they lie in [default: the innermost around DIR]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Only say what would be taken in
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which part of a backup is looked at, and where.

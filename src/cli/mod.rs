@@ -9,7 +9,9 @@ mod browse;
 mod check;
 mod common;
 mod config;
+mod drill;
 mod export;
+mod import;
 mod inspect;
 mod keep;
 mod notify;
@@ -115,10 +117,12 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Verify(args) => verify::verify(global, args),
         Verb::Repair(args) => repair::repair(global, args),
         Verb::Restore(args) => restore::restore(global, args),
+        Verb::Drill(args) => drill::drill(global, args),
         Verb::Ls(args) => browse::ls(global, args),
         Verb::Cat(args) => browse::cat(global, args),
         Verb::Diff(args) => browse::diff(global, args),
         Verb::Export(args) => export::export(global, args),
+        Verb::Import(args) => import::import(global, args),
         Verb::Tend(args) => tend::tend(global, args),
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),

@@ -164,6 +164,19 @@ pub(super) fn check_timeout() -> Duration {
     Duration::from_secs(10 * 60)
 }
 
+impl Default for DrillConfig {
+    fn default() -> Self {
+        Self {
+            schedule: None,
+            grace: drill_grace(),
+            target: None,
+            sample: drill_sample(),
+            scratch: None,
+            check: Default::default(),
+        }
+    }
+}
+
 impl Default for VerifyConfig {
     fn default() -> Self {
         Self { enabled: true, schedule: "@weekly".to_owned(), budget: None, repair: false }

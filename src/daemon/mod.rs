@@ -288,6 +288,7 @@ impl Loops {
             spawn_loop(shared, "copies", |shared| tend_loop::copies(shared))?,
             spawn_loop(shared, "health", health_loop::run)?,
             spawn_loop(shared, "verify", |shared| prove_loop::verify(shared))?,
+            spawn_loop(shared, "drills", |shared| prove_loop::drills(shared))?,
         ];
         // Not waited for: what it does may be interrupted anywhere, and may hang with a target.
         spawn_loop(shared, "reaper", |shared| tend_loop::reaper(shared))?;

@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 use super::context::Shared;
 use super::tend_loop::Trouble;
-use crate::model::TargetName;
+use crate::model::{JobName, TargetName};
 use crate::ops::rounds::{self, Done};
+use crate::ops::{Agent, drill};
 
 /// How often it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
@@ -65,4 +68,53 @@ pub(super) fn verify(shared: &Shared) {
         }
         shared.verifier.wait(LOOK);
     }
+}
+
+/// Makes the drills that are due, and deals with those that died.
+pub(super) fn drills(shared: &Shared) {
+    stay_in_the_background();
+    let mut trouble = Trouble::default();
+    let mut resting: BTreeMap<JobName, Instant> = BTreeMap::new();
+    while !shared.is_stopping() {
+        let agent = shared.agent();
+        trouble.note("drills", drill_all(shared, &agent, &mut resting));
+        shared.drills.wait(LOOK);
+    }
+}
+
+fn drill_all(shared: &Shared, agent: &Agent, resting: &mut BTreeMap<JobName, Instant>) -> Result<()> {
+    if drill::reap(agent)? > 0 {
+        tracing::warn!("a drill had died: what it left was removed");
+        shared.health.wake();
+    }
+    resting.retain(|_, since| since.elapsed() < REST);
+    for job in drill::due(agent)? {
+        if shared.is_stopping() {
+            return Ok(());
+        }
+        if resting.contains_key(&job) {
+            continue;
+        }
+        tracing::info!("job {job}: a drill begins");
+        match drill::drill(agent, &job, None, &shared.proving) {
+            Ok(done) if done.ok == Some(true) => {
+                tracing::info!("job {job}: run {} came back from {} as it should", done.run_id, done.target)
+            }
+            Ok(done) => tracing::error!(
+                "job {job}: run {} did not come back from {}: {}",
+                done.run_id,
+                done.target,
+                done.result.problems.join("; ")
+            ),
+            Err(_) if shared.is_stopping() => return Ok(()),
+            Err(error) => {
+                // There is no backup yet, or the scratch folder is missing: that does not change by the minute.
+                tracing::warn!("job {job}: there was no drill: {error:#}");
+                resting.insert(job, Instant::now());
+            }
+        }
+        shared.messages.wake();
+        shared.health.wake();
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::report::Perf;
-use super::{Extra, Finding, agent, job};
+use super::{Extra, Finding, agent, drill, job};
 use crate::config::{Config, JobConfig};
 use crate::model::JobName;
 use crate::state::{HealthStatus, JobState, Snapshot};
@@ -95,6 +95,18 @@ pub const CHECKS: &[Check] = &[
         meaning: "a stored backup was read back and is damaged",
         severity: Critical,
         scope: Scope::Job(job::verify),
+    },
+    Check {
+        name: "drill",
+        meaning: "the last drill failed: a backup did not come back as it should",
+        severity: Critical,
+        scope: Scope::Job(drill::drill),
+    },
+    Check {
+        name: "drill-overdue",
+        meaning: "a scheduled drill is missing for longer than its grace",
+        severity: Warning,
+        scope: Scope::Job(drill::overdue),
     },
     Check {
         name: "retention",

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::panics::unwinding;
 use super::verify::{Depth, Report, verify, verify_files};
-use super::{copies, open_target, repair};
+use super::{copies, drill, open_target, repair};
 use crate::config::TargetConfig;
 use crate::event::{Interrupted, Progress};
 use crate::manifest::StoredFile;
@@ -96,6 +97,17 @@ pub enum Request {
         /// The backup.
         run: RunId,
     },
+    /// Restore a backup into a scratch folder, and compare.
+    Drill {
+        /// Where it is.
+        at: At,
+        /// The backup.
+        run: RunId,
+        /// The scratch folder.
+        folder: PathBuf,
+        /// How many files are compared with the live ones.
+        sample: usize,
+    },
     /// Remove a backup.
     Remove {
         /// Where it is.
@@ -146,6 +158,11 @@ pub enum Reply {
         bytes: u64,
         /// Why the damaged one could not be removed, when it could not.
         left: Option<String>,
+    },
+    /// The backup was restored and compared.
+    Drilled {
+        /// What that proved.
+        proof: drill::Proof,
     },
     /// The backup was read back.
     Verified {
@@ -216,6 +233,7 @@ fn describe(request: &Request) -> String {
             format!("reading {} back from target {}", at.location, at.target)
         }
         Request::Repair { bad, run, .. } => format!("replacing run {run} at target {}", bad.target),
+        Request::Drill { at, run, .. } => format!("restoring run {run} from target {}", at.target),
         Request::Remove { at, run } => format!("removing run {run} from target {}", at.target),
         Request::Clean { at, run } => format!("cleaning up after run {run} at target {}", at.target),
     }
@@ -323,7 +341,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
     let mut line = String::new();
     input.read_line(&mut line).context("reading the request")?;
     let request: Request = serde_json::from_str(&line).context("reading the request")?;
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let output = std::sync::Mutex::new(output);
     let say = |reply: &Reply| -> Result<()> {
         let mut output = output.lock().map_err(|_| anyhow!("a thread panicked"))?;
@@ -361,7 +379,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
 
 fn answer(
     request: &Request,
-    progress: &Progress,
+    progress: &Arc<Progress>,
     publishing: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
     match request {
@@ -376,6 +394,9 @@ fn answer(
         }
         Request::Repair { from, bad, locations, run } => {
             repair::replace(from, bad, locations, run, progress, publishing)
+        }
+        Request::Drill { at, run, folder, sample } => {
+            Ok(Reply::Drilled { proof: drill::prove(at, run, folder, *sample, progress)? })
         }
         Request::Remove { at, run } => at.open().remove(&at.location, run).map(|()| Reply::Removed),
         Request::Clean { at, run } => at.open().clean(run).map(|_| Reply::Removed),

@@ -3,8 +3,10 @@
 pub mod browse;
 pub mod capture;
 pub mod copies;
+pub mod drill;
 pub mod export;
 pub mod failed;
+pub mod import;
 pub mod isolate;
 pub mod last_good;
 pub mod limits;

@@ -37,7 +37,7 @@ pub enum Repaired {
 
 /// Holds the one place where copies are repaired on this host.
 pub fn lock(agent: &Agent) -> Result<FileLock> {
-    let path = agent.config.state_dir.join("locks").join("repair.lock");
+    let path = agent.config.state_dir.join("locks").join("all.repair.lock");
     FileLock::try_acquire(&path, LockMode::Private)?
         .with_context(|| format!("another repair is under way ({} is locked)", path.display()))
 }

@@ -305,6 +305,7 @@ fn job(name: &str, schedule: Option<&str>) -> JobState {
         targets: BTreeMap::new(),
         baselines: BTreeMap::new(),
         history: Vec::new(),
+        drills: Default::default(),
     }
 }
 
