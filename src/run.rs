@@ -8,6 +8,7 @@
 //! before it makes the run a failure and leaves no backup behind; whatever fails later degrades the run, and
 //! changes neither its outcome nor the last success.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,14 +24,16 @@ use crate::manifest::{self, Encryption, Manifest};
 use crate::metrics;
 use crate::model::{ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::ops::capture::{self, ComponentError};
+use crate::ops::hooks::{Hooks, Scope, Verdict};
 use crate::ops::locks::{self, Held};
 use crate::ops::panics::unwinding;
 use crate::ops::verify::{Depth, verify};
 use crate::ops::{
     Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell, touch_job,
 };
+use crate::process::Cancel;
 use crate::source::{self, Context};
-use crate::state::{EndedRun, FactKey, NewCopy, NewRun, Run, RunTrigger, StepTime, write_status};
+use crate::state::{Baseline, EndedRun, FactKey, NewCopy, NewRun, Run, RunTrigger, StepTime, write_status};
 use crate::target::{Target, candidate_locations};
 
 /// What is asked for.
@@ -113,9 +116,10 @@ pub fn run_job(
     let span = run.log.span();
     let _entered = span.enter();
     let minder = Minder::start(agent, &run, job);
-    let result = unwinding(|| run.make_backup());
+    let hooks = Hooks::new(agent, &request.job, job, &run.run_id, &run);
+    let result = unwinding(|| run.make_backup(&hooks));
     let late = minder.stop();
-    let recorded = run.record(result, late)?;
+    let recorded = run.record(result, late, &hooks)?;
     drop(locks);
     observer.event(&Event::Recorded);
 
@@ -200,13 +204,15 @@ impl<'a> Running<'a> {
     }
 
     /// Everything up to the commit point, and local retention.
-    fn make_backup(&self) -> Result<Made> {
+    fn make_backup(&self, hooks: &Hooks<'_>) -> Result<Made> {
         let (name, config) = self.agent.config.primary_target(self.job).context("the job has no target")?;
         let target = open_target(name, config);
         let target = target.as_ref();
         let sources = source::build_all(&self.job.source)?;
 
         self.step(Step::Preflight, || {
+            let progress = Arc::clone(self.progress);
+            hooks.before(&Scope::Run, &(Arc::new(move || progress.is_cancelled()) as Cancel))?;
             // First, since it makes room; a target that is away is for the look at it to tell.
             let tidied = reap::leftovers(self.agent, &self.request.job, target);
             preflight::target(self.agent, &self.request.job, target, self, self.progress)?;
@@ -215,20 +221,24 @@ impl<'a> Running<'a> {
         })?;
         let mut stage = target.stage(&self.run_id)?;
         let published = unwinding(|| {
-            let context = Context { scratch: stage.scratch()?, progress: Arc::clone(self.progress) };
-            preflight::sources(&sources, &context, self)?;
+            let context = Context::new(stage.scratch()?, Arc::clone(self.progress));
+            hooks.before(&Scope::Capture, &context.cancel())?;
+            let ready = preflight::sources(&sources, |name| hooks.stand_before(name), &context, self)?;
             let options = engine_options(&self.job.engine, self.request.fast, Arc::clone(self.progress));
             let captured = self.step(Step::Capture, || {
-                let baseline = |component: &ComponentName| self.baseline(component);
+                let baselines = self.baselines();
                 let plan = capture::Plan {
                     options: &options,
                     skip: self.own_folders(),
-                    health: &self.job.health,
-                    baseline: &baseline,
+                    limits: self.agent.config.limits_of(self.job),
+                    baselines: &baselines,
                     now: self.started.timestamp(),
+                    hooks,
                 };
-                capture::capture_all(&sources, stage.as_mut(), &context, &plan, self)
+                capture::capture_all(&sources, ready, stage.as_mut(), &context, &plan, self)
             })?;
+            let verdict = Verdict { outcome: Some(captured.outcome), error: None };
+            hooks.after(&Scope::Capture, verdict);
             self.step(Step::Publish, || {
                 let manifest = self.manifest(captured, &options);
                 publish::describe(stage.as_mut(), &manifest)?;
@@ -277,26 +287,36 @@ impl<'a> Running<'a> {
     }
 
     /// Records the end in one transaction with its copies and messages.
-    fn record(&self, result: Result<Made>, late: bool) -> Result<Recorded> {
-        let now = self.agent.now();
+    fn record(&self, result: Result<Made>, late: bool, hooks: &Hooks<'_>) -> Result<Recorded> {
         let failed_step = self.lock_steps().current;
         let (made, error) = match result {
             Ok(made) => (Some(made), None),
             Err(e) => (None, Some(e)),
         };
-        let mut ended = match (&made, &error) {
-            (Some(made), _) => {
+        let text = error.as_ref().map(|e| self.describe(e, late));
+        // Whatever a step says when it is asked to stop: being asked is what ended it.
+        let interrupted = !late && self.progress.is_cancelled();
+        let outcome = match &made {
+            Some(made) => made.backup.manifest.outcome,
+            None if interrupted => Outcome::Interrupted,
+            None => Outcome::Failure,
+        };
+        // While the outcome can still be told with what they say.
+        hooks.finish(Verdict { outcome: Some(outcome), error: text.as_deref() });
+        let problems = hooks.problems();
+        let now = self.agent.now();
+        let mut ended = match &made {
+            Some(made) => {
                 let mut ended = reap::ended_by_manifest(&made.backup.manifest, now);
                 ended.degraded.clone_from(&made.degraded);
+                ended.degraded.extend(problems);
                 ended
             }
-            (None, error) => {
-                // Whatever a step says when it is asked to stop: being asked is what ended it.
-                let interrupted = !late && self.progress.is_cancelled();
-                let outcome = if interrupted { Outcome::Interrupted } else { Outcome::Failure };
+            None => {
                 let mut ended = EndedRun::new(self.run_id.clone(), outcome, now);
                 ended.failed_step = failed_step;
-                ended.error = error.as_ref().map(|e| self.describe(e, late));
+                ended.error =
+                    text.map(|text| [text].into_iter().chain(problems).collect::<Vec<_>>().join("\n"));
                 ended
             }
         };
@@ -449,8 +469,12 @@ impl<'a> Running<'a> {
         candidate_locations(template, job, &host, self.started.with_timezone(&zone), &self.run_id)
     }
 
-    fn baseline(&self, component: &ComponentName) -> Option<crate::state::Baseline> {
-        self.agent.state.baseline(&self.request.job, component, Some(&self.run_id)).ok().flatten()
+    /// What each component of the configured sources usually holds.
+    fn baselines(&self) -> BTreeMap<ComponentName, Baseline> {
+        let mut baselines =
+            self.agent.state.baselines(&self.request.job, Some(&self.run_id)).unwrap_or_default();
+        baselines.retain(|name, _| self.job.source.contains_key(name.source()));
+        baselines
     }
 
     /// What no source may capture: backups of backups, and a database that changes with every step.
@@ -530,7 +554,7 @@ impl Minder {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let deadline = job.max_runtime.map(|limit| Instant::now() + limit);
         let (state, run_id, progress) = (agent.state.clone(), run.run_id.clone(), Arc::clone(run.progress));
-        let expected: u64 = job.source.keys().filter_map(|c| run.baseline(c)).map(|b| b.source_bytes).sum();
+        let expected: u64 = run.baselines().values().map(|b| b.source_bytes).sum();
         let thread = std::thread::spawn(move || {
             let mut late = false;
             let mut recorded = Instant::now();

@@ -76,9 +76,11 @@ pub fn tinted(word: &str, width: usize) -> String {
     }
     let colour = match word {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
-        "warning" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused"
-        | "expired" | "superseded" => YELLOW,
-        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => RED,
+        "warning" | "unknown" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running"
+        | "paused" | "expired" | "superseded" => YELLOW,
+        "critical" | "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => {
+            RED
+        }
         _ => return padded,
     };
     format!("{colour}{padded}{PLAIN}")
@@ -94,7 +96,7 @@ pub fn took(duration: Duration) -> String {
 }
 
 /// The width of the terminal on standard output; none when it is no terminal.
-fn terminal_width() -> Option<usize> {
+pub fn terminal_width() -> Option<usize> {
     if !io::stdout().is_terminal() {
         return None;
     }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::limits::HealthConfig;
 use super::types::*;
 
 /// The configuration file when none is named.
@@ -29,6 +30,25 @@ pub(super) fn copy_stall() -> Duration {
 /// Long enough for any dump that fits between two runs; what it stops is a dump that hangs.
 pub(super) fn dump_timeout() -> Duration {
     Duration::from_secs(4 * 60 * 60)
+}
+
+/// Two keep both cores of a small machine busy, and the database server is not asked for more.
+pub(super) fn parallel() -> usize {
+    2
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
+/// Every server has it, unless somebody dropped it.
+pub(super) fn maintenance_db() -> String {
+    "postgres".to_owned()
+}
+
+/// Long enough for a snapshot or a maintenance mode; what it stops is a command that hangs.
+pub(super) fn hook_timeout() -> Duration {
+    Duration::from_secs(5 * 60)
 }
 
 pub(super) fn sqlite_timeout() -> Duration {
@@ -71,6 +91,8 @@ impl Default for Config {
             check_interval: Duration::from_secs(60),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
+            health: HealthConfig::default(),
+            legacy: Vec::new(),
             target: Default::default(),
             job: Default::default(),
             notify: Default::default(),
@@ -95,9 +117,11 @@ impl Default for JobConfig {
             preset: None,
             preset_path: None,
             source: Default::default(),
+            hook: Default::default(),
             engine: EngineConfig::default(),
             health: HealthConfig::default(),
             drill: None,
+            legacy: Vec::new(),
             notify: None,
         }
     }
@@ -109,6 +133,8 @@ impl Default for CommandConfig {
             command: Vec::new(),
             extension: extension(),
             end_marker: None,
+            check: Vec::new(),
+            run_as: None,
             env_file: Default::default(),
             env: Default::default(),
             timeout: dump_timeout(),
@@ -121,6 +147,11 @@ impl Default for MysqlConfig {
     fn default() -> Self {
         Self {
             databases: Vec::new(),
+            exclude_databases: Vec::new(),
+            split: false,
+            users: false,
+            parallel: parallel(),
+            allow_empty: false,
             defaults_file: None,
             host: None,
             port: None,
@@ -131,6 +162,47 @@ impl Default for MysqlConfig {
             env_file: None,
             program: None,
             extra_args: Vec::new(),
+            timeout: dump_timeout(),
+        }
+    }
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            databases: Vec::new(),
+            exclude_databases: Vec::new(),
+            globals: true,
+            parallel: parallel(),
+            allow_empty: false,
+            host: None,
+            port: None,
+            socket: None,
+            user: None,
+            password_file: None,
+            password: None,
+            passfile: None,
+            run_as: None,
+            maintenance_db: maintenance_db(),
+            bin_dir: None,
+            extra_args: Vec::new(),
+            timeout: dump_timeout(),
+        }
+    }
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: None,
+            socket: None,
+            user: None,
+            password_file: None,
+            password: None,
+            tls: false,
+            ca_file: None,
+            program: None,
             timeout: dump_timeout(),
         }
     }
@@ -180,11 +252,5 @@ impl Default for DrillConfig {
 impl Default for VerifyConfig {
     fn default() -> Self {
         Self { enabled: true, schedule: "@weekly".to_owned(), budget: None, repair: false }
-    }
-}
-
-impl Default for HealthConfig {
-    fn default() -> Self {
-        Self { max_shrink: 0.5, on_shrink: OnShrink::default(), max_contention: 3 }
     }
 }

@@ -40,7 +40,20 @@ pub fn check_files(config: &Config) -> Vec<Problem> {
                         check(&key, Some(file), Readers::Owner);
                     }
                 }
+                SourceConfig::Postgres(postgres) => {
+                    check(&key("password_file"), postgres.password_file.as_deref(), Readers::Owner);
+                    check(&key("passfile"), postgres.passfile.as_deref(), Readers::Owner);
+                }
+                SourceConfig::Redis(redis) => {
+                    check(&key("password_file"), redis.password_file.as_deref(), Readers::Owner);
+                }
                 _ => {}
+            }
+        }
+        for (hook, config) in &job.hook {
+            for (variable, file) in &config.env_file {
+                let key = ["job", name.as_str(), "hook", hook.as_str(), "env_file", variable];
+                check(&key, Some(file), Readers::Owner);
             }
         }
     }

@@ -27,11 +27,13 @@ pub fn show(config: &Config) -> String {
             }
         }
     }
-    for source in config.job.values_mut().flat_map(|job| job.source.values_mut()) {
-        if let SourceConfig::Command(command) = source {
-            for (name, value) in &mut command.env {
-                *value = if sounds_secret(name) { REDACTED.to_owned() } else { mask_login(value) };
-            }
+    for job in config.job.values_mut() {
+        let commands = job.source.values_mut().filter_map(|source| match source {
+            SourceConfig::Command(command) => Some(&mut command.env),
+            _ => None,
+        });
+        for (name, value) in commands.chain(job.hook.values_mut().map(|hook| &mut hook.env)).flatten() {
+            *value = if sounds_secret(name) { REDACTED.to_owned() } else { mask_login(value) };
         }
     }
     toml::to_string(&config).unwrap_or_else(|error| format!("# cannot be shown as TOML: {error}\n"))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::kinds::nearest;
+use super::limits::{HealthConfig, LIMITS, LimitScope, Limits};
 use super::problem::Problem;
 use super::types::*;
 use super::walk::Findings;
@@ -39,6 +40,8 @@ pub(super) struct Rules<'a> {
 pub(super) fn rules(config: &Config, findings: &Findings) -> Vec<Problem> {
     let mut rules = Rules { config, findings, problems: Vec::new() };
     rules.host();
+    rules.health(&["health"], &config.health, config.agent_limits());
+    rules.legacy(&["legacy"], &config.legacy);
     rules.targets();
     for (name, job) in &config.job {
         rules.job(name.as_str(), job);
@@ -204,6 +207,8 @@ impl Rules<'_> {
         }
         self.not_zero(&["job", name, "copy_stall"], job.copy_stall);
         self.engine(name, &job.engine);
+        self.health(&["job", name, "health"], &job.health, config.limits_of(job));
+        self.legacy(&["job", name, "legacy"], &job.legacy);
         if job.source.is_empty() && job.preset.is_none() {
             let message = format!("[job.{name}] has no source; add a [job.{name}.source.…] or a preset");
             self.say(&["job", name, "source"], message);
@@ -219,6 +224,48 @@ impl Rules<'_> {
         }
         if let Some(drill) = &job.drill {
             self.drill(name, job, drill);
+        }
+        self.hooks(name, job);
+    }
+
+    /// Limits of the health checks in `section`; `limits` are those that follow from them.
+    fn health(&mut self, section: &[&str], health: &HealthConfig, limits: Limits) {
+        fn key<'k>(section: &[&'k str], last: &'k str) -> Vec<&'k str> {
+            section.iter().copied().chain([last]).collect()
+        }
+        for (name, value) in health.durations() {
+            if let Some(value) = value {
+                self.not_zero(&key(section, name), value);
+            }
+        }
+        let mixed = health.copies_warning.is_some() || health.copies_critical.is_some();
+        if mixed && limits.copies_critical < limits.copies_warning {
+            let set = if health.copies_critical.is_some() { "copies_critical" } else { "copies_warning" };
+            self.say(&key(section, set), "copies_critical must not be shorter than copies_warning");
+        }
+        if section.len() > 1 {
+            for limit in LIMITS.iter().filter(|l| l.scope == LimitScope::Agent && health.sets(l.key)) {
+                let message = format!("`{}` is not about a job: set it in [health]", limit.key);
+                self.say(&key(section, limit.key), message);
+            }
+        }
+    }
+
+    /// Programs of earlier backups: paths, or names without a slash.
+    fn legacy(&mut self, section: &[&str], programs: &[String]) {
+        for (index, program) in programs.iter().enumerate() {
+            let position = index.to_string();
+            let key: Vec<&str> = section.iter().copied().chain([position.as_str()]).collect();
+            let message = if program.trim().is_empty() || program.ends_with('/') {
+                "name a program, such as \"/usr/local/bin/backup-run.sh\" or \"backup-run.sh\""
+            } else if program.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                "name the program alone, without arguments"
+            } else if program.contains('/') && !program.starts_with('/') {
+                "a path begins with a slash; a name has none"
+            } else {
+                continue;
+            };
+            self.say(&key, message);
         }
     }
 

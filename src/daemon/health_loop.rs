@@ -16,7 +16,7 @@ use crate::lock;
 use crate::metrics::{self, Facts};
 use crate::model::{JobName, TargetName};
 use crate::ops::isolate::{self, At, Reply, Request};
-use crate::ops::{Agent, looks, reap};
+use crate::ops::{Agent, looks, reap, starts};
 use crate::state::{FactKey, HealthStatus, write_status};
 use crate::web::Context as _;
 
@@ -68,6 +68,9 @@ fn turn(
     log_changes(&findings, known);
     agent.state.record_health(&findings.iter().map(Finding::to_row).collect::<Vec<_>>(), now)?;
     agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
+    if let Some((at, by)) = shared.take_scraped() {
+        agent.state.set_fact(FactKey::MetricsScraped, &by, at)?;
+    }
     let snapshot = Arc::new(write_status(&agent.state, now)?);
     if let Some(path) = &agent.config.metrics.textfile {
         let progress =
@@ -172,9 +175,15 @@ fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
     Ok(())
 }
 
-/// Looks whether the newest backup of each job is where it was stored.
+/// Looks whether the newest backup of each job is where it was stored, and whether anything starts a job twice.
 fn backups(shared: &Shared, agent: &Agent) -> Result<()> {
-    let found = looks::look(&agent.config, &agent.state.snapshot(agent.now())?).backup_files;
-    shared.change_extra(|extra| extra.backup_files = found);
+    let now = agent.now();
+    let found = looks::look(&agent.config, &agent.state.snapshot(now)?);
+    let duplicates = starts::duplicates(&agent.config, &agent.command, now);
+    shared.change_extra(|extra| {
+        extra.backup_files = found.backup_files;
+        extra.targets_away = found.targets_away;
+        extra.duplicates = duplicates;
+    });
     Ok(())
 }

@@ -68,6 +68,11 @@ impl Pinger {
         Ok(Self { client, good, bad, host, timeout: settings.timeout })
     }
 
+    /// Where the address leads, without what is secret in it.
+    pub fn origin(&self) -> Option<super::reach::Origin> {
+        super::reach::Origin::of(&self.good)
+    }
+
     /// How long one attempt may take.
     pub fn timeout(&self) -> Duration {
         self.timeout

@@ -15,6 +15,7 @@ pub mod message;
 pub mod notices;
 pub mod outbox;
 pub mod plan;
+pub mod reach;
 pub mod spool;
 
 pub mod text;
@@ -145,6 +146,14 @@ impl Channel {
             Sender::Heartbeat(_) => "heartbeat.invalid".to_owned(),
         };
         message::message_id(rendered, self.name.as_str(), recipient, &sender)
+    }
+
+    /// Looks whether the other end can be reached, and sends nothing: a sentence either way.
+    pub async fn reach(&self, timeout: std::time::Duration) -> Result<String, String> {
+        match &self.sender {
+            Sender::Email(mailer) => mailer.reach(timeout).await,
+            Sender::Heartbeat(pinger) => reach::connect(pinger.origin(), timeout.min(pinger.timeout())),
+        }
     }
 
     /// Sends one message to one receiver, within the channel's timeout.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
+
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
 use super::{open_target, reap};
@@ -9,8 +11,11 @@ use crate::config::Config;
 use crate::event::Progress;
 use crate::health::Extra;
 use crate::lock;
-use crate::model::JobName;
+use crate::model::{JobName, TargetName};
 use crate::state::{JobState, Snapshot};
+
+/// Whether a backup is whole, and what is wrong with it if not.
+type Whole = Result<(), String>;
 
 /// How long a look at a mounted primary target may take.
 const LOOK_STALL: Duration = Duration::from_secs(10);
@@ -26,15 +31,23 @@ pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
                 extra.dead_runs.insert(run.run_id.clone());
             }
         }
-        if let Some(found) = files_of(config, job, state) {
-            extra.backup_files.insert(job.clone(), found);
+        match files_of(config, job, state) {
+            Some((_, Ok(found))) => {
+                extra.backup_files.insert(job.clone(), found);
+            }
+            // A target that is away says nothing about the backups there.
+            Some((target, Err(away))) => {
+                extra.targets_away.insert(target, format!("{away:#}"));
+            }
+            None => {}
         }
     }
     extra
 }
 
-/// Whether manifest and files of the newest good backup are at the primary target.
-fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(), String>> {
+/// Whether manifest and files of the newest good backup are at the primary target; an error when that target
+/// cannot be looked at.
+fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetName, Result<Whole>)> {
     let run = state.last_success.as_ref()?;
     let (name, location) = (run.target.as_ref()?, run.location.as_ref()?);
     let target = config.target.get(name)?;
@@ -53,8 +66,5 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(
     } else {
         verify(open_target(name, target).as_ref(), location, &run.run_id, Depth::Lengths, &progress)
     };
-    Some(match report {
-        Ok(report) => report.result(),
-        Err(e) => Err(format!("{e:#}")),
-    })
+    Some((name.clone(), report.map(|report| report.result())))
 }

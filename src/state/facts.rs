@@ -30,6 +30,8 @@ words! {
         CheckMailed = "check-mailed",
         /// Set when a clock far from what the state knows was met; the value says how far.
         ClockJump = "clock-jump",
+        /// Set when `/metrics` was fetched; the value is what the client calls itself.
+        MetricsScraped = "metrics-scraped",
     }
 }
 

@@ -230,6 +230,18 @@ impl State {
         })
     }
 
+    /// What every component of a job usually holds, as [`State::baseline`] says for one.
+    pub fn baselines(
+        &self,
+        job: &JobName,
+        exclude: Option<&RunId>,
+    ) -> Result<BTreeMap<ComponentName, Baseline>, StateError> {
+        self.read(&format!("read the baselines of job {job}"), |tx| {
+            let since = one_job(tx, job)?.and_then(|row| row.baseline_ack_at);
+            baselines(tx, job, since, exclude)
+        })
+    }
+
     /// End of the first of the running streak of failures, partials and interruptions.
     pub fn failing_since(&self, job: &JobName) -> Result<Option<DateTime<Utc>>, StateError> {
         Ok(self.job(job)?.and_then(|row| row.failing_since))

@@ -160,6 +160,9 @@ pub struct AgentState {
     pub config_refused: Option<DateTime<Utc>>,
     /// The last jump of the clock, and how far.
     pub clock_jump: Option<Fact>,
+    /// When `/metrics` was last fetched, and by whom.
+    #[serde(default)]
+    pub metrics_scraped: Option<Fact>,
 }
 
 impl Snapshot {
@@ -350,5 +353,6 @@ fn agent_state(tx: &Transaction<'_>) -> rusqlite::Result<AgentState> {
         config_loaded: at(FactKey::ConfigLoaded.as_str())?,
         config_refused: at(FactKey::ConfigRefused.as_str())?,
         clock_jump: get_fact(tx, FactKey::ClockJump.as_str())?,
+        metrics_scraped: get_fact(tx, FactKey::MetricsScraped.as_str())?,
     })
 }

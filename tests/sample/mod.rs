@@ -113,6 +113,7 @@ pub fn snapshot() -> Snapshot {
             config_loaded: Some(hours_ago(50)),
             config_refused: Some(hours_ago(2)),
             clock_jump: Some(Fact { value: "3 h ahead of the last run".to_owned(), at: hours_ago(300) }),
+            metrics_scraped: None,
         },
     }
 }

@@ -13,7 +13,7 @@ fn a_small_configuration_loads_and_every_default_is_filled_in() {
     let web = job(&loaded, "web");
     assert_eq!(web.grace, Duration::from_secs(3600));
     assert_eq!(web.engine.nice, 10);
-    assert_eq!(web.health.max_shrink, 0.5);
+    assert_eq!(web.health.max_shrink, None);
     assert_eq!(loaded.config.listen.to_string(), "127.0.0.1:9736");
     assert_eq!(loaded.config.target["local"].template, "daily/%Y/%m/%d/%H%M");
     assert_eq!(loaded.config.job_timezone(&web), chrono_tz::Europe::Berlin);
