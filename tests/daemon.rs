@@ -513,6 +513,11 @@ fn a_nas_that_is_away_costs_its_own_copy_only_and_gets_it_later() {
         .wait_for("the missing target", || metric(address, "backup_target_up{target=\"nas\"}") == Some(0.0));
     assert_eq!(metric(address, "backup_copies_pending{backup_job=\"web\",target=\"nas\"}"), Some(1.0));
     assert_eq!(metric(address, "backup_target_up{target=\"local\"}"), Some(1.0));
+    // It is back: nobody waits for the pause after the last attempt to end.
+    fs::create_dir(host.path("nas")).unwrap();
+    daemon.wait_for("the copy", || {
+        metric(address, "backup_copies_pending{backup_job=\"web\",target=\"nas\"}") == Some(0.0)
+    });
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl Looking {
             let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
             let spawned = thread::Builder::new().name("look".to_owned()).spawn(move || {
                 let result = match &ended.look {
-                    Look::Target(name) => probe(&agent, name),
+                    Look::Target(name) => probe(&shared, &agent, name),
                     Look::Backups => backups(&shared, &agent),
                 };
                 if let Err(error) = result {
@@ -158,8 +158,9 @@ impl Drop for LookEnded {
     }
 }
 
-/// Looks at a target in a child process: the daemon itself never touches what may be a dead mount.
-fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
+/// Looks at a target in a child process: the daemon itself never touches what may be a dead mount. One that
+/// is back gets the copies that wait for it at once, however long the pause after the last attempt was to be.
+fn probe(shared: &Shared, agent: &Agent, name: &TargetName) -> Result<()> {
     let at = At { target: name.clone(), config: agent.target(name)?.clone(), location: String::new() };
     let deadline = Some(Instant::now() + PROBE_LIMIT);
     let reply =
@@ -167,7 +168,11 @@ fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
     let now = agent.now();
     match reply {
         Ok(Reply::Probed { space }) => {
+            let was_down = agent.state.probes()?.iter().any(|(probed, probe)| probed == name && !probe.up);
             agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
+            if was_down && agent.state.retry_copies(Some(name), now)? > 0 {
+                shared.copies.wake();
+            }
         }
         Ok(other) => anyhow::bail!("an unexpected answer to a look at target {name}: {other:?}"),
         Err(error) => agent.state.record_probe(name, now, false, None, None, Some(&format!("{error:#}")))?,

@@ -17,6 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::context::Shared;
 use super::due::{self, Due, Facts, Start};
 use crate::config::{JobConfig, Trigger};
+use crate::failpoint;
 use crate::health;
 use crate::lock;
 use crate::model::JobName;
@@ -96,7 +97,12 @@ impl Scheduler {
     pub(super) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         while !shared.is_stopping() {
-            let pause = match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+            let turn = AssertUnwindSafe(|| {
+                // For tests: a scheduler that stands still, in a daemon that lives on.
+                let _ = failpoint::hit("turn");
+                self.turn()
+            });
+            let pause = match catch_unwind(turn) {
                 Ok(pause) => {
                     shared.turned();
                     pause

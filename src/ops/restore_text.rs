@@ -7,7 +7,8 @@ pub fn restore_text(manifest: &Manifest) -> String {
     let tool = if manifest.codec == Codec::Zstd { "zstd" } else { "gzip" };
     let mut text = format!(
         "This folder is a backup of job {job} on host {host}, made {started} (run {run}).\n\
-         It needs no special program to be restored: sha256sum, tar and {tool} are enough.\n\
+         It needs no special program to be restored: sha256sum, tar and {tool} are enough, and for databases\n\
+         their own clients.\n\
          Run the commands below inside this folder.\n\
          \n\
          1. Check that nothing is missing or damaged\n\

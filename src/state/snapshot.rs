@@ -217,11 +217,10 @@ fn job_state(
     targets: BTreeMap<TargetName, JobTargetState>,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<JobState> {
-    let without_paths = |run: Option<Run>| run.map(|run| Run { warnings: Vec::new(), ..run });
-    let last_run = without_paths(last_run(tx, &row.job)?);
+    let last_run = last_run(tx, &row.job, Run::without_paths)?;
     let exclude = last_run.as_ref().map(|run| &run.run_id);
     Ok(JobState {
-        last_success: without_paths(last_success(tx, &row.job)?),
+        last_success: last_success(tx, &row.job, Run::without_paths)?,
         running: running(tx, Some(&row.job))?.into_iter().next(),
         counters: job_counters(counters, &row.job),
         contention: contention(tx, &row.job, now)?,

@@ -233,6 +233,16 @@ impl SmtpServer {
         self.shared.script.lock().unwrap().push_back(manners);
     }
 
+    /// Treats everything from now on like this, until [`SmtpServer::accept_all`].
+    pub fn refuse_all(&self, manners: Manners) {
+        self.shared.script.lock().unwrap().extend(std::iter::repeat_n(manners, 10_000));
+    }
+
+    /// Ends whatever the script still says.
+    pub fn accept_all(&self) {
+        self.shared.script.lock().unwrap().clear();
+    }
+
     pub fn mails(&self) -> Vec<Mail> {
         self.shared.mails.lock().unwrap().clone()
     }
