@@ -1,5 +1,6 @@
 //! The command line, as clap reads it and `--help` shows it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -169,6 +170,9 @@ pub struct Run {
     /// Also back up every job at once; without a configuration: this folder into ./backups
     #[arg(long)]
     pub now: bool,
+    /// Serve status page and /metrics here instead of at `listen`; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -537,8 +541,23 @@ pub enum NotifyVerb {
         /// Only through this channel
         channel: Option<ChannelName>,
     },
+    /// Try messages again at once: those that wait, were refused or given up
+    Retry {
+        /// Number of a message in `agent notify queue`, or `all`
+        #[arg(value_name = "ID")]
+        which: Which,
+    },
+    /// Take messages that wait out of the queue for good
+    Drop {
+        /// Number of a message in `agent notify queue`, or `all`
+        #[arg(value_name = "ID")]
+        which: Which,
+    },
     /// Show messages that wait, failed or went out
     Queue {
+        /// Only those that wait, were refused or given up
+        #[arg(long)]
+        open: bool,
         /// How many
         #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20)]
         limit: usize,
@@ -546,6 +565,28 @@ pub enum NotifyVerb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// One message, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this number.
+    One(i64),
+    /// All.
+    All,
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Which::All),
+            _ => text
+                .parse()
+                .map(Which::One)
+                .map_err(|_| "a number of `agent notify queue`, or all".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

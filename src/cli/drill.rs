@@ -12,8 +12,8 @@ use super::progress::{Bar, Counts};
 use super::{code, common, output};
 use crate::event::{Interrupted, Progress};
 use crate::model::{ByteSize, JobName};
-use crate::ops::{Agent, drill, touch_job};
-use crate::state::{Drill, write_status};
+use crate::ops::{Agent, drill, tell, touch_job};
+use crate::state::Drill;
 
 pub fn drill(global: &Global, args: &Args) -> Result<u8> {
     let config = common::load(global, true)?;
@@ -63,7 +63,9 @@ pub fn drill(global: &Global, args: &Args) -> Result<u8> {
     if args.json {
         output::json(&answers)?;
     }
-    write_status(&agent.state, agent.now())?;
+    tell::by_time(&agent)?;
+    common::publish(&agent)?;
+    super::verify::told(&agent);
     Ok(if bad { code::FAILURE } else { code::OK })
 }
 

@@ -12,7 +12,6 @@ use crate::event::Progress;
 use crate::model::{ByteSize, RunId};
 use crate::ops::import::{Found, Imported, import as bring_in};
 use crate::ops::touch_job;
-use crate::state::write_status;
 
 /// How many files that were passed over are named.
 const SHOWN: usize = 20;
@@ -37,7 +36,7 @@ pub fn import(global: &Global, args: &Import) -> Result<u8> {
     } else {
         show(&imported, args, agent.config.job_timezone(agent.job(&args.job)?));
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     Ok(code::OK)
 }
 

@@ -54,6 +54,12 @@ pub fn error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "{label} {}", harmless(&format!("{error:#}")));
 }
 
+/// Prints what a person should know beside the answer.
+pub fn warn(text: &str) {
+    let label = if colour_on_stderr() { format!("{YELLOW}warning:{PLAIN}") } else { "warning:".to_owned() };
+    let _ = writeln!(io::stderr(), "{label} {}", harmless(text));
+}
+
 /// Whether standard error is a terminal that wants colour.
 pub fn colour_on_stderr() -> bool {
     io::stderr().is_terminal() && wants_colour()
@@ -77,10 +83,9 @@ pub fn tinted(word: &str, width: usize) -> String {
     let colour = match word {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
         "warning" | "unknown" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running"
-        | "paused" | "expired" | "superseded" => YELLOW,
-        "critical" | "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => {
-            RED
-        }
+        | "paused" | "expired" | "superseded" | "dropped" => YELLOW,
+        "critical" | "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "refused"
+        | "never ran" | "goes" => RED,
         _ => return padded,
     };
     format!("{colour}{padded}{PLAIN}")

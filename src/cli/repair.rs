@@ -11,7 +11,6 @@ use super::{code, common, output};
 use crate::event::{Interrupted, Progress};
 use crate::model::ByteSize;
 use crate::ops::repair::{self, Repaired};
-use crate::state::write_status;
 
 pub fn repair(global: &Global, args: &Repair) -> Result<u8> {
     let config = common::load(global, true)?;
@@ -59,7 +58,8 @@ pub fn repair(global: &Global, args: &Repair) -> Result<u8> {
             agent.command
         ));
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
+    super::verify::told(&agent);
     Ok(if failed { code::FAILURE } else { code::OK })
 }
 

@@ -15,8 +15,9 @@ use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::Agent;
 use crate::ops::isolate::{At, verify_copy};
 use crate::ops::rounds::{self, Done};
+use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
-use crate::state::{Copy, CopyStatus, write_status};
+use crate::state::{Copy, CopyStatus};
 
 #[derive(Serialize)]
 struct Found {
@@ -58,7 +59,8 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
             report,
         });
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
+    told(&agent);
     if args.json {
         output::json(&found)?;
     } else {
@@ -134,6 +136,14 @@ fn due(agent: &Agent, as_json: bool, progress: &Arc<Progress>) -> Result<u8> {
     if as_json {
         output::json(&events)?;
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(agent)?;
+    told(agent);
     Ok(if bad { code::FAILURE } else { code::OK })
+}
+
+/// What was found is told at once; what goes wrong with that is in the queue, and here.
+pub fn told(agent: &Agent) {
+    for problem in tell::deliver(agent).problems {
+        output::warn(&format!("not told yet: {problem}"));
+    }
 }

@@ -71,6 +71,10 @@ pub(super) fn notify_on() -> Vec<NotifyOn> {
     NotifyOn::ALL.to_vec()
 }
 
+pub(super) fn ping_on() -> Vec<PingOn> {
+    vec![PingOn::Start, PingOn::Success, PingOn::Failure]
+}
+
 impl NotifyOn {
     /// All ends of a run a channel can be told about.
     pub const ALL: [NotifyOn; 5] =
@@ -84,6 +88,7 @@ impl Default for Config {
             host: None,
             state_dir: PathBuf::from("/var/lib/backup-agent"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9736)),
+            status_url: None,
             allow_remote: false,
             max_parallel_jobs: 1,
             // Below systemd's 90 seconds between SIGTERM and SIGKILL.

@@ -29,10 +29,12 @@ pub(crate) mod timezone;
 mod types;
 mod types_drill;
 mod types_hook;
+mod types_notify;
 mod types_source;
 mod validate;
 mod validate_drill;
 mod validate_hook;
+mod validate_notify;
 mod validate_source;
 mod walk;
 
@@ -41,7 +43,7 @@ mod tests;
 
 pub use defaults::DEFAULT_FILE;
 pub use embedded::{adhoc, embedded_default};
-pub use files::check_files;
+pub use files::{check_channel_files, check_files};
 pub use limits::{HealthConfig, LIMITS, LimitInfo, LimitScope, Limits};
 pub use load::{LoadOptions, Loaded, load, load_text};
 pub use problem::{ConfigErrors, Location, Problem};

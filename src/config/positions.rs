@@ -171,7 +171,10 @@ pub(super) fn mask(line: &str) -> String {
 
 /// True for a key or variable whose value is probably a secret; a path to one (`…_file`) is none.
 pub(super) fn sounds_secret(name: &str) -> bool {
-    const WORDS: [&str; 8] = ["pas", "pwd", "secret", "token", "cred", "api_key", "apikey", "dsn"];
+    const WORDS: [&str; 12] = [
+        "pas", "pwd", "secret", "token", "cred", "api_key", "apikey", "api-key", "dsn", "authoriz", "cookie",
+        "x-auth",
+    ];
     let name = name.to_ascii_lowercase();
     !name.ends_with("_file") && (name == "url" || WORDS.iter().any(|word| name.contains(word)))
 }

@@ -64,6 +64,8 @@ markers! {
     SmtpUrl => "smtp",
     /// Stands for a web address.
     HttpUrl => "http",
+    /// Stands for the address of a page, which is no secret.
+    PageUrl => "page",
     /// Stands for a mail address.
     MailAddress => "mail",
 }

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::HealthConfig;
 use super::schema::{
-    AbsolutePath, CronLine, DurationText, HttpUrl, MailAddress, NiceLevel, SecretFile, SizeText, SmtpUrl,
-    SocketText, TemplateText, ZoneName,
+    AbsolutePath, CronLine, DurationText, NiceLevel, PageUrl, SizeText, SocketText, TemplateText, ZoneName,
 };
-use crate::model::{ByteSize, ChannelName, ComponentName, HookName, JobName, Secret, TargetName};
+use crate::model::{ByteSize, ChannelName, ComponentName, HookName, JobName, TargetName};
 
 pub use super::types_drill::*;
 pub use super::types_hook::*;
+pub use super::types_notify::*;
 pub use super::types_source::*;
 
 /// Everything the agent is told.
@@ -36,6 +36,9 @@ pub struct Config {
     /// Address of the status page and `/metrics`.
     #[schemars(with = "SocketText")]
     pub listen: SocketAddr,
+    /// Address under which people reach the status page; messages link to it.
+    #[schemars(with = "Option<PageUrl>")]
+    pub status_url: Option<String>,
     /// Allows `listen` to be an address other machines reach.
     pub allow_remote: bool,
     /// How many jobs the daemon runs at once.
@@ -49,7 +52,7 @@ pub struct Config {
     #[serde(with = "super::duration")]
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
-    /// Log format and level.
+    /// Format, level and files of the log.
     pub log: LogConfig,
     /// Metrics beside the HTTP endpoint.
     pub metrics: MetricsConfig,
@@ -65,7 +68,7 @@ pub struct Config {
     pub notify: BTreeMap<ChannelName, NotifyConfig>,
 }
 
-/// Log format and level.
+/// Format, level and files of the log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
@@ -73,6 +76,12 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A level (`info`) or tracing directives (`backup_agent=debug`).
     pub level: Option<String>,
+    /// A file to which everything the agent does is appended: runs, copies, messages, the daemon.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub run_file: Option<PathBuf>,
+    /// A file to which what the health checks find is appended.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub health_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -90,7 +99,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// A file for node_exporter's textfile collector, written after each run and check.
+    /// A file for node_exporter's textfile collector, written after each run, check and change; ends in `.prom`.
     #[schemars(with = "Option<AbsolutePath>")]
     pub textfile: Option<PathBuf>,
 }
@@ -299,108 +308,4 @@ pub enum OnShrink {
     Warn,
     /// The run fails and nothing is published.
     Fail,
-}
-
-/// One channel.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum NotifyConfig {
-    /// Mail over SMTP.
-    Email(EmailConfig),
-    /// A ping to a dead man's switch (healthchecks style): the address after a good run, address + `/fail` after a bad one.
-    Heartbeat(HeartbeatConfig),
-}
-
-/// Mail over SMTP.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EmailConfig {
-    /// `smtps://host:465`, `smtp://host:587?tls=required`, or `smtp://127.0.0.1:25` without TLS on loopback.
-    #[schemars(with = "SmtpUrl")]
-    pub smtp: String,
-    /// Login name.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// File with the password; others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub password_file: Option<PathBuf>,
-    /// The password itself; only from the environment, never from a file.
-    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
-    #[schemars(schema_with = "super::schema::environment_only")]
-    pub password: Option<Secret>,
-    /// Sender.
-    #[schemars(with = "MailAddress")]
-    pub from: String,
-    /// Receivers.
-    #[schemars(with = "Vec<MailAddress>")]
-    pub to: Vec<String>,
-    /// Which ends of a run are told.
-    #[serde(default = "super::defaults::notify_on")]
-    pub on: Vec<NotifyOn>,
-    /// Whether good runs are told: each one, once a day, or not.
-    #[serde(default)]
-    pub success: SuccessMail,
-    /// How often a failure that lasts is told again.
-    #[serde(default = "super::defaults::remind", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub remind: Duration,
-    /// Labels put into the subject, by event (`failure = "backup-failure"`).
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// A PEM file with a further certificate authority.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
-}
-
-/// A ping to a dead man's switch.
-#[derive(Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeartbeatConfig {
-    /// File with the address; it is a secret, so others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub url_file: Option<PathBuf>,
-    /// The address, where it is no secret.
-    #[serde(default)]
-    #[schemars(with = "Option<HttpUrl>")]
-    pub url: Option<String>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-}
-
-/// Which ends of a run are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum NotifyOn {
-    /// No new backup.
-    Failure,
-    /// A backup with something unreadable.
-    Partial,
-    /// A good backup, but a copy, retention or verification failed.
-    Degraded,
-    /// A run that died or was ended.
-    Interrupted,
-    /// Good again after a failure that was told.
-    Recovery,
-}
-
-/// Whether good runs are told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SuccessMail {
-    /// Each one.
-    Always,
-    /// A digest once a day.
-    Daily,
-    /// Not.
-    #[default]
-    Never,
 }

@@ -13,20 +13,6 @@ use crate::model::TargetName;
 /// Names whose files stand in a backup beside the components'.
 const RESERVED: &[&str] = &["manifest", "restore", "sha256sums", "index", "warnings"];
 
-/// Events a mail's label can be chosen for.
-const LABELLED: &[&str] = &[
-    "failure",
-    "partial",
-    "degraded",
-    "interrupted",
-    "recovery",
-    "success",
-    "digest",
-    "reminder",
-    "test",
-    "check",
-];
-
 /// Collects what is wrong with the whole.
 pub(super) struct Rules<'a> {
     /// The merged configuration.
@@ -83,7 +69,7 @@ impl Rules<'_> {
     }
 
     /// Whether the first pass saw `[section.name]`, though it could not read it.
-    fn was_there(&self, section: &str, name: &str) -> bool {
+    pub(super) fn was_there(&self, section: &str, name: &str) -> bool {
         self.findings.broken.contains([section.to_owned(), name.to_owned()].as_slice())
             || self.findings.misspelt.contains([section.to_owned()].as_slice())
     }
@@ -108,6 +94,14 @@ impl Rules<'_> {
             [("check_interval", config.check_interval), ("shutdown_timeout", config.shutdown_timeout)]
         {
             self.not_zero(&[key], value);
+        }
+        if let Some(path) = &config.metrics.textfile
+            && path.extension().is_none_or(|extension| extension != "prom")
+        {
+            self.say(
+                &["metrics", "textfile"],
+                "the name must end in `.prom`: node_exporter reads no others in its folder",
+            );
         }
         if let Some(level) = &config.log.level
             && let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level)
@@ -285,79 +279,6 @@ impl Rules<'_> {
             );
         }
     }
-
-    fn channel(&mut self, name: &str, channel: &NotifyConfig) {
-        match channel {
-            NotifyConfig::Email(email) => self.email(name, email),
-            NotifyConfig::Heartbeat(heartbeat) => {
-                match (&heartbeat.url, &heartbeat.url_file) {
-                    (None, None) => {
-                        self.say(
-                            &["notify", name],
-                            "the address is missing: set url_file, or url where it is no secret",
-                        );
-                    }
-                    (Some(_), Some(_)) => {
-                        self.say(&["notify", name, "url"], "url and url_file are both set; use one")
-                    }
-                    _ => {}
-                }
-                self.not_zero(&["notify", name, "timeout"], heartbeat.timeout);
-            }
-        }
-    }
-
-    fn email(&mut self, name: &str, email: &EmailConfig) {
-        if email.to.is_empty() {
-            self.say(&["notify", name, "to"], "there must be at least one receiver");
-        }
-        let password = email.password.is_some() || email.password_file.is_some();
-        match (&email.user, password) {
-            (Some(_), false) => {
-                let variable =
-                    super::environment::variable(&["notify".into(), name.into(), "password".into()]);
-                self.say(
-                    &["notify", name, "user"],
-                    format!(
-                        "`user` needs a password: set password_file, or the environment variable {variable}"
-                    ),
-                );
-            }
-            (None, true) => {
-                self.say(&["notify", name, "password_file"], "a password needs `user`, the login name")
-            }
-            _ => {}
-        }
-        if email.password.is_some() && email.password_file.is_some() {
-            self.say(
-                &["notify", name, "password_file"],
-                "the environment gives a password as well; use one of the two",
-            );
-        }
-        for (event, label) in &email.labels {
-            let key = ["notify", name, "labels", event.as_str()];
-            if !LABELLED.contains(&event.as_str()) {
-                let meant = nearest(event, LABELLED.iter().copied());
-                let hint = meant.map_or_else(
-                    || format!("known: {}", LABELLED.join(", ")),
-                    |m| format!("did you mean `{m}`?"),
-                );
-                self.say(&key, format!("there is no event `{event}`; {hint}"));
-            }
-            // It becomes part of a subject line and a header.
-            if label.is_empty()
-                || label.len() > 64
-                || label.contains(|c: char| c.is_control() || "[]".contains(c))
-            {
-                self.say(
-                    &key,
-                    "a label is a short text without brackets and line ends, such as \"backup-failure\"",
-                );
-            }
-        }
-        self.not_zero(&["notify", name, "remind"], email.remind);
-        self.not_zero(&["notify", name, "timeout"], email.timeout);
-    }
 }
 
 fn keeps_nothing(keep: &Keep) -> bool {
@@ -365,7 +286,7 @@ fn keeps_nothing(keep: &Keep) -> bool {
     numbers.iter().all(|number| number.unwrap_or(0) == 0) && keep.within.is_none_or(|within| within.is_zero())
 }
 
-fn dangling(section: &str, name: &str, known: &[&str]) -> String {
+pub(super) fn dangling(section: &str, name: &str, known: &[&str]) -> String {
     let hint = match nearest(name, known.iter().copied()) {
         Some(meant) => format!("did you mean \"{meant}\"?"),
         None if known.is_empty() => format!("there is no [{section}.…] at all"),

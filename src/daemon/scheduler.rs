@@ -199,7 +199,7 @@ impl Scheduler {
                 None
             }
             Some(Due::PassedOver(occurrence)) => {
-                tracing::info!("job {name} is paused: its run of {occurrence} is passed over");
+                tracing::info!(job = name.as_str(), "paused: the run of {occurrence} is passed over");
                 self.deal_with(agent, name, occurrence, now);
                 None
             }
@@ -229,7 +229,8 @@ impl Scheduler {
         let noticed = start.occurrence.max(self.since.min(now));
         if now - noticed > patience {
             tracing::warn!(
-                "job {name} stayed locked for the whole grace of its run of {}: it is given up; the next one is tried as usual",
+                job = name.as_str(),
+                "it stayed locked for the whole grace of its run of {}: that is given up; the next one is tried as usual",
                 start.occurrence
             );
             self.deal_with(agent, name, start.occurrence, now);

@@ -7,7 +7,7 @@ use super::finding::Finding;
 use super::{Group, Look, Visit, table};
 use crate::config::Config;
 use crate::model::ChannelName;
-use crate::ops::tell;
+use crate::ops::{channels, tell};
 use crate::state::HealthStatus;
 
 /// How long one step of reaching somebody may take.
@@ -49,10 +49,12 @@ fn one(visit: &Visit, config: &Config, name: &ChannelName) -> Finding {
     // One at a time, so that a broken one does not hide the others.
     let mut only = config.clone();
     only.notify.retain(|other, _| other == name);
-    let result = tell::channels(&only).map_err(|error| format!("{error:#}")).and_then(|channels| {
+    let reached = || {
+        let channels = channels::channels(&only);
         let channel = channels.first().ok_or("it is not in the configuration")?;
         tell::block_on(channel.reach(STEP)).map_err(|error| format!("{error:#}"))?
-    });
+    };
+    let result: Result<String, String> = reached();
     match result {
         Ok(text) => Finding::good(&table::CHANNEL, format!("{name}: {text}")),
         Err(text) => {

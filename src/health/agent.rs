@@ -156,6 +156,9 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
     for name in config.notify.keys() {
         let Some(channel) = snapshot.channels.get(name) else { continue };
         waiting += channel.pending;
+        if let Some(problem) = &channel.problem {
+            lines.push(format!("{name}: {}", first_line(problem)));
+        }
         let reason =
             channel.last_error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
         let messages = |count| plural(count, "message", "messages");
@@ -170,6 +173,11 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
         if let Some(at) = channel.last_given_up.filter(|at| now - *at <= delta(view.limits.given_up_told)) {
             lines.push(format!("a message for {name} was given up {} ago", words(since(at, now))));
         }
+        if let Some(at) = channel.last_refused.filter(|at| now - *at <= delta(view.limits.given_up_told)) {
+            let reason = channel.refusal.as_deref().map(|text| format!(": {}", first_line(text)));
+            let (ago, reason) = (words(since(at, now)), reason.unwrap_or_default());
+            lines.push(format!("a message for {name} was refused {ago} ago{reason}"));
+        }
     }
     let perf = Perf::new("notifications_pending", waiting as f64, Unit::None);
     let verdict = if lines.is_empty() {
@@ -178,7 +186,9 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
             _ => format!("{} on the way", plural(waiting, "message", "messages")),
         })
     } else {
-        Verdict::bad(lines.join("; ")).hint("`agent notify test` tries the channel and says what it answers")
+        Verdict::bad(lines.join("; ")).hint(
+            "`agent notify test` tries the channel and says what it answers, `agent notify queue` shows the messages",
+        )
     };
     Some(verdict.perf(perf))
 }
@@ -199,6 +209,27 @@ pub(super) fn config(view: &AgentView<'_>) -> Option<Verdict> {
         (None, Some(at)) => Verdict::ok(format!("loaded {}", moment(at, tz))),
         (None, None) => return None,
     })
+}
+
+pub(super) fn outputs(view: &AgentView<'_>) -> Option<Verdict> {
+    let AgentView { snapshot, config, now, .. } = *view;
+    let log = config.log.run_file.is_some() || config.log.health_file.is_some();
+    let wanted = [
+        (log, &snapshot.agent.log_trouble, "the log files"),
+        (config.metrics.textfile.is_some(), &snapshot.agent.textfile_trouble, "the text file of metrics"),
+    ];
+    let wanted = || wanted.iter().filter(|(wanted, ..)| *wanted);
+    let lines: Vec<String> = wanted()
+        .filter_map(|(_, trouble, _)| trouble.as_ref())
+        .map(|trouble| format!("{}, for {}", first_line(&trouble.value), words(since(trouble.at, now))))
+        .collect();
+    if !lines.is_empty() {
+        return Some(Verdict::bad(lines.join("; ")).hint(
+            "Does the folder exist, is its disk full, may the agent write there (`ReadWritePaths` of its unit)?",
+        ));
+    }
+    let names: Vec<&str> = wanted().map(|(.., name)| *name).collect();
+    (!names.is_empty()).then(|| Verdict::ok(format!("{} can be written", names.join(" and "))))
 }
 
 pub(super) fn clock(view: &AgentView<'_>) -> Option<Verdict> {

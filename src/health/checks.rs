@@ -167,7 +167,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "notify",
-        meaning: "messages are refused, given up, or wait",
+        meaning: "messages are refused, given up, or wait, or a channel cannot be used as it should",
         severity: Warning,
         limits: &["message_late", "given_up_told"],
         scope: Scope::Agent(agent::notify),
@@ -178,6 +178,13 @@ pub const CHECKS: &[Check] = &[
         severity: Warning,
         limits: &[],
         scope: Scope::Agent(agent::config),
+    },
+    Check {
+        name: "outputs",
+        meaning: "a log file or the text file of metrics cannot be written",
+        severity: Warning,
+        limits: &[],
+        scope: Scope::Agent(agent::outputs),
     },
     Check {
         name: "clock",

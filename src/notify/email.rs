@@ -126,19 +126,9 @@ impl Mailer {
         })
     }
 
-    /// The receivers' addresses.
-    pub fn recipients(&self) -> Vec<String> {
-        self.to.iter().map(|to| to.to_string()).collect()
-    }
-
     /// How long one attempt may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
-    }
-
-    /// The sender's bare address.
-    pub fn sender(&self) -> String {
-        self.from.email.to_string()
     }
 
     /// Sends one message to one receiver. `Ok` means that the server took responsibility for it.

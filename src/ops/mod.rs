@@ -2,6 +2,7 @@
 
 pub mod browse;
 pub mod capture;
+pub mod channels;
 pub mod copies;
 pub mod drill;
 pub mod export;

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use super::copies::{self, locations_for, sources};
 use super::isolate::{self, At, Reply, Request, verify_copy};
 use super::verify::{Depth, verify};
-use super::{Agent, open_target};
+use super::{Agent, locks, open_target, tell};
 use crate::event::{Interrupted, Progress};
 use crate::failpoint;
-use crate::lock::{FileLock, LockMode};
+use crate::lock::FileLock;
 use crate::model::{RunId, TargetName};
 use crate::state::{Copy, CopyStatus};
 
@@ -37,9 +37,7 @@ pub enum Repaired {
 
 /// Holds the one place where copies are repaired on this host.
 pub fn lock(agent: &Agent) -> Result<FileLock> {
-    let path = agent.config.state_dir.join("locks").join("all.repair.lock");
-    FileLock::try_acquire(&path, LockMode::Private)?
-        .with_context(|| format!("another repair is under way ({} is locked)", path.display()))
+    locks::beside(agent, "all.repair")?.context("another repair is under way on this host")
 }
 
 /// The damaged copies, newest backup first: of one run or all, at one target or all.
@@ -77,6 +75,10 @@ pub fn repair(agent: &Agent, copy: &Copy, progress: &Progress) -> Result<Repaire
         match isolate::call(&request, stall, None, progress, &mut |_| Ok(())) {
             Ok(Reply::Repaired { location, bytes, left }) => {
                 failpoint::hit("repair-made")?;
+                let folder = bad.config.path.join(&location).display().to_string();
+                // It was damaged until here; told before it is recorded, as everything is.
+                let damaged = Copy { status: CopyStatus::Corrupt, ..copy.clone() };
+                tell::verified(agent, &damaged, &folder, &[])?;
                 agent.state.copy_repaired(run, target, &location, bytes, agent.now())?;
                 return Ok(Repaired::Replaced { from: from.target, location, bytes, left });
             }

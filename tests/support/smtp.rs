@@ -153,7 +153,7 @@ impl Certificates {
         Self { authority: file("ca.pem"), certificate: file("server.pem"), key: file("server.key") }
     }
 
-    fn server_config(&self) -> Arc<ServerConfig> {
+    pub fn server_config(&self) -> Arc<ServerConfig> {
         let chain =
             CertificateDer::pem_file_iter(&self.certificate).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();

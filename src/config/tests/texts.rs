@@ -23,7 +23,7 @@ fn the_example_loads_as_it_is_and_with_every_commented_key() {
     assert_eq!(loaded.warnings, Vec::<String>::new());
     let whole = Site::new(&whole_example()).good();
     assert_eq!(whole.config.job.len(), 2);
-    assert_eq!(whole.config.notify.len(), 3);
+    assert_eq!(whole.config.notify.len(), 9);
 }
 
 #[test]

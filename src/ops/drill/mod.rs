@@ -20,9 +20,10 @@ pub use scratch::reap;
 
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
+use super::locks;
 use crate::config::DrillConfig;
 use crate::event::{Interrupted, Progress, is_interruption};
-use crate::lock::{FileLock, LockMode, ProcessIdentity};
+use crate::lock::{FileLock, ProcessIdentity};
 use crate::model::{JobName, TargetName};
 use crate::schedule::Schedule;
 use crate::state::{Copy, Drill, DrillResult, NewDrill, RunTrigger};
@@ -86,9 +87,8 @@ pub fn drill(
 }
 
 fn lock(agent: &Agent, job: &JobName) -> Result<FileLock> {
-    let path = agent.config.state_dir.join("locks").join(format!("{job}.drill.lock"));
-    FileLock::try_acquire(&path, LockMode::Private)?
-        .with_context(|| format!("a drill of job {job} is under way ({} is locked)", path.display()))
+    locks::beside(agent, &format!("{job}.drill"))?
+        .with_context(|| format!("a drill of job {job} is under way"))
 }
 
 /// What the configuration says about a job's drills; the defaults where it says nothing.
