@@ -63,6 +63,8 @@ const RECEIVERS: &[(&str, &str)] = &[
     ("BackupTargetDown", "backups"),
     ("BackupTargetFilling", "backups"),
     ("BackupTargetLow", "backups"),
+    ("BackupDrillFailed", "backups-critical"),
+    ("BackupDrillOverdue", "backups"),
     ("BackupVerifyFailed", "backups-critical"),
     ("BackupVerifyOverdue", "backups"),
     ("BackupWarningsUnusual", "backups"),

@@ -65,7 +65,8 @@ fn every_name_of_the_contract_is_in_the_table_and_no_other() {
         backup_paused_until_timestamp_seconds backup_copies_pending backup_copy_last_success_timestamp_seconds
         backup_copy_failures_total backup_backups backup_target_size_bytes backup_target_free_bytes
         backup_target_up backup_target_last_probe_timestamp_seconds backup_last_verify_timestamp_seconds
-        backup_last_verify_success backup_last_retention_timestamp_seconds backup_notifications_total
+        backup_last_verify_success backup_last_drill_timestamp_seconds backup_last_drill_success
+        backup_last_drill_duration_seconds backup_last_retention_timestamp_seconds backup_notifications_total
         backup_notification_failures_total backup_notifications_pending
         backup_notifications_refused_total backup_notification_channel_ok
         backup_last_failure_mail_timestamp_seconds backup_remind_seconds backup_health_status
@@ -116,7 +117,8 @@ fn counters_start_at_zero_and_what_has_no_meaning_is_absent() {
         assert_eq!(value(&text, absent), None, "{absent}");
     }
     assert!(!text.contains("removed"), "a job that is not configured is exported");
-    assert!(!text.contains("drill"), "nothing was drilled yet");
+    let undrilled = "backup_last_drill_success{backup_job=\"mail\"}";
+    assert_eq!(value(&text, undrilled), None, "{undrilled}");
     assert!(!text.contains("process_"), "process metrics are for the HTTP endpoint");
 }
 

@@ -67,8 +67,18 @@ pub enum Verb {
     Show(Show),
     /// Read backups back and compare every byte with what was written
     Verify(Verify),
+    /// Replace damaged copies by good ones from another target
+    ///
+    /// The fresh copy is read back before the damaged one goes. Without a good copy elsewhere nothing is touched.
+    /// Exits with 1 when a copy could not be repaired.
+    Repair(Repair),
     /// Bring files back
     Restore(Restore),
+    /// Prove that a backup comes back: restore it into a scratch folder, compare, and remove it again
+    ///
+    /// Counts files and bytes, compares a sample with the live files, and makes the checks of [job.NAME.drill].
+    /// Exits with 1 when a backup did not come back as it should.
+    Drill(Drill),
     /// List what is in a backup, without restoring it
     Ls(Ls),
     /// Print a file out of a backup
@@ -80,6 +90,11 @@ pub enum Verb {
     Diff(Diff),
     /// Hand a whole backup over as one tar, digests and instructions inside
     Export(Export),
+    /// Take in the archives of another backup program, to be listed, verified and restored, never changed
+    ///
+    /// Reads each archive once for its digest; when it was taken is read from the names of its folders and files, else
+    /// from its time of change. Calling it again takes in what is new, and forgets what its program removed.
+    Import(Import),
     /// Do what is due beside the runs, where no daemon does it: pending copies, messages, dead runs
     ///
     /// For hosts where cron starts everything: marks runs that died, makes pending copies (newest first), queues
@@ -242,9 +257,30 @@ pub struct Verify {
     /// Only at this target [default: every one that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
+    /// Every backup there is
+    #[arg(long, conflicts_with = "id")]
+    pub all: bool,
+    /// What is due by the schedules of the targets, within their budgets: for cron, where no daemon runs
+    #[arg(long, conflicts_with_all = ["id", "all", "job", "target", "deep"])]
+    pub due: bool,
     /// Also decompress everything and walk through the archives
     #[arg(long)]
     pub deep: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// The backup: an id as for `show`, or `latest` [default: every damaged one]
+    pub id: Option<String>,
+    /// Of this job, for `latest`
+    #[arg(long, requires = "id")]
+    pub job: Option<JobName>,
+    /// Only at this target
+    #[arg(long)]
+    pub target: Option<TargetName>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -314,6 +350,22 @@ pub struct Restore {
 }
 
 #[derive(Debug, Args)]
+pub struct Drill {
+    /// The job [default: the only one there is]
+    #[arg(conflicts_with = "due")]
+    pub job: Option<JobName>,
+    /// Restore from this target [default: that of the configuration, else the primary]
+    #[arg(long, conflicts_with = "due")]
+    pub target: Option<TargetName>,
+    /// Every drill that is due by its schedule: for cron, where no daemon runs
+    #[arg(long)]
+    pub due: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Ls {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
@@ -377,6 +429,25 @@ pub struct Export {
     /// From this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
+}
+
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The folder with the archives; it must lie in the folder of a target
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The job they become backups of
+    #[arg(long)]
+    pub job: JobName,
+    /// The target they lie in [default: the innermost around DIR]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Only say what would be taken in
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which part of a backup is looked at, and where.

@@ -1,6 +1,7 @@
 //! Verbs that only look: `list`, `show`, `status`, `history`, `schedule`, `metrics`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -46,7 +47,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
             c.run_id.to_string(),
             c.job.to_string(),
             local(c.started, zone_of(&agent.config, &c.job)),
-            c.outcome.to_string(),
+            if c.imported { "imported".to_owned() } else { c.outcome.to_string() },
             c.target.to_string(),
             c.status.to_string(),
             ByteSize(c.bytes).to_string(),
@@ -66,6 +67,7 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let copies = agent.state.copies_of(&run.run_id)?;
     let log = agent.state.run_log(&run.run_id)?;
+    let drill = agent.state.drill_of_run(&run.run_id)?;
     // The manifest has what the state does not: digests and all warnings. A target that is away only means
     // that these are not shown.
     let manifest = copies.iter().filter(|c| c.status.is_kept()).find_map(|c| {
@@ -74,11 +76,16 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     });
     if args.json {
         let log = args.log.then_some(log).flatten();
-        output::json(&json!({"run": run, "copies": copies, "manifest": manifest, "log": log}))?;
+        output::json(
+            &json!({"run": run, "copies": copies, "manifest": manifest, "drill": drill, "log": log}),
+        )?;
         return Ok(code::OK);
     }
     let zone = zone_of(&agent.config, &run.job);
     output::print(&describe(&run, &copies, manifest.as_ref(), zone));
+    if let Some(drill) = &drill {
+        output::print(&format!("\ndrill    {}", super::drill::described(drill, zone)));
+    }
     match (args.log, log) {
         (true, Some(log)) => output::print(&format!("\nlog\n{log}")),
         (true, None) => output::print("\nno log is kept of this run\n"),
@@ -171,7 +178,12 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
         output::json(&json!({"status": snapshot, "findings": findings}))?;
         return Ok(code::OK);
     }
-    let mut table = Table::new(&["job", "state", "last good", "next run", "size", "took", "copies"]);
+    let recovery = |name: &JobName| snapshot.job(name)?.drills.last_good.as_ref()?.result.restore_ms;
+    // How long it took to get everything back, where that was ever tried.
+    let drilled = config.job.keys().any(|name| recovery(name).is_some());
+    let mut columns = vec!["job", "state", "last good", "next run", "size", "took", "copies"];
+    columns.extend(drilled.then_some("recovery"));
+    let mut table = Table::new(&columns);
     for (name, job) in &config.job {
         let zone = config.job_timezone(job);
         let state = snapshot.job(name);
@@ -212,7 +224,8 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
             })
             .collect();
         let none = || "-".to_owned();
-        table.row(vec![
+        let took = recovery(name).map(|ms| output::took(Duration::from_millis(ms)));
+        let mut row = vec![
             name.to_string(),
             word.to_owned(),
             last.map_or_else(none, |run| format!("{} ago", health::words(health::since(run.started, now)))),
@@ -220,7 +233,9 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
             last.map_or_else(none, |run| ByteSize(run.stored_bytes).to_string()),
             last.and_then(Run::duration).map_or_else(none, output::took),
             copies.join(", "),
-        ]);
+        ];
+        row.extend(drilled.then(|| took.unwrap_or_else(none)));
+        table.row(row);
     }
     output::print(&if table.is_empty() {
         "the configuration has no job\n".to_owned()

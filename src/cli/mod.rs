@@ -10,12 +10,15 @@ mod check;
 mod common;
 mod config;
 mod doctor;
+mod drill;
 mod export;
+mod import;
 mod inspect;
 mod keep;
 mod notify;
 mod output;
 mod progress;
+mod repair;
 mod restore;
 mod serve;
 mod tend;
@@ -120,11 +123,14 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Schedule(args) => inspect::schedule(global, args),
         Verb::Metrics => inspect::metrics(global),
         Verb::Verify(args) => verify::verify(global, args),
+        Verb::Repair(args) => repair::repair(global, args),
         Verb::Restore(args) => restore::restore(global, args),
+        Verb::Drill(args) => drill::drill(global, args),
         Verb::Ls(args) => browse::ls(global, args),
         Verb::Cat(args) => browse::cat(global, args),
         Verb::Diff(args) => browse::diff(global, args),
         Verb::Export(args) => export::export(global, args),
+        Verb::Import(args) => import::import(global, args),
         Verb::Tend(args) => tend::tend(global, args),
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),

@@ -11,6 +11,7 @@ use super::{code, common, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
 use crate::model::ByteSize;
+use crate::ops::import::{self, Brought};
 use crate::ops::load::{self, WantedDatabase};
 use crate::ops::restore::{Destination, Restored, Wanted, restore as bring_back};
 use crate::ops::stored::Backup;
@@ -46,6 +47,9 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         progress: Arc::clone(&progress),
     };
+    if copy.imported {
+        return imported(&agent, &copy, &location, args, &options, &progress);
+    }
     let wanted = Wanted {
         component: args.component.clone(),
         paths: args.path.clone(),
@@ -170,4 +174,74 @@ fn print_json(run: &Run, copy: &Copy, restored: &Restored) -> Result<()> {
         })
         .collect();
     output::json(&json!({"run_id": run.run_id, "target": copy.target, "components": components}))
+}
+
+/// Restores archives that another program made.
+fn imported(
+    agent: &Agent,
+    copy: &Copy,
+    location: &str,
+    args: &Restore,
+    options: &RestoreOptions,
+    progress: &Arc<Progress>,
+) -> Result<u8> {
+    let run = &copy.run_id;
+    let folder = match &args.to {
+        Some(folder) if args.path.is_empty() && args.component.is_none() => std::path::absolute(folder)?,
+        _ => {
+            return Err(common::UsageError(format!(
+                "run {run} was imported from another program: it has no index, and is restored whole, with --to"
+            ))
+            .into());
+        }
+    };
+    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let files = agent.state.imported_files(run, &copy.target)?;
+    let bar = Bar::start(progress);
+    bar.begin(&format!("restoring from {}", copy.target), Counts::Sources, None, progress);
+    let brought = import::restore(target.as_ref(), location, &files, &folder, args.force, options);
+    bar.finish();
+    let (mut answers, mut bad) = (Vec::new(), false);
+    for Brought { file, folder, result } in brought? {
+        match result {
+            Ok(summary) => {
+                bad |= !summary.problems.is_empty();
+                let problems: Vec<_> =
+                    summary.problems.iter().map(|(path, why)| (path.display(), why)).collect();
+                if args.json {
+                    answers.push(json!({
+                        "file": file, "folder": folder, "entries": summary.entries, "bytes": summary.bytes,
+                        "problems": problems,
+                    }));
+                    continue;
+                }
+                output::print(&format!(
+                    "restored {file} of {run} from {}: {} entries, {} into {}\n",
+                    copy.target,
+                    summary.entries,
+                    ByteSize(summary.bytes),
+                    folder.display()
+                ));
+                for (path, why) in problems.iter().take(SHOWN) {
+                    output::print(&format!("  not restored: {path}: {why}\n"));
+                }
+            }
+            Err(command) => {
+                bad = true;
+                let top = &agent.target(&copy.target)?.path;
+                if args.json {
+                    answers.push(json!({"file": file, "folder": folder, "command": command}));
+                } else {
+                    output::print(&format!(
+                        "{file} is packed by another program; in {}: {command}\n",
+                        top.display()
+                    ));
+                }
+            }
+        }
+    }
+    if args.json {
+        output::json(&json!({"run_id": run, "target": copy.target, "archives": answers}))?;
+    }
+    Ok(if bad { code::FAILURE } else { code::OK })
 }

@@ -1,16 +1,20 @@
 //! `agent verify`: backups read back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+use serde_json::json;
 
 use super::args::{Global, Verify};
 use super::progress::{Bar, Counts};
 use super::{code, common, output};
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
+use crate::ops::Agent;
 use crate::ops::isolate::{At, verify_copy};
+use crate::ops::rounds::{self, Done};
 use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
 use crate::state::{Copy, CopyStatus};
@@ -29,22 +33,13 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_existing(global, config)?;
-    let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
-    let wanted = |copy: &Copy| {
-        args.target.as_ref().is_none_or(|target| copy.target == *target)
-            && (copy.status.is_kept() || copy.status == CopyStatus::Corrupt)
-    };
-    let copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?.into_iter().filter(wanted).collect();
-    if copies.is_empty() {
-        bail!(
-            "run {} has no backup{}",
-            run.run_id,
-            args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}"))
-        );
-    }
-    let depth = if args.deep { Depth::Deep } else { Depth::Digests };
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
+    if args.due {
+        return due(&agent, args.json, &progress);
+    }
+    let copies = chosen(&agent, args)?;
+    let depth = if args.deep { Depth::Deep } else { Depth::Digests };
     let mut found = Vec::new();
     for copy in copies {
         let Some(location) = copy.location else { continue };
@@ -53,11 +48,11 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         // Looked at closely, everything is read twice: for the digests, and to be decompressed.
         let expected = if args.deep { 2 * copy.bytes } else { copy.bytes };
         bar.begin(&format!("reading back from {}", copy.target), Counts::Targets, Some(expected), &progress);
-        let report = verify_copy(&agent, &run.run_id, &at, !copy.primary, depth, &progress);
+        let report = verify_copy(&agent, &copy.run_id, &at, !copy.primary, depth, &progress);
         bar.finish();
         let report = report?;
         found.push(Found {
-            run_id: run.run_id.clone(),
+            run_id: copy.run_id,
             target: copy.target,
             ok: report.problems.is_empty(),
             location: at.config.path.join(at.location).display().to_string(),
@@ -65,24 +60,90 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         });
     }
     common::publish(&agent)?;
-    // What was found is told at once; what goes wrong with that is in the queue, and here.
-    tell::deliver(&agent)
-        .problems
-        .iter()
-        .for_each(|problem| output::warn(&format!("not told yet: {problem}")));
+    told(&agent);
     if args.json {
         output::json(&found)?;
     } else {
-        for Found { target, location, report, ok, .. } in &found {
+        for Found { run_id, target, location, report, ok } in &found {
             let word = output::tinted(if *ok { "verified" } else { "corrupt" }, 8);
             let closely = if args.deep && *ok { ", decompressed and walked through" } else { "" };
             let size = ByteSize(report.bytes);
             output::print(&format!(
-                "{word} {} at {target}: {} files, {size}{closely}  {location}\n",
-                run.run_id, report.files
+                "{word} {run_id} at {target}: {} files, {size}{closely}  {location}\n",
+                report.files
             ));
             report.problems.iter().for_each(|problem| output::print(&format!("  {problem}\n")));
         }
     }
     Ok(if found.iter().all(|f| f.ok) { code::OK } else { code::FAILURE })
+}
+
+/// The copies that are meant.
+fn chosen(agent: &Agent, args: &Verify) -> Result<Vec<Copy>> {
+    let is_there = |copy: &Copy| copy.status.is_kept() || copy.status == CopyStatus::Corrupt;
+    if args.all {
+        let mut copies = agent.state.copies(args.job.as_ref(), args.target.as_ref())?;
+        copies.retain(is_there);
+        return Ok(copies);
+    }
+    let run = common::find_run(agent, &args.id, args.job.as_ref())?;
+    let mut copies = agent.state.copies_of(&run.run_id)?;
+    copies.retain(|copy| is_there(copy) && args.target.as_ref().is_none_or(|target| copy.target == *target));
+    if copies.is_empty() {
+        let at = args.target.as_ref().map_or_else(String::new, |t| format!(" at {t}"));
+        bail!("run {} has no backup{at}", run.run_id);
+    }
+    Ok(copies)
+}
+
+/// What the schedules ask for.
+fn due(agent: &Agent, as_json: bool, progress: &Arc<Progress>) -> Result<u8> {
+    let (mut bad, mut events) = (false, Vec::new());
+    rounds::pass(agent, &mut BTreeSet::new(), progress, &mut |done| {
+        let mut say = |copy: &Copy, result: &str, text: String| {
+            if as_json {
+                events.push(
+                    json!({"run_id": copy.run_id, "target": copy.target, "result": result, "text": text}),
+                );
+            } else {
+                output::print(&format!(
+                    "{} {} at {}: {text}\n",
+                    output::tinted(result, 8),
+                    copy.run_id,
+                    copy.target
+                ));
+            }
+        };
+        match done {
+            Done::Reading(_) => {}
+            Done::Read(copy, report) => match report.result() {
+                Ok(()) => {
+                    say(copy, "verified", format!("{} files, {}", report.files, ByteSize(report.bytes)))
+                }
+                Err(problems) => {
+                    bad = true;
+                    say(copy, "corrupt", problems);
+                }
+            },
+            Done::Unread(copy, error) => {
+                bad = true;
+                say(copy, "failed", format!("{error:#}"));
+            }
+            Done::Repaired(copy, Ok(repaired)) => say(copy, "repaired", super::repair::described(repaired)),
+            Done::Repaired(copy, Err(error)) => say(copy, "failed", format!("not repaired: {error:#}")),
+        }
+    })?;
+    if as_json {
+        output::json(&events)?;
+    }
+    common::publish(agent)?;
+    told(agent);
+    Ok(if bad { code::FAILURE } else { code::OK })
+}
+
+/// What was found is told at once; what goes wrong with that is in the queue, and here.
+pub fn told(agent: &Agent) {
+    for problem in tell::deliver(agent).problems {
+        output::warn(&format!("not told yet: {problem}"));
+    }
 }

@@ -125,6 +125,7 @@ impl Default for JobConfig {
             hook: Default::default(),
             engine: EngineConfig::default(),
             health: HealthConfig::default(),
+            drill: None,
             legacy: Vec::new(),
             notify: None,
         }
@@ -223,5 +224,38 @@ impl Default for EngineConfig {
             ionice: IoNice::Idle,
             read_limit: None,
         }
+    }
+}
+
+/// A drill takes hours and happens weekly: a day late is soon enough to know.
+pub(super) fn drill_grace() -> Duration {
+    Duration::from_secs(24 * 60 * 60)
+}
+
+/// Enough to notice a mix-up, few enough to cost nothing.
+pub(super) fn drill_sample() -> u32 {
+    20
+}
+
+pub(super) fn check_timeout() -> Duration {
+    Duration::from_secs(10 * 60)
+}
+
+impl Default for DrillConfig {
+    fn default() -> Self {
+        Self {
+            schedule: None,
+            grace: drill_grace(),
+            target: None,
+            sample: drill_sample(),
+            scratch: None,
+            check: Default::default(),
+        }
+    }
+}
+
+impl Default for VerifyConfig {
+    fn default() -> Self {
+        Self { enabled: true, schedule: "@weekly".to_owned(), budget: None, repair: false }
     }
 }

@@ -15,6 +15,7 @@ use super::schema::{
 };
 use crate::model::{ByteSize, ChannelName, ComponentName, HookName, JobName, TargetName};
 
+pub use super::types_drill::*;
 pub use super::types_hook::*;
 pub use super::types_notify::*;
 pub use super::types_source::*;
@@ -127,6 +128,9 @@ pub struct TargetConfig {
     #[serde(default)]
     #[schemars(with = "Option<SizeText>")]
     pub min_free: Option<ByteSize>,
+    /// When backups here are read back, and how much a day.
+    #[serde(default)]
+    pub verify: VerifyConfig,
 }
 
 /// Kind of target.
@@ -222,6 +226,9 @@ pub struct JobConfig {
     /// Limits of the health checks.
     #[serde(default)]
     pub health: HealthConfig,
+    /// Trial restores; none when absent.
+    #[serde(default)]
+    pub drill: Option<DrillConfig>,
     /// Programs that made this backup before, by path or name, beside those for the whole host.
     #[serde(default)]
     pub legacy: Vec<String>,

@@ -143,6 +143,7 @@ impl Rules<'_> {
                     "this keeps no backup at all; give at least one number above 0, such as { last = 3, daily = 7 }, or leave `keep` out to keep everything",
                 );
             }
+            self.verify(name.as_str(), &target.verify);
             let jobs: Vec<&str> = config
                 .job
                 .iter()
@@ -214,6 +215,9 @@ impl Rules<'_> {
                 self.say(&["job", name, "source", component.as_str()], message);
             }
             self.source(&["job", name, "source", component.as_str()], source, job);
+        }
+        if let Some(drill) = &job.drill {
+            self.drill(name, job, drill);
         }
         self.hooks(name, job);
     }

@@ -42,11 +42,15 @@ pub(super) struct Shared {
     stopping: AtomicBool,
     /// Cancelled to end the copy that is being made by the loop of late copies.
     pub copying: Arc<Progress>,
+    /// Cancelled to end the reading back, or the drill, that is under way.
+    pub proving: Arc<Progress>,
     pub scheduler: Wake,
     pub messages: Wake,
     pub copies: Wake,
     pub health: Wake,
     pub reaper: Wake,
+    pub verifier: Wake,
+    pub drills: Wake,
 }
 
 #[derive(Default)]
@@ -95,11 +99,14 @@ impl Shared {
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             copying: Arc::default(),
+            proving: Arc::default(),
             scheduler: Wake::default(),
             messages: Wake::default(),
             copies: Wake::default(),
             health: Wake::default(),
             reaper: Wake::default(),
+            verifier: Wake::default(),
+            drills: Wake::default(),
         }
     }
 
@@ -212,9 +219,18 @@ impl Shared {
         runs.trailing.iter().for_each(|progress| progress.cancel());
         drop(runs);
         self.copying.cancel();
-        [&self.scheduler, &self.messages, &self.copies, &self.health, &self.reaper]
-            .into_iter()
-            .for_each(Wake::wake);
+        self.proving.cancel();
+        [
+            &self.scheduler,
+            &self.messages,
+            &self.copies,
+            &self.health,
+            &self.reaper,
+            &self.verifier,
+            &self.drills,
+        ]
+        .into_iter()
+        .for_each(Wake::wake);
     }
 }
 

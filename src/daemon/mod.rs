@@ -21,6 +21,7 @@ mod context;
 mod due;
 mod health_loop;
 mod listener;
+mod prove_loop;
 mod reload;
 mod runner;
 mod scheduler;
@@ -294,6 +295,8 @@ impl Loops {
             spawn_loop(shared, "messages", |shared| tend_loop::messages(shared))?,
             spawn_loop(shared, "copies", |shared| tend_loop::copies(shared))?,
             spawn_loop(shared, "health", health_loop::run)?,
+            spawn_loop(shared, "verify", |shared| prove_loop::verify(shared))?,
+            spawn_loop(shared, "drills", |shared| prove_loop::drills(shared))?,
         ];
         // Not waited for: what it does may be interrupted anywhere, and may hang with a target.
         spawn_loop(shared, "reaper", |shared| tend_loop::reaper(shared))?;

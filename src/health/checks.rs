@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::report::Perf;
-use super::{Extra, Finding, agent, job};
+use super::{Extra, Finding, agent, drill, job};
 use crate::config::{Config, JobConfig, Limits};
 use crate::model::JobName;
 use crate::state::{HealthStatus, JobState, Snapshot};
@@ -122,6 +122,20 @@ pub const CHECKS: &[Check] = &[
         severity: Critical,
         limits: &["max_verify_age"],
         scope: Scope::Job(job::verify),
+    },
+    Check {
+        name: "drill",
+        meaning: "the last drill failed: a backup did not come back as it should",
+        severity: Critical,
+        limits: &[],
+        scope: Scope::Job(drill::drill),
+    },
+    Check {
+        name: "drill-overdue",
+        meaning: "a scheduled drill is missing for longer than its grace",
+        severity: Warning,
+        limits: &[],
+        scope: Scope::Job(drill::overdue),
     },
     Check {
         name: "retention",

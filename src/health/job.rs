@@ -336,7 +336,7 @@ pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
             format!("the newest intact one is {run} at {target}, {} old; ", words(since(started, now)))
         });
         return Some(Verdict::bad(bad.join("; ")).hint(format!(
-            "Check the disk; {}`agent backup {name}` makes a new one",
+            "Check the disk; {}`agent repair` takes a good copy from another target, `agent backup {name}` makes a new one",
             kept.unwrap_or_default()
         )));
     }

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `checks` | THE table of checks, and who calls them |
 //! | `job` | the checks of one job |
+//! | `drill` | the checks of a job's drills |
 //! | `agent` | the checks of the daemon, targets, channels and configuration |
 //! | `due` | when a job is due, overdue, and run next; shared with metrics and pages |
 //! | `shrink` | a component's size against what it usually is |
@@ -16,6 +17,7 @@
 
 mod agent;
 mod checks;
+mod drill;
 mod due;
 mod job;
 mod report;

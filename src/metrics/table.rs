@@ -289,8 +289,27 @@ pub static TABLE: &[Metric] = &[
     ),
     gauge(
         "backup_last_verify_success",
-        "1 if the backup last read back was as it was stored.",
-        JobTarget(|t| t.last_verify_ok.map(flag)),
+        "1 if the backup last read back was as it was stored, and no other there is known to be damaged.",
+        JobTarget(|t| t.last_verify_ok.map(|ok| flag(ok && t.corrupt == 0))),
+    ),
+    gauge(
+        "backup_last_drill_timestamp_seconds",
+        "When the last drill ended.",
+        Job(|j| j.state.drills.last.as_ref().and_then(|drill| drill.ended).map(at)),
+    ),
+    gauge(
+        "backup_last_drill_success",
+        "1 if the backup came back as it should in the last drill.",
+        Job(|j| j.state.drills.last.as_ref().and_then(|drill| drill.ok).map(flag)),
+    ),
+    gauge(
+        "backup_last_drill_duration_seconds",
+        "How long restoring everything took in the last drill that came to that: the measured time to recover.",
+        Job(|j| {
+            let drills = [&j.state.drills.last, &j.state.drills.last_good];
+            let restored = drills.into_iter().flatten().find_map(|drill| drill.result.restore_ms);
+            restored.map(|ms| ms as f64 / 1000.0)
+        }),
     ),
     gauge(
         "backup_last_retention_timestamp_seconds",

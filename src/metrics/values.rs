@@ -154,6 +154,7 @@ fn unseen(name: &JobName, now: DateTime<Utc>) -> JobState {
         targets: BTreeMap::new(),
         baselines: BTreeMap::new(),
         history: Vec::new(),
+        drills: Default::default(),
     }
 }
 

@@ -214,15 +214,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
         state.copy_expired(run, target, agent.now())?;
         bail!("the backup expired at every other target before it could be copied");
     };
-    let zone =
-        agent.config.job.get(&copy.job).map_or(agent.config.timezone, |job| agent.config.job_timezone(job));
-    let locations = candidate_locations(
-        &config.template,
-        copy.job.as_str(),
-        &agent.config.host_name(),
-        copy.started.with_timezone(&zone),
-        run,
-    );
+    let locations = locations_for(agent, copy)?;
     let request = Request::Copy { from: Box::new(from), to: Box::new(to), locations, run: run.clone() };
     let mut record = |location: &str| Ok(state.set_copy_location(run, target, location)?);
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
@@ -234,8 +226,26 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     }
 }
 
+/// The folders to try for a copy at its target.
+pub(super) fn locations_for(agent: &Agent, copy: &Copy) -> Result<Vec<String>> {
+    let zone =
+        agent.config.job.get(&copy.job).map_or(agent.config.timezone, |job| agent.config.job_timezone(job));
+    Ok(candidate_locations(
+        &agent.target(&copy.target)?.template,
+        copy.job.as_str(),
+        &agent.config.host_name(),
+        copy.started.with_timezone(&zone),
+        &copy.run_id,
+    ))
+}
+
 /// Where the backup can be copied from: a verified copy before a complete one, the primary before others.
 fn source(agent: &Agent, copy: &Copy) -> Result<Option<At>> {
+    Ok(sources(agent, copy)?.into_iter().next())
+}
+
+/// Everywhere the backup can be copied from, the best first.
+pub(super) fn sources(agent: &Agent, copy: &Copy) -> Result<Vec<At>> {
     let mut kept: Vec<Copy> = agent
         .state
         .copies_of(&copy.run_id)?
@@ -243,10 +253,11 @@ fn source(agent: &Agent, copy: &Copy) -> Result<Option<At>> {
         .filter(|c| c.status.is_kept() && c.target != copy.target)
         .collect();
     kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
-    Ok(kept.into_iter().find_map(|c| {
+    let at = |c: Copy| {
         let config = agent.config.target.get(&c.target)?.clone();
         Some(At { target: c.target, config, location: c.location? })
-    }))
+    };
+    Ok(kept.into_iter().filter_map(at).collect())
 }
 
 /// The copying itself, in the child: every byte is digested on its way and compared with the manifest before

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,10 +18,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::panics::unwinding;
-use super::verify::{Depth, Report, verify};
-use super::{copies, open_target};
+use super::verify::{Depth, Report, verify, verify_files};
+use super::{copies, drill, open_target, repair};
 use crate::config::TargetConfig;
 use crate::event::{Interrupted, Progress};
+use crate::manifest::StoredFile;
 use crate::model::{RunId, TargetName};
 use crate::target::{Space, Target};
 
@@ -77,6 +79,35 @@ pub enum Request {
         /// How closely.
         depth: Depth,
     },
+    /// Read the files of a backup back that another program made.
+    VerifyFiles {
+        /// Where it is.
+        at: At,
+        /// The files, with what they should be.
+        files: Vec<StoredFile>,
+    },
+    /// Replace a damaged copy by a fresh one, and remove the damaged one last.
+    Repair {
+        /// Where a good one is.
+        from: Box<At>,
+        /// Where the damaged one is.
+        bad: Box<At>,
+        /// The locations to try for the fresh one.
+        locations: Vec<String>,
+        /// The backup.
+        run: RunId,
+    },
+    /// Restore a backup into a scratch folder, and compare.
+    Drill {
+        /// Where it is.
+        at: At,
+        /// The backup.
+        run: RunId,
+        /// The scratch folder.
+        folder: PathBuf,
+        /// How many files are compared with the live ones.
+        sample: usize,
+    },
     /// Remove a backup.
     Remove {
         /// Where it is.
@@ -118,6 +149,20 @@ pub enum Reply {
         location: String,
         /// Bytes stored.
         bytes: u64,
+    },
+    /// A damaged copy was replaced.
+    Repaired {
+        /// Where the good one is now.
+        location: String,
+        /// Bytes stored.
+        bytes: u64,
+        /// Why the damaged one could not be removed, when it could not.
+        left: Option<String>,
+    },
+    /// The backup was restored and compared.
+    Drilled {
+        /// What that proved.
+        proof: drill::Proof,
     },
     /// The backup was read back.
     Verified {
@@ -184,6 +229,11 @@ fn describe(request: &Request) -> String {
         Request::Probe { at } => format!("looking at target {}", at.target),
         Request::Copy { to, run, .. } => format!("copying run {run} to target {}", to.target),
         Request::Verify { at, run, .. } => format!("reading run {run} back from target {}", at.target),
+        Request::VerifyFiles { at, .. } => {
+            format!("reading {} back from target {}", at.location, at.target)
+        }
+        Request::Repair { bad, run, .. } => format!("replacing run {run} at target {}", bad.target),
+        Request::Drill { at, run, .. } => format!("restoring run {run} from target {}", at.target),
         Request::Remove { at, run } => format!("removing run {run} from target {}", at.target),
         Request::Clean { at, run } => format!("cleaning up after run {run} at target {}", at.target),
     }
@@ -254,12 +304,22 @@ pub fn verify_copy(
     depth: Depth,
     progress: &Progress,
 ) -> Result<Report> {
+    let imported = agent.state.imported_files(run, &at.target)?;
+    let files: Vec<StoredFile> = imported
+        .into_iter()
+        .map(|known| StoredFile { file: known.file, sha256: known.sha256, bytes: known.bytes })
+        .collect();
     let report = if isolated {
-        let request = Request::Verify { at: at.clone(), run: run.clone(), depth };
+        let request = match files.is_empty() {
+            true => Request::Verify { at: at.clone(), run: run.clone(), depth },
+            false => Request::VerifyFiles { at: at.clone(), files },
+        };
         match call(&request, VERIFY_STALL, None, progress, &mut |_| Ok(()))? {
             Reply::Verified { report } => report,
             other => bail!("an unexpected answer to a verification: {other:?}"),
         }
+    } else if !files.is_empty() {
+        verify_files(at.open().as_ref(), &at.location, &files, progress)?
     } else {
         verify(at.open().as_ref(), &at.location, run, depth, progress)?
     };
@@ -289,7 +349,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
     let mut line = String::new();
     input.read_line(&mut line).context("reading the request")?;
     let request: Request = serde_json::from_str(&line).context("reading the request")?;
-    let progress = Progress::default();
+    let progress = Arc::<Progress>::default();
     let output = std::sync::Mutex::new(output);
     let say = |reply: &Reply| -> Result<()> {
         let mut output = output.lock().map_err(|_| anyhow!("a thread panicked"))?;
@@ -327,7 +387,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
 
 fn answer(
     request: &Request,
-    progress: &Progress,
+    progress: &Arc<Progress>,
     publishing: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
     match request {
@@ -335,6 +395,16 @@ fn answer(
         Request::Verify { at, run, depth } => {
             let report = verify(at.open().as_ref(), &at.location, run, *depth, progress)?;
             Ok(Reply::Verified { report })
+        }
+        Request::VerifyFiles { at, files } => {
+            let report = verify_files(at.open().as_ref(), &at.location, files, progress)?;
+            Ok(Reply::Verified { report })
+        }
+        Request::Repair { from, bad, locations, run } => {
+            repair::replace(from, bad, locations, run, progress, publishing)
+        }
+        Request::Drill { at, run, folder, sample } => {
+            Ok(Reply::Drilled { proof: drill::prove(at, run, folder, *sample, progress)? })
         }
         Request::Remove { at, run } => at.open().remove(&at.location, run).map(|()| Reply::Removed),
         Request::Clean { at, run } => at.open().clean(run).map(|_| Reply::Removed),

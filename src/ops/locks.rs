@@ -69,6 +69,13 @@ pub fn acquire(
     }
 }
 
+/// Takes a lock beside those of jobs; `name` has a dot, which no job's name has. None when it is held.
+pub fn beside(agent: &Agent, name: &str) -> Result<Option<FileLock>> {
+    let folder = agent.config.state_dir.join("locks");
+    std::fs::create_dir_all(&folder).with_context(|| format!("making folder {}", folder.display()))?;
+    Ok(FileLock::try_acquire(&folder.join(format!("{name}.lock")), LockMode::Private)?)
+}
+
 fn own_holder(agent: &Agent, name: &JobName) -> String {
     match agent.state.running(name) {
         Ok(Some(run)) => {

@@ -61,7 +61,8 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
         .state
         .copies(Some(job), Some(target))?
         .into_iter()
-        .filter(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt)
+        // What another program made is not ours to remove.
+        .filter(|c| !c.imported && (c.status.is_kept() || c.status == CopyStatus::Corrupt))
         .collect();
     let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
     stored.extend(fresh.map(|(run_id, started, outcome)| StoredCopy {

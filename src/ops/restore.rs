@@ -106,7 +106,7 @@ pub fn restore(
     Ok(restored)
 }
 
-fn prepare_folder(to: &Path, force: bool) -> Result<()> {
+pub(super) fn prepare_folder(to: &Path, force: bool) -> Result<()> {
     match std::fs::read_dir(to) {
         Ok(mut entries) => {
             if entries.next().is_some() && !force {

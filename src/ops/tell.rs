@@ -77,6 +77,10 @@ pub fn plan_end(
     failed_component: Option<ComponentName>,
     log_tail: Vec<String>,
 ) -> Result<Vec<NewMessage>> {
+    // A new backup does not make good what a drill found: only a good drill does.
+    if ended.outcome.is_good() {
+        ended.degraded.extend(super::drill::standing(agent, &run.job)?);
+    }
     let context = agent.job_context(&run.job);
     let mut facts = gather::ended(Some(&agent.state), &context, run.started, ended, failed_component);
     facts.log_tail = log_tail;

@@ -9,7 +9,7 @@ use sha2::Digest;
 
 use crate::archive::{IndexReader, StreamDecoder, check_tar};
 use crate::event::Progress;
-use crate::manifest::{self, Component, Kind, Manifest};
+use crate::manifest::{self, Component, Kind, Manifest, StoredFile};
 use crate::model::{RunId, Sha256};
 use crate::target::{Cache, Target};
 
@@ -108,6 +108,37 @@ pub fn verify(
                 Err(_) if progress.is_cancelled() => return Err(crate::event::Interrupted.into()),
                 Err(e) => report.problems.push(format!("{}: {e:#}", component.file)),
                 Ok(()) => {}
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Compares files that another program stored with what they were when they were imported.
+pub fn verify_files(
+    target: &dyn Target,
+    location: &str,
+    files: &[StoredFile],
+    progress: &Progress,
+) -> Result<Report> {
+    let mut report = Report::default();
+    target.probe_readable(location)?;
+    for known in files {
+        report.files += 1;
+        match digest(target, location, &known.file, progress) {
+            Err(e) if e.is::<crate::event::Interrupted>() => return Err(e),
+            Err(e) => report.problems.push(format!("{e:#}")),
+            Ok((length, _)) if length != known.bytes => {
+                report.problems.push(format!("{} has {length} bytes, it had {}", known.file, known.bytes));
+            }
+            Ok((length, found)) => {
+                report.bytes += length;
+                if found != known.sha256 {
+                    report.problems.push(format!(
+                        "{} has digest {found}, it had {} when it was imported",
+                        known.file, known.sha256
+                    ));
+                }
             }
         }
     }

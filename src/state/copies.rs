@@ -100,6 +100,9 @@ pub struct Copy {
     pub claimed_until: Option<DateTime<Utc>>,
     /// Who.
     pub claimer: Option<String>,
+    /// An archive that another program made: never removed, nor copied.
+    #[serde(default)]
+    pub imported: bool,
 }
 
 impl Copy {
@@ -125,6 +128,7 @@ impl Copy {
             last_error: row.get("last_error")?,
             claimed_until: opt_time(row, "claimed_until")?,
             claimer: row.get("claimer")?,
+            imported: row.get("imported")?,
         })
     }
 }
@@ -174,13 +178,13 @@ pub(super) fn insert_copy(
     Ok(())
 }
 
-fn note_target(tx: &Transaction<'_>, job: &JobName, target: &TargetName) -> rusqlite::Result<()> {
+pub(super) fn note_target(tx: &Transaction<'_>, job: &JobName, target: &TargetName) -> rusqlite::Result<()> {
     tx.prepare_cached("INSERT OR IGNORE INTO job_targets (job, target) VALUES (?1, ?2)")?
         .execute(params![job.as_str(), target.as_str()])?;
     Ok(())
 }
 
-fn set_copied(
+pub(super) fn set_copied(
     tx: &Transaction<'_>,
     job: &JobName,
     target: &TargetName,
@@ -191,7 +195,7 @@ fn set_copied(
     Ok(())
 }
 
-fn set_verified(
+pub(super) fn set_verified(
     tx: &Transaction<'_>,
     job: &JobName,
     target: &TargetName,
@@ -308,7 +312,7 @@ impl State {
         })
     }
 
-    fn change_copy(
+    pub(super) fn change_copy(
         &self,
         doing: &str,
         run_id: &RunId,

@@ -13,6 +13,9 @@
 //! | `run`, `runs` | what a run is; begin, steps, end, logs |
 //! | `history` | runs found, listed, counted; baselines |
 //! | `copies` | backups at targets, and the queue of those still to be made |
+//! | `drills` | trial restores, and since when they are planned |
+//! | `verifies` | what was read back lately, and copies that were repaired |
+//! | `imports` | archives that another program made |
 //! | `outbox` | messages until somebody accepted them |
 //! | `counters` | persisted counters and lock contention |
 //! | `facts` | probes of targets, health results, single values |
@@ -22,10 +25,12 @@
 
 mod copies;
 mod counters;
+mod drills;
 mod error;
 mod facts;
 mod history;
 mod ids;
+mod imports;
 mod jobs;
 mod open;
 mod outbox;
@@ -36,6 +41,7 @@ mod schema;
 mod snapshot;
 mod sql;
 mod status_file;
+mod verifies;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -45,9 +51,11 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy};
 pub use counters::{Contention, Counter, names};
+pub use drills::{Drill, DrillPlan, DrillResult, JobDrills, NewDrill};
 pub use error::StateError;
 pub use facts::{Fact, FactKey, HealthRow, HealthStatus, Probe};
 pub use history::{Baseline, OutcomeCounts, RunBrief};
+pub use imports::{ImportedFile, ImportedRun};
 pub use jobs::JobRow;
 pub use outbox::{Message, MessageKind, MessageStatus, NewMessage, NextTry};
 pub use records::{JobRecord, RunRecord};

@@ -24,6 +24,8 @@ words! {
         CatchUp = "catch-up",
         /// Something else that keeps time, such as cron.
         Cron = "cron",
+        /// Another program, long before: its backup was imported.
+        Import = "import",
     }
 }
 

@@ -7,7 +7,7 @@ pub(super) const APPLICATION_ID: i32 = 0x626b_6167;
 pub const VERSION: u32 = STEPS.len() as u32;
 
 /// Step `n` leads from version `n` to `n + 1`. Never change a step that was released; add one.
-pub(super) const STEPS: &[&str] = &[V1];
+pub(super) const STEPS: &[&str] = &[V1, V2];
 
 const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -166,5 +166,52 @@ CREATE TABLE facts (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL,
     at    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Verification on a schedule, drills, and archives of other programs.
+const V2: &str = "
+-- What was read back at a target in the last days, against its budget.
+CREATE TABLE verify_reads (target TEXT NOT NULL, at INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+CREATE INDEX verify_reads_by_target ON verify_reads (target, at);
+
+CREATE TABLE drills (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    job         TEXT NOT NULL,
+    run_id      TEXT NOT NULL,
+    target      TEXT NOT NULL,
+    started     INTEGER NOT NULL,
+    folder      TEXT NOT NULL,
+    pid         INTEGER NOT NULL,
+    boot_id     TEXT NOT NULL,
+    start_ticks INTEGER,
+    ended       INTEGER,
+    ok          INTEGER,
+    restore_ms  INTEGER,
+    bytes       INTEGER NOT NULL DEFAULT 0,
+    entries     INTEGER NOT NULL DEFAULT 0,
+    compared    INTEGER NOT NULL DEFAULT 0,
+    changed     INTEGER NOT NULL DEFAULT 0,
+    checks      INTEGER NOT NULL DEFAULT 0,
+    problems    TEXT NOT NULL DEFAULT '[]'
+) STRICT;
+CREATE INDEX drills_by_job ON drills (job, id);
+
+-- Since when a job has had this schedule of drills: a new one is not overdue from its first minute.
+CREATE TABLE drill_plans (
+    job      TEXT PRIMARY KEY,
+    schedule TEXT NOT NULL,
+    since    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Archives that another program made: no manifest says what they should be, so this does.
+ALTER TABLE copies ADD COLUMN imported INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE imported_files (
+    run_id TEXT NOT NULL,
+    target TEXT NOT NULL,
+    file   TEXT NOT NULL,
+    bytes  INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (run_id, target, file)
 ) STRICT, WITHOUT ROWID;
 ";

@@ -12,7 +12,7 @@ use super::history::{Baseline, RunBrief, baselines, history, last_run, last_succ
 use super::jobs::all_jobs;
 use super::run::Run;
 use super::sql::{get_word, opt_time, time, uint};
-use super::{JobRow, State, StateError};
+use super::{JobDrills, JobRow, State, StateError, drills};
 use crate::model::{ChannelName, ComponentName, JobName, RunId, TargetName, WarningCounts};
 
 /// The version of the snapshot's JSON form.
@@ -66,6 +66,9 @@ pub struct JobState {
     pub baselines: BTreeMap<ComponentName, Baseline>,
     /// The last 30 runs that ended, newest first.
     pub history: Vec<RunBrief>,
+    /// Its drills.
+    #[serde(default)]
+    pub drills: JobDrills,
 }
 
 /// A job's counters; 0 from the start.
@@ -240,6 +243,7 @@ fn job_state(
         targets,
         baselines: baselines(tx, &row.job, row.baseline_ack_at, exclude)?,
         history: history(tx, &row.job, HISTORY)?,
+        drills: drills::of_job(tx, &row.job)?,
         last_run,
         row,
     })

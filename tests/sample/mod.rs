@@ -6,9 +6,9 @@ use backup_agent::config::Config;
 use backup_agent::event::Step;
 use backup_agent::model::{JobName, Outcome, RunId, WarningCounts};
 use backup_agent::state::{
-    AgentState, Baseline, ChannelState, ComponentSummary, Contention, Fact, HealthRow, HealthStatus,
-    JobCounters, JobRow, JobState, JobTargetState, Probe, Run, RunBrief, RunTrigger, SNAPSHOT_VERSION,
-    Snapshot, StepTime,
+    AgentState, Baseline, ChannelState, ComponentSummary, Contention, Drill, DrillResult, Fact, HealthRow,
+    HealthStatus, JobCounters, JobDrills, JobRow, JobState, JobTargetState, Probe, Run, RunBrief, RunTrigger,
+    SNAPSHOT_VERSION, Snapshot, StepTime,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -182,6 +182,25 @@ fn askproai() -> JobState {
     ]
     .map(|(name, state)| (name.parse().unwrap(), state))
     .into();
+    let drill = Drill {
+        id: 7,
+        job: job.row.job.clone(),
+        run_id: run_id("askproai", hours_ago(32)),
+        target: "nas".parse().unwrap(),
+        started: hours_ago(30),
+        ended: Some(hours_ago(30) + TimeDelta::seconds(95)),
+        ok: Some(true),
+        folder: String::new(),
+        process: None,
+        result: DrillResult {
+            restore_ms: Some(81_400),
+            bytes: 3_330_000_000,
+            entries: 50_316,
+            compared: 20,
+            ..DrillResult::default()
+        },
+    };
+    job.drills = JobDrills { plan: None, last: Some(drill.clone()), last_good: Some(drill) };
     job.history = (0..30)
         .map(|n| {
             let outcome = match n {
@@ -308,6 +327,7 @@ fn job(name: &str, schedule: Option<&str>) -> JobState {
         targets: BTreeMap::new(),
         baselines: BTreeMap::new(),
         history: Vec::new(),
+        drills: Default::default(),
     }
 }
 

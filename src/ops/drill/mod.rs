@@ -1,0 +1,246 @@
+//! Drills: a backup restored into a scratch folder, counted, compared, asked, and removed again.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `prove` | restores and compares, in the child process that touches the target |
+//! | `checks` | what the configuration wants to be true of the restored files |
+//! | `scratch` | the folder it all happens in, and those that dead drills left |
+
+mod checks;
+mod prove;
+mod scratch;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
+
+pub use prove::{Proof, prove};
+pub use scratch::reap;
+
+use super::Agent;
+use super::isolate::{self, At, Reply, Request};
+use super::locks;
+use crate::config::DrillConfig;
+use crate::event::{Interrupted, Progress, is_interruption};
+use crate::lock::{FileLock, ProcessIdentity};
+use crate::model::{JobName, TargetName};
+use crate::schedule::Schedule;
+use crate::state::{Copy, Drill, DrillResult, NewDrill, RunTrigger};
+
+/// How long a restore may make no progress.
+const STALL: Duration = Duration::from_secs(300);
+/// How many runs back a failed drill is looked for when a good one takes it back.
+const RUNS_BACK: usize = 200;
+/// How what a drill found is named among what degraded a run.
+const NAME: &str = "drill";
+
+/// Makes a drill of a job's newest good backup, at `target` or where the configuration says. What is wrong
+/// with the backup stands in the record that is returned, and is recorded and told; an error means that there
+/// was no drill.
+pub fn drill(
+    agent: &Agent,
+    job: &JobName,
+    target: Option<&TargetName>,
+    progress: &Progress,
+) -> Result<Drill> {
+    let _lock = lock(agent, job)?;
+    reap(agent)?;
+    let wanted = wanted(agent, job)?;
+    let copy = newest(agent, job, target.or(wanted.target.as_ref()))?;
+    let location = copy.location.clone().context("the backup has no folder")?;
+    let base = scratch::base(agent, &wanted)?;
+    let folder = scratch::name(&base, &copy.run_id);
+    let id = agent.state.begin_drill(&NewDrill {
+        job: job.clone(),
+        run_id: copy.run_id.clone(),
+        target: copy.target.clone(),
+        folder: folder.to_str().context("the path of the scratch folder must be UTF-8")?.to_owned(),
+        process: ProcessIdentity::current(),
+        started: agent.now(),
+    })?;
+    let at = At { target: copy.target.clone(), config: agent.target(&copy.target)?.clone(), location };
+    let mut outcome =
+        scratch::make(&folder).and_then(|()| conduct(agent, job, &copy, at, &folder, &wanted, progress));
+    if let Err(e) = scratch::remove(&folder) {
+        outcome = outcome.map(|mut result| {
+            result.problems.push(format!("the scratch folder is left behind: {e:#}"));
+            result
+        });
+    }
+    let result = match outcome {
+        Ok(result) => result,
+        Err(e) if progress.is_cancelled() || is_interruption(&e) => {
+            agent.state.forget_drill(id)?;
+            return Err(Interrupted.into());
+        }
+        // Removed by retention while it was being restored: that says nothing about backups.
+        Err(e) if !still_there(agent, &copy)? => {
+            agent.state.forget_drill(id)?;
+            return Err(e.context(format!("run {} expired during its drill", copy.run_id)));
+        }
+        Err(e) => DrillResult { problems: vec![format!("{e:#}")], ..DrillResult::default() },
+    };
+    agent.state.end_drill(id, &result, agent.now())?;
+    tell(agent, job, &copy, &result)?;
+    agent.state.drills(job)?.last.context("the drill was recorded and is not there")
+}
+
+fn lock(agent: &Agent, job: &JobName) -> Result<FileLock> {
+    locks::beside(agent, &format!("{job}.drill"))?
+        .with_context(|| format!("a drill of job {job} is under way"))
+}
+
+/// What the configuration says about a job's drills; the defaults where it says nothing.
+fn wanted(agent: &Agent, job: &JobName) -> Result<DrillConfig> {
+    Ok(agent.job(job)?.drill.clone().unwrap_or_default())
+}
+
+/// The newest good backup of the job at a target, the primary unless another is named.
+fn newest(agent: &Agent, job: &JobName, target: Option<&TargetName>) -> Result<Copy> {
+    let target = match target {
+        Some(target) => target,
+        None => agent.job(job)?.targets.first().with_context(|| format!("job {job} has no target"))?,
+    };
+    agent.target(target)?;
+    let copies = agent.state.copies(Some(job), Some(target))?;
+    copies
+        .into_iter()
+        .find(|c| c.status.is_kept() && c.outcome.is_good() && !c.imported && c.location.is_some())
+        .with_context(|| format!("job {job} has no good backup at {target} that could be restored"))
+}
+
+fn still_there(agent: &Agent, copy: &Copy) -> Result<bool> {
+    let found = agent.state.copy(&copy.run_id, &copy.target)?;
+    Ok(found.is_some_and(|copy| copy.status != crate::state::CopyStatus::Expired))
+}
+
+/// Everything between the making of the folder and its removal.
+fn conduct(
+    agent: &Agent,
+    job: &JobName,
+    copy: &Copy,
+    at: At,
+    folder: &std::path::Path,
+    wanted: &DrillConfig,
+    progress: &Progress,
+) -> Result<DrillResult> {
+    let request = Request::Drill {
+        at,
+        run: copy.run_id.clone(),
+        folder: folder.to_path_buf(),
+        sample: wanted.sample as usize,
+    };
+    let proof = match isolate::call(&request, STALL, None, progress, &mut |_| Ok(()))? {
+        Reply::Drilled { proof } => proof,
+        other => bail!("an unexpected answer to a drill: {other:?}"),
+    };
+    let mut result = DrillResult {
+        restore_ms: proof.restore_ms,
+        bytes: proof.bytes,
+        entries: proof.entries,
+        compared: proof.compared,
+        changed: proof.changed,
+        checks: 0,
+        problems: proof.problems.clone(),
+    };
+    // Without restored files every check fails, which says nothing more.
+    if proof.restore_ms.is_some() {
+        let sources = &agent.job(job)?.source;
+        for (name, check) in &wanted.check {
+            result.checks += 1;
+            let subject = checks::Subject { folder, proof: &proof, sources, copy };
+            match checks::check(check, &subject, progress) {
+                Ok(()) => {}
+                Err(e) if progress.is_cancelled() => return Err(e),
+                Err(e) => result.problems.push(format!("check {name}: {e:#}")),
+            }
+        }
+    }
+    Ok(result)
+}
+
+/// A failed drill degrades the newest run, and is told with it; a good one takes that back.
+fn tell(agent: &Agent, job: &JobName, copy: &Copy, result: &DrillResult) -> Result<()> {
+    let own = |text: &str| text.starts_with(NAME);
+    let runs = agent.state.runs(Some(job), RUNS_BACK)?;
+    let ended = || runs.iter().filter(|run| run.ended.is_some() && run.trigger != RunTrigger::Import);
+    for run in ended().filter(|run| run.degraded.iter().any(|text| own(text))) {
+        agent.state.retain_degraded(&run.run_id, |text| !own(text))?;
+    }
+    if let (Some(text), Some(newest)) = (degradation(copy, result), ended().next()) {
+        agent.state.add_degraded(&newest.run_id, &text)?;
+    }
+    Ok(())
+}
+
+fn degradation(copy: &Copy, result: &DrillResult) -> Option<String> {
+    let first = result.problems.first()?;
+    let more = match result.problems.len() {
+        1 => String::new(),
+        n => format!(" (and {} more)", n - 1),
+    };
+    Some(format!(
+        "{NAME}: run {} did not come back from {} as it should: {first}{more}",
+        copy.run_id, copy.target
+    ))
+}
+
+/// What a new run is degraded by as long as no good drill followed a failed one: it alone makes nothing good
+/// again.
+pub fn standing(agent: &Agent, job: &JobName) -> Result<Option<String>> {
+    let last = agent.state.drills(job)?.last.filter(|drill| drill.ok == Some(false));
+    let Some(last) = last.filter(|_| agent.config.job.get(job).is_some_and(|job| job.drill.is_some())) else {
+        return Ok(None);
+    };
+    let first = last.result.problems.first().map_or("it failed", String::as_str);
+    Ok(Some(format!("{NAME}: the last one, of run {} at {}, failed: {first}", last.run_id, last.target)))
+}
+
+/// Notes each job's schedule of drills, and gives those whose drill is due.
+pub fn due(agent: &Agent) -> Result<Vec<JobName>> {
+    let now = agent.now();
+    let mut due = Vec::new();
+    for (name, job) in &agent.config.job {
+        let line = job.drill.as_ref().and_then(|drill| drill.schedule.as_deref());
+        agent.state.touch_drill_plan(name, line, now)?;
+        let Some(line) = line else { continue };
+        let drills = agent.state.drills(name)?;
+        let since = drills.plan.map_or(now, |plan| plan.since);
+        let last = drills.last.map(|drill| drill.started);
+        if is_due(line, agent.config.job_timezone(job), since, last, now)? {
+            due.push(name.clone());
+        }
+    }
+    Ok(due)
+}
+
+fn is_due(
+    line: &str,
+    zone: chrono_tz::Tz,
+    since: DateTime<Utc>,
+    last: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let from = last.map_or(since, |last| last.max(since));
+    let next = Schedule::parse(line)?.next_after(zone, from);
+    Ok(next.is_some_and(|next| next <= now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_is_due_once_an_occurrence_and_never_for_one_before_its_schedule() {
+        let at = |text: &str| format!("2026-11-{text}:00Z").parse::<DateTime<Utc>>().unwrap();
+        let due = |since, last: Option<&str>, now| {
+            is_due("0 6 * * *", chrono_tz::UTC, at(since), last.map(at), at(now)).unwrap()
+        };
+        assert!(!due("20T10:00", None, "21T05:59"));
+        assert!(due("20T10:00", None, "21T06:00"));
+        assert!(!due("20T10:00", Some("21T06:01"), "21T23:00"));
+        assert!(due("20T10:00", Some("21T06:01"), "23T23:00"));
+        assert!(!due("22T10:00", Some("21T06:01"), "22T23:00"));
+    }
+}
