@@ -26,9 +26,7 @@ use crate::ops::capture::{self, ComponentError};
 use crate::ops::locks::{self, Held};
 use crate::ops::panics::unwinding;
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{
-    Agent, copies, engine_options, open_target, preflight, prune, publish, reap, tell, touch_job,
-};
+use crate::ops::{Agent, copies, engine_options, preflight, prune, publish, reap, tell, touch_job};
 use crate::source::{self, Context};
 use crate::state::{EndedRun, FactKey, NewCopy, NewRun, Run, RunTrigger, StepTime, write_status};
 use crate::target::{Target, candidate_locations};
@@ -202,7 +200,7 @@ impl<'a> Running<'a> {
     /// Everything up to the commit point, and local retention.
     fn make_backup(&self) -> Result<Made> {
         let (name, config) = self.agent.config.primary_target(self.job).context("the job has no target")?;
-        let target = open_target(name, config);
+        let target = self.agent.open_target(name)?;
         let target = target.as_ref();
         let sources = source::build_all(&self.job.source)?;
 
@@ -257,7 +255,8 @@ impl<'a> Running<'a> {
         if backup.manifest.outcome.is_good() {
             let pruned = unwinding(|| {
                 self.step(Step::Retention, || {
-                    let fresh = Some((&self.run_id, self.started, backup.manifest.outcome));
+                    let bytes = backup.manifest.stored_bytes();
+                    let fresh = Some((&self.run_id, self.started, backup.manifest.outcome, bytes));
                     prune::with_fresh(self.agent, &self.request.job, name, target, fresh, self.progress)
                 })
             });

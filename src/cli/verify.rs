@@ -10,7 +10,7 @@ use super::progress::{Bar, Counts};
 use super::{code, common, output};
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
-use crate::ops::isolate::{At, verify_copy};
+use crate::ops::isolate::verify_copy;
 use crate::ops::verify::{Depth, Report};
 use crate::state::{Copy, CopyStatus, write_status};
 
@@ -47,7 +47,7 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let mut found = Vec::new();
     for copy in copies {
         let Some(location) = copy.location else { continue };
-        let at = At { target: copy.target.clone(), config: agent.target(&copy.target)?.clone(), location };
+        let at = agent.at(&copy.target, location)?;
         let bar = Bar::start(&progress);
         // Looked at closely, everything is read twice: for the digests, and to be decompressed.
         let expected = if args.deep { 2 * copy.bytes } else { copy.bytes };

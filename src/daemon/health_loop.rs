@@ -15,7 +15,7 @@ use crate::health::{self, Finding};
 use crate::lock;
 use crate::metrics::{self, Facts};
 use crate::model::{JobName, TargetName};
-use crate::ops::isolate::{self, At, Reply, Request};
+use crate::ops::isolate::{self, Reply, Request};
 use crate::ops::{Agent, looks, reap};
 use crate::state::{FactKey, HealthStatus, write_status};
 use crate::web::Context as _;
@@ -157,7 +157,7 @@ impl Drop for LookEnded {
 
 /// Looks at a target in a child process: the daemon itself never touches what may be a dead mount.
 fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
-    let at = At { target: name.clone(), config: agent.target(name)?.clone(), location: String::new() };
+    let at = agent.at(name, "")?;
     let deadline = Some(Instant::now() + PROBE_LIMIT);
     let reply =
         isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));

@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, publish, tell};
-use crate::event::{Event, Interrupted, Observer, Progress};
+use super::{Agent, prune, publish, sentinel, tell};
+use crate::event::{Event, Interrupted, Level, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::manifest;
@@ -90,6 +90,9 @@ pub fn drain(
         match result {
             Ok(()) => {
                 drained.made += 1;
+                if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
+                    observer.event(&Event::Note(Level::Warning, warning));
+                }
                 tell::copy_came_after_all(agent, &copy)?;
                 if let Err(e) = prune::at_target(agent, &copy.job, &copy.target, None, progress) {
                     let text = format!("retention {}: {e:#}", copy.target);
@@ -152,7 +155,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     let state = &agent.state;
     let (run, target) = (&copy.run_id, &copy.target);
     let config = agent.target(target)?;
-    let to = At { target: target.clone(), config: config.clone(), location: String::new() };
+    let to = agent.at(target, "")?;
     let stall = agent.config.job.get(&copy.job).map_or(Duration::from_secs(300), |job| job.copy_stall);
 
     // An attempt that died after its rename left a whole copy behind: it is read back and taken.
@@ -203,10 +206,7 @@ fn source(agent: &Agent, copy: &Copy) -> Result<Option<At>> {
         .filter(|c| c.status.is_kept() && c.target != copy.target)
         .collect();
     kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
-    Ok(kept.into_iter().find_map(|c| {
-        let config = agent.config.target.get(&c.target)?.clone();
-        Some(At { target: c.target, config, location: c.location? })
-    }))
+    Ok(kept.into_iter().find_map(|c| agent.at(&c.target, c.location?).ok()))
 }
 
 /// The copying itself, in the child: every byte is digested on its way and compared with the manifest before

@@ -43,7 +43,8 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(
     }
     let progress = Progress::default();
     let report = if target.require_mount {
-        let at = At { target: name.clone(), config: target.clone(), location: location.clone() };
+        let at =
+            At { target: name.clone(), config: target.clone(), location: location.clone(), expected: None };
         let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),

@@ -92,6 +92,9 @@ pub struct Copy {
     pub claimed_until: Option<DateTime<Utc>>,
     /// Who.
     pub claimer: Option<String>,
+    /// Kept by a person, whatever retention says.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 impl Copy {
@@ -117,6 +120,7 @@ impl Copy {
             last_error: row.get("last_error")?,
             claimed_until: opt_time(row, "claimed_until")?,
             claimer: row.get("claimer")?,
+            pinned: row.get("pinned")?,
         })
     }
 }
@@ -428,6 +432,21 @@ impl State {
             note_target(tx, &copy.job, target)?;
             set_verified(tx, &copy.job, target, result.is_ok(), now)
         })
+    }
+
+    /// Keeps a copy from retention, or lets it go again. False when nothing changed.
+    pub fn set_pinned(&self, run_id: &RunId, target: &TargetName, pinned: bool) -> Result<bool, StateError> {
+        let doing = if pinned { "pin the copy" } else { "unpin the copy" };
+        let mut changed = false;
+        self.change_copy(doing, run_id, target, |tx, copy| {
+            changed = copy.pinned != pinned;
+            tx.execute(
+                "UPDATE copies SET pinned = ?3 WHERE run_id = ?1 AND target = ?2",
+                params![run_id.as_str(), target.as_str(), pinned],
+            )?;
+            Ok(())
+        })?;
+        Ok(changed)
     }
 
     /// Records that retention is about to remove a copy. From here on it is no backup any more, whatever

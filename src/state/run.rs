@@ -24,6 +24,8 @@ words! {
         CatchUp = "catch-up",
         /// Something else that keeps time, such as cron.
         Cron = "cron",
+        /// Nobody here: its backup was found at a target.
+        Found = "found",
     }
 }
 
