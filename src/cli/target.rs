@@ -195,7 +195,7 @@ fn describe(
     let new = known.iter().filter(|known| known.is_new()).count();
     match adopted {
         Some(runs) => text.push_str(&format!(
-            "\n{} recorded; read back with `agent verify` they count as verified\n",
+            "\n{} recorded as complete; one counts as verified once `agent verify ID` has read it back\n",
             counted(runs.len())
         )),
         None if new > 0 => text.push_str(&format!(

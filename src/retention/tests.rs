@@ -317,6 +317,7 @@ proptest::proptest! {
         let policy = Policy {
             last: rules[0], hourly: rules[1], daily: rules[2], weekly: rules[3], monthly: rules[4], yearly: rules[5],
             within: None,
+        max_bytes: None,
         };
         let counts = if counts { Counts::Verified } else { Counts::Complete };
         let decisions = decide(&copies, &policy, counts, BERLIN, now, true);

@@ -114,13 +114,15 @@ fn adopt_copy(
     Ok(true)
 }
 
-/// False when the run is known.
+/// False when the run is known. One that was found at a further target is from now on the primary's.
 fn adopt_run(tx: &Transaction<'_>, target: &TargetName, backup: &FoundBackup) -> rusqlite::Result<bool> {
     let changed = tx
         .prepare_cached(
-            "INSERT OR IGNORE INTO runs (run_id, job, started_by, scheduled_for, started, target, location,
+            "INSERT INTO runs (run_id, job, started_by, scheduled_for, started, target, location,
                  outcome, ended, source_bytes, stored_bytes, components, warning_counts, warnings_total)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             ON CONFLICT (run_id) DO UPDATE SET target = excluded.target, location = excluded.location
+             WHERE ?15 AND started_by = excluded.started_by",
         )?
         .execute(params![
             backup.run_id.as_str(),
@@ -137,6 +139,7 @@ fn adopt_run(tx: &Transaction<'_>, target: &TargetName, backup: &FoundBackup) ->
             json(&backup.components)?,
             json(&backup.warning_counts)?,
             int(backup.warning_counts.total()),
+            backup.primary,
         ])?;
     Ok(changed == 1)
 }
