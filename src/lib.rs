@@ -8,12 +8,12 @@
 //! | layer | modules | what they know |
 //! | --- | --- | --- |
 //! | 0 | [`model`], [`clock`], [`sys`], [`failpoint`] | names, sizes, time, bare system calls, places for tests |
-//! | 1 | [`fsutil`], [`process`] | files, children |
+//! | 1 | [`fsutil`], [`process`], [`mounts`] | files, children, which file system a path lies on |
 //! | 2 | [`manifest`], [`event`], [`lock`], [`schedule`] | one backup's description, what a run tells, locks, cron lines |
-//! | 3 | [`archive`], [`config`], [`state`], [`log`] | the engine, the configuration, the database, the log |
+//! | 3 | [`archive`], [`config`], [`state`], [`log`], [`triggers`] | the engine, the configuration, the database, the log, what starts programs |
 //! | 4 | [`source`], [`target`], [`retention`], [`notify`], [`health`] | where data comes from and goes to, who is told |
 //! | 5 | [`ops`], [`metrics`] | what runs, daemon and verbs share |
-//! | 6 | [`run`], [`web`] | one run, step by step; the pages |
+//! | 6 | [`run`], [`web`], [`doctor`] | one run, step by step; the pages; what is wrong with the surroundings |
 //! | 7 | [`daemon`] | the loops |
 //! | 8 | [`cli`] | the verbs |
 //!
@@ -27,6 +27,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod event;
 pub mod failpoint;
 pub mod fsutil;
@@ -36,6 +37,7 @@ pub mod log;
 pub mod manifest;
 pub mod metrics;
 pub mod model;
+pub mod mounts;
 pub mod notify;
 pub mod ops;
 pub mod process;
@@ -46,4 +48,5 @@ pub mod source;
 pub mod state;
 pub mod sys;
 pub mod target;
+pub mod triggers;
 pub mod web;

@@ -103,6 +103,56 @@ pub enum Kind {
     Stream,
 }
 
+/// What a component holds. Programs that do not know a word take it for [`Content::Other`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", from = "String")]
+pub enum Content {
+    /// Files and folders.
+    Files,
+    /// What the operating system needs to be set up again.
+    System,
+    /// SQL for the `mysql` or `mariadb` client: databases.
+    Mysql,
+    /// SQL for the `mysql` or `mariadb` client: accounts and grants.
+    MysqlUsers,
+    /// One database in the custom format of `pg_restore`.
+    Postgres,
+    /// SQL for `psql`: roles, memberships, tablespaces.
+    PostgresGlobals,
+    /// An RDB file of Redis or Valkey.
+    Redis,
+    /// An SQLite database file.
+    Sqlite,
+    /// The output of a program.
+    Command,
+    /// Not said, or a word of a later program.
+    #[default]
+    Other,
+}
+
+impl From<String> for Content {
+    fn from(word: String) -> Self {
+        use serde::de::IntoDeserializer as _;
+        use serde::de::value::{Error, StringDeserializer};
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case", remote = "Content")]
+        enum Known {
+            Files,
+            System,
+            Mysql,
+            MysqlUsers,
+            Postgres,
+            PostgresGlobals,
+            Redis,
+            Sqlite,
+            Command,
+            Other,
+        }
+        let word: StringDeserializer<Error> = word.into_deserializer();
+        Known::deserialize(word).unwrap_or_default()
+    }
+}
+
 /// One stream of a backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Component {
@@ -110,6 +160,12 @@ pub struct Component {
     pub name: ComponentName,
     /// Tar archive or plain stream.
     pub kind: Kind,
+    /// What the stream holds, and so how it is restored.
+    #[serde(default)]
+    pub content: Content,
+    /// The databases in it, by their own names, where they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<String>,
     /// File name inside the backup's folder.
     pub file: String,
     /// Bytes of content read from the source.
@@ -294,6 +350,16 @@ mod tests {
             assert_eq!(serde_json::from_str::<PathText>(&json).unwrap().0, path, "{json}");
         }
         assert_eq!(PathText::from(&b"a\xff\nb"[..]).display(), "a\\xff\\nb");
+    }
+
+    #[test]
+    fn a_content_that_is_not_known_is_some_other_content() {
+        for content in [Content::Mysql, Content::MysqlUsers, Content::PostgresGlobals, Content::Other] {
+            let json = serde_json::to_string(&content).unwrap();
+            assert_eq!(serde_json::from_str::<Content>(&json).unwrap(), content, "{json}");
+        }
+        assert_eq!(serde_json::to_string(&Content::MysqlUsers).unwrap(), "\"mysql-users\"");
+        assert_eq!(serde_json::from_str::<Content>("\"of-tomorrow\"").unwrap(), Content::Other);
     }
 
     #[test]

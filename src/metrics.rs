@@ -9,12 +9,12 @@
 //! Collecting is synchronous and its facts come from SQLite: a server calls all of this under
 //! `spawn_blocking`.
 
+mod publish;
 pub mod table;
 mod values;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -24,9 +24,10 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
 use crate::config::Config;
-use crate::fsutil;
 use crate::model::JobName;
 use crate::state::Snapshot;
+
+pub use publish::{publish, write_textfile};
 
 /// The content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -102,15 +103,4 @@ fn encode(facts: Option<&Facts>, with_process: bool) -> Result<String> {
             .context("registering the metrics of the process")?;
     }
     TextEncoder::new().encode_to_string(&registry.gather()).context("writing the metrics as text")
-}
-
-/// Writes the text format to a file for node_exporter's textfile collector: whole or not at all, readable by
-/// all. The collector reads names that end in `.prom` only.
-pub fn write_textfile(path: &Path, facts: &Facts) -> Result<()> {
-    // A run and a health check may end in the same moment; they would share the temporary file.
-    static WRITER: Mutex<()> = Mutex::new(());
-    let text = render(facts)?;
-    let _guard = WRITER.lock().unwrap_or_else(|e| e.into_inner());
-    fsutil::write_atomic(path, text.as_bytes(), 0o644)
-        .with_context(|| format!("writing the metrics to {} (metrics.textfile)", path.display()))
 }

@@ -27,8 +27,20 @@ fn check_name(value: &str, expected: &'static str) -> Result<(), InvalidValue> {
     if valid { Ok(()) } else { Err(InvalidValue { value: value.to_owned(), expected }) }
 }
 
+/// One name, or two with a dot between them.
+fn check_component_name(value: &str, expected: &'static str) -> Result<(), InvalidValue> {
+    let (source, part) = value.split_once('.').unwrap_or((value, "x"));
+    [source, part]
+        .iter()
+        .try_for_each(|name| check_name(name, expected))
+        .map_err(|_| InvalidValue { value: value.to_owned(), expected })
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $expected:literal) => {
+        name_type!($(#[$doc])* $name, $expected, check_name);
+    };
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $check:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         #[serde(transparent)]
@@ -38,7 +50,7 @@ macro_rules! name_type {
             /// Checks the form and makes the name.
             pub fn new(value: impl Into<String>) -> Result<Self, InvalidValue> {
                 let value = value.into();
-                check_name(&value, $expected)?;
+                $check(&value, $expected)?;
                 Ok(Self(value))
             }
 
@@ -87,15 +99,29 @@ name_type!(
     "a target name (lower-case letters, digits, - and _, at most 64)"
 );
 name_type!(
-    /// The name of a source, which is also the name of its component in a backup.
+    /// The name of a component in a backup: that of its source, or, where a source makes several, the
+    /// source's and a part's with a dot between them, `database.shop`.
     ComponentName,
-    "a source name (lower-case letters, digits, - and _, at most 64)"
+    "a source name (lower-case letters, digits, - and _, at most 64; for one of several components, a dot and as much again)",
+    check_component_name
+);
+name_type!(
+    /// The name of a hook.
+    HookName,
+    "a hook name (lower-case letters, digits, - and _, at most 64)"
 );
 name_type!(
     /// The name of a notification channel.
     ChannelName,
     "a channel name (lower-case letters, digits, - and _, at most 64)"
 );
+
+impl ComponentName {
+    /// The source it comes from.
+    pub fn source(&self) -> &str {
+        self.0.split_once('.').map_or(self.as_str(), |(source, _)| source)
+    }
+}
 
 /// The id of one run: UTC start and six random base32 digits, `20261124T180000Z-k3f9qa`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -471,6 +497,16 @@ mod tests {
             assert!(JobName::new(bad).is_err(), "{bad:?} was accepted");
         }
         assert_eq!(JobName::new("askproai").unwrap().as_str(), "askproai");
+    }
+
+    #[test]
+    fn a_component_has_the_name_of_its_source_and_perhaps_a_part() {
+        for good in ["database", "database.shop", "a.b_c-9"] {
+            assert_eq!(ComponentName::new(good).unwrap().as_str(), good);
+        }
+        for bad in [".", "a.", ".b", "a.b.c", "a..b", "a.B", "a.-b", "../x"] {
+            assert!(ComponentName::new(bad).is_err(), "{bad:?} was accepted");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::model::Secret;
 
-pub use child::{StreamChild, stream};
+pub use child::{StreamChild, stream, stream_from};
 
 /// How long a process group has between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -56,6 +56,16 @@ pub struct Command {
     timeout: Duration,
     max_output: usize,
     hint: Option<String>,
+    user: Option<RunAs>,
+}
+
+/// Another user of the operating system.
+#[derive(Debug, Clone)]
+struct RunAs {
+    name: String,
+    uid: u32,
+    gid: u32,
+    home: PathBuf,
 }
 
 impl Command {
@@ -71,6 +81,7 @@ impl Command {
             timeout: Duration::from_secs(60),
             max_output: 16 << 20,
             hint: None,
+            user: None,
         }
     }
 
@@ -124,6 +135,27 @@ impl Command {
         self
     }
 
+    /// Lets the program run as another user, without that user's further groups; only root can. An error
+    /// when there is no such user, or this process may not become it.
+    pub fn run_as(mut self, name: &str) -> Result<Self, ProcessError> {
+        let refused = |reason: String| ProcessError::Spawn { program: self.name(), reason };
+        let user = nix::unistd::User::from_name(name)
+            .map_err(|error| refused(format!("looking for the user {name}: {error}")))?
+            .ok_or_else(|| refused(format!("there is no user {name} on this system")))?;
+        let own = nix::unistd::geteuid();
+        if own == user.uid {
+            return Ok(self);
+        }
+        if !own.is_root() {
+            return Err(refused(format!(
+                "only root can run it as {name}, and the agent does not run as root"
+            )));
+        }
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        self.user = Some(RunAs { name: name.to_owned(), uid, gid, home: user.dir });
+        Ok(self)
+    }
+
     /// The program's name as errors show it.
     pub fn name(&self) -> String {
         self.program.display().to_string()
@@ -154,6 +186,13 @@ impl Command {
             ("LC_ALL".into(), "C.UTF-8".into()),
         ];
         env.extend(INHERITED.iter().filter_map(|key| Some((OsString::from(key), std::env::var_os(key)?))));
+        if let Some(user) = &self.user {
+            env.retain(|(key, _)| key != "TMPDIR");
+            for (key, value) in [("USER", user.name.as_str()), ("LOGNAME", user.name.as_str())] {
+                env.push((key.into(), value.into()));
+            }
+            env.push(("HOME".into(), user.home.clone().into()));
+        }
         env.extend(self.env.iter().cloned());
         env.extend(self.secret_env.iter().map(|(key, value)| (key.into(), value.expose().into())));
         env
@@ -371,6 +410,14 @@ pub fn output(command: Command, cancel: &Cancel) -> Result<Output, ProcessError>
         (Err(error), _) => Err(error),
         (Ok(_), Err(error)) => Err(ProcessError::Read { program, reason: error.to_string() }),
     }
+}
+
+/// Bytes a child wrote, fit to be shown: at most the last [`STDERR_LINES`] lines of the last
+/// [`STDERR_BYTES`], control characters escaped, secrets replaced.
+pub fn readable<'a>(bytes: &[u8], secrets: impl Iterator<Item = &'a Secret>) -> StderrTail {
+    let mut tail = tail::Tail::default();
+    tail.push(bytes);
+    tail.finish(secrets)
 }
 
 /// A key that may stand in an environment: not empty, no `=`, no NUL.

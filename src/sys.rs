@@ -72,3 +72,19 @@ pub fn begin_writeback(file: &std::fs::File, offset: u64, length: u64) {
         libc::sync_file_range(file.as_raw_fd(), offset, length, SYNC_FILE_RANGE_WRITE);
     }
 }
+
+/// Whether the kernel's clock is kept in step with others, as far as the kernel was told.
+pub fn is_clock_synchronised() -> io::Result<bool> {
+    // SAFETY: all bits zero are a valid `timex`: it has numbers only. With `modes` zero, adjtimex(2) changes
+    // nothing and fills it in.
+    let state = unsafe {
+        let mut answer: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&mut answer)
+    };
+    const TIME_ERROR: libc::c_int = 5;
+    match state {
+        -1 => Err(io::Error::last_os_error()),
+        TIME_ERROR => Ok(false),
+        _ => Ok(true),
+    }
+}

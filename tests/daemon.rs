@@ -513,6 +513,11 @@ fn a_nas_that_is_away_costs_its_own_copy_only_and_gets_it_later() {
         .wait_for("the missing target", || metric(address, "backup_target_up{target=\"nas\"}") == Some(0.0));
     assert_eq!(metric(address, "backup_copies_pending{backup_job=\"web\",target=\"nas\"}"), Some(1.0));
     assert_eq!(metric(address, "backup_target_up{target=\"local\"}"), Some(1.0));
+    // It is back: nobody waits for the pause after the last attempt to end.
+    fs::create_dir(host.path("nas")).unwrap();
+    daemon.wait_for("the copy", || {
+        metric(address, "backup_copies_pending{backup_job=\"web\",target=\"nas\"}") == Some(0.0)
+    });
 }
 
 #[test]
@@ -540,4 +545,39 @@ fn an_idle_daemon_leaves_the_processor_alone() {
     // Hundredths of a second; checks every two seconds are part of it.
     let used = ticks() - before;
     assert!(used <= 25, "{used} hundredths of a second in 5 s");
+}
+
+#[test]
+fn the_command_line_says_another_address_and_a_taken_one_without_a_configuration_gives_that_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.txt"), "content\n").unwrap();
+    let start = |listen: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
+        command.args(["run", "--now", "--listen", listen]).current_dir(folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Daemon::spawn(command)
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut daemon = start(&taken.local_addr().unwrap().to_string());
+    assert_eq!(daemon.end().code(), Some(1), "{}", daemon.said());
+    assert!(daemon.said().contains("`agent run --listen 127.0.0.1:0`"), "{}", daemon.said());
+
+    let mut daemon = start("0.0.0.0:0");
+    assert_eq!(daemon.end().code(), Some(2), "{}", daemon.said());
+    assert!(daemon.said().contains("allow_remote"), "{}", daemon.said());
+
+    let mut daemon = start("127.0.0.1:0");
+    let address = || daemon.said().split_once("status page http://")?.1.split('/').next()?.parse().ok();
+    daemon.wait_for("listening", || address().is_some());
+    assert_eq!(get(address().unwrap(), "/readyz").0, 200);
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.said());
+
+    let host = Host::new("");
+    host.configure(&taken.local_addr().unwrap().to_string(), "", "");
+    let mut daemon = host.start(&["--listen", "127.0.0.1:0"]);
+    let address = daemon.address();
+    daemon.signal("HUP");
+    daemon.wait_for("the reload", || daemon.said().contains("the configuration was loaded"));
+    assert_eq!(get(address, "/readyz").0, 200, "a reload keeps what the command line said");
+    assert_eq!(daemon.stop().code(), Some(0));
 }

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use backup_agent::config::{Config, DEFAULT_FILE, LoadOptions, load, schema};
-use backup_agent::health::CHECKS;
+use backup_agent::config::{Config, DEFAULT_FILE, LIMITS, LimitScope, LoadOptions, load, schema};
+use backup_agent::doctor::DIAGNOSES;
+use backup_agent::health::{CHECKS, Scope};
 use backup_agent::metrics::table::TABLE;
 
 fn project() -> &'static Path {
@@ -16,8 +17,14 @@ fn project() -> &'static Path {
 
 /// Every document, by its path in the project.
 fn documents() -> BTreeMap<String, String> {
-    let folders =
-        [("", "md"), ("docs", "md"), ("alerts", "md"), ("deploy/cron.d", ""), ("deploy", "service")];
+    let folders = [
+        ("", "md"),
+        ("docs", "md"),
+        ("alerts", "md"),
+        ("deploy/cron.d", ""),
+        ("deploy", "service"),
+        ("deploy", "cfg"),
+    ];
     let mut found = BTreeMap::new();
     for (folder, extension) in folders {
         for entry in fs::read_dir(project().join(folder)).unwrap() {
@@ -48,7 +55,10 @@ fn every_configuration_in_the_documents_loads() {
         for block in blocks(&text, "toml") {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("config.toml");
-            fs::write(&file, block).unwrap();
+            // A piece of a job stands in a whole configuration.
+            let piece = block.contains("[job.web.") && !block.contains("[job.web]");
+            let whole = "[target.local]\ntype = \"directory\"\npath = \"/var/backups\"\n[job.web]\ntargets = [\"local\"]\n[job.web.source.application]\ntype = \"files\"\npaths = [\"/srv/www\"]\n";
+            fs::write(&file, if piece { format!("{whole}{block}") } else { block.to_owned() }).unwrap();
             let options = LoadOptions {
                 file: Some(file),
                 conf_d: Some(folder.path().join("conf.d")),
@@ -121,7 +131,59 @@ fn every_metric_and_check_is_documented_with_its_meaning() {
             check.name,
             check.meaning
         );
+        let of = if matches!(check.scope, Scope::Job(_)) { "a job" } else { "the agent" };
+        let limits: Vec<String> = check.limits.iter().map(|limit| format!("`{limit}`")).collect();
+        let row = format!(
+            "| `{}` | {of} | {} | {} | {} |",
+            check.name,
+            check.severity,
+            check.meaning,
+            limits.join(", ")
+        );
+        assert!(text.contains(&row), "docs/metrics.md lacks the row\n{row}");
     }
+}
+
+#[test]
+fn every_limit_is_documented_with_its_default_where_it_may_be_set() {
+    let text = document("docs/configuration.md");
+    let (before, general) = text.split_once("\n## `[health]`\n").unwrap();
+    let (_, own) = before.split_once("### `[job.NAME.health]`").unwrap();
+    for limit in LIMITS {
+        let section = if limit.scope == LimitScope::Job { own } else { general };
+        let row = format!("| `{}` | `{}` | ", limit.key, limit.default);
+        assert!(section.contains(&row), "docs/configuration.md lacks, at its place, the row\n{row}");
+    }
+}
+
+#[test]
+fn every_diagnosis_is_documented_with_its_severity_and_reason() {
+    let text = document("docs/doctor.md");
+    for d in DIAGNOSES {
+        let group = serde_json::to_value(d.group).unwrap();
+        let row = format!(
+            "| `{}` | {} | {} | {} | {} |",
+            d.name,
+            group.as_str().unwrap(),
+            d.severity,
+            d.meaning,
+            d.why
+        );
+        assert!(text.contains(&row), "docs/doctor.md lacks the row\n{row}");
+    }
+    let (_, table) = text.split_once("## All diagnoses").unwrap();
+    assert_eq!(table.lines().filter(|line| line.starts_with("| `")).count(), DIAGNOSES.len());
+}
+
+#[test]
+fn what_monitoring_systems_are_told_to_call_is_there() {
+    let help = help(&["check"]);
+    assert!(help.contains("[JOB]") && help.contains("--config"), "{help}");
+    let icinga = document("deploy/icinga2.conf");
+    assert!(icinga.contains("command = [ \"/usr/local/bin/agent\", \"check\" ]"));
+    let options: Vec<&str> = icinga.split('"').filter(|word| word.starts_with("--")).collect();
+    assert!(!options.is_empty() && options.iter().all(|option| help.contains(option)), "{options:?}");
+    assert_eq!(icinga.matches('{').count(), icinga.matches('}').count());
 }
 
 fn help(arguments: &[&str]) -> String {

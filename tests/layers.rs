@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. Modules of one layer do not import one another.
 const LAYERS: &[&[&str]] = &[
     &["model", "clock", "sys", "failpoint"],
-    &["fsutil", "process"],
+    &["fsutil", "process", "mounts"],
     &["manifest", "event", "lock", "schedule"],
-    &["archive", "config", "state", "log"],
+    &["archive", "config", "state", "log", "triggers"],
     &["source", "target", "retention", "notify", "health"],
     &["ops", "metrics"],
-    &["run", "web"],
+    &["run", "web", "doctor"],
     &["daemon"],
     &["cli"],
     &["main"],

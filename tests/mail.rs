@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use backup_agent::clock::{Clock, ManualClock};
 use backup_agent::event::Step;
 use backup_agent::model::{ChannelName, JobName, Outcome, RunId, Secret};
+use backup_agent::notify::HttpSettings;
 use backup_agent::notify::email::EmailSettings;
 use backup_agent::notify::facts::{LastGood, RunFacts, TestFacts};
-use backup_agent::notify::heartbeat::HeartbeatSettings;
 use backup_agent::notify::message::{Kind, Labels};
 use backup_agent::notify::outbox::{self, Delivery};
+use backup_agent::notify::ping::Dialect;
 use backup_agent::notify::transitions::{Policy, SuccessMode};
 use backup_agent::notify::{Channel, Failure, SendError, plan, spool};
 use backup_agent::state::{MessageStatus, State};
@@ -283,7 +284,7 @@ async fn a_refusal_for_good_is_not_repeated_and_stays_visible() {
     let office = Office::new(&settings(&server, &["gone@example.org", "admin@example.org"]));
     let done = office.deliver().await;
     assert_eq!((done.sent, done.given_up, done.pending), (1, 1, 0));
-    assert_eq!(office.statuses(), [MessageStatus::Failed, MessageStatus::Delivered]);
+    assert_eq!(office.statuses(), [MessageStatus::Refused, MessageStatus::Delivered]);
     assert!(
         done.problems[0].contains("gone@example.org") && done.problems[0].contains("550"),
         "{:?}",
@@ -587,8 +588,8 @@ fn http(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<String>>>) {
 
 fn heartbeat(url: &str) -> Arc<Channel> {
     install_provider();
-    let settings = HeartbeatSettings { url: Secret::new(url), timeout: Duration::from_millis(500) };
-    Arc::new(Channel::heartbeat(ChannelName::new("switch").unwrap(), &settings).unwrap())
+    let settings = HttpSettings { url: Secret::new(url), timeout: Duration::from_millis(500), ca_file: None };
+    Arc::new(Channel::ping(ChannelName::new("switch").unwrap(), &settings, Dialect::HEARTBEAT).unwrap())
 }
 
 #[tokio::test]
@@ -642,8 +643,9 @@ async fn a_heartbeat_nobody_answers_names_only_the_host() {
         assert!(error.text.contains("heartbeat at 127.0.0.1") && !error.text.contains("canary"), "{error}");
     }
     for bad in ["canary", "ftp://canary/", "mailto:canary@example.org"] {
-        let settings = HeartbeatSettings { url: Secret::new(bad), timeout: Duration::from_secs(1) };
-        let error = Channel::heartbeat(ChannelName::new("switch").unwrap(), &settings).unwrap_err();
+        let settings = HttpSettings { url: Secret::new(bad), timeout: Duration::from_secs(1), ca_file: None };
+        let name = ChannelName::new("switch").unwrap();
+        let error = Channel::ping(name, &settings, Dialect::HEARTBEAT).unwrap_err();
         assert!(!format!("{error:#} {settings:?}").contains("canary"), "{error:#}");
     }
 }

@@ -67,6 +67,7 @@ fn every_name_of_the_contract_is_in_the_table_and_no_other() {
         backup_target_up backup_target_last_probe_timestamp_seconds backup_last_verify_timestamp_seconds
         backup_last_verify_success backup_last_retention_timestamp_seconds backup_notifications_total
         backup_notification_failures_total backup_notifications_pending
+        backup_notifications_refused_total backup_notification_channel_ok
         backup_last_failure_mail_timestamp_seconds backup_remind_seconds backup_health_status
         backup_health_last_check_timestamp_seconds backup_scheduler_last_tick_timestamp_seconds
         backup_config_last_reload_success_timestamp_seconds backup_config_last_reload_successful";

@@ -3,141 +3,35 @@
 //! Needs `mariadb-server` on the machine: `cargo test --features real-peers --test sources_mariadb`.
 #![cfg(feature = "real-peers")]
 
+mod peers;
+
 use std::fs;
-use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use backup_agent::config::SourceConfig;
 use backup_agent::event::Progress;
+use backup_agent::manifest::{Content, Kind};
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Source, build};
+use backup_agent::source::{Capture, Context, Part, Source, build};
+use peers::mariadb::MariaDb;
 
 /// Everything an option file or a shell might stumble over.
 const PASSWORD: &str = "p#w;d \"double\" 'single' \\n back\\\\slash $HOME `x` =[] ü ";
 
-/// A server of its own, ended with this value.
-struct Server {
-    dir: tempfile::TempDir,
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        let user =
-            if fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0) {
-                "root".to_owned()
-            } else {
-                std::env::var("USER").unwrap()
-            };
-        // A server that starts removes temporary tables it finds in its folder for them: also those of
-        // another that starts at the same moment. So each has a folder of its own.
-        let installed = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--auth-root-authentication-method=socket", "--skip-test-db"])
-            .arg(format!("--datadir={}", data.display()))
-            .arg(format!("--user={user}"))
-            .env("TMPDIR", dir.path())
-            .output()
-            .expect("mariadb-install-db is needed: install the package mariadb-server");
-        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        // Between this and the server's own bind somebody else may take the port; the start then fails loudly.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new("mariadbd")
-            .arg("--no-defaults")
-            .arg(format!("--datadir={}", data.display()))
-            .arg(format!("--socket={}", dir.path().join("socket").display()))
-            .arg(format!("--pid-file={}", dir.path().join("pid").display()))
-            .arg(format!("--port={port}"))
-            .arg(format!("--user={user}"))
-            .args(["--bind-address=127.0.0.1", "--event-scheduler=ON", "--innodb-buffer-pool-size=32M"])
-            .args(["--character-set-server=utf8mb4", "--innodb-flush-log-at-trx-commit=0"])
-            .env("TMPDIR", dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("mariadbd is needed: install the package mariadb-server");
-        let mut server = Self { dir, child, port };
-        server.wait();
-        server
-    }
-
-    fn wait(&mut self) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!(
-                    "mariadbd ended: {status}\n{}",
-                    fs::read_to_string(self.dir.path().join("log")).unwrap()
-                );
-            }
-            if self.client().args(["-e", "SELECT 1"]).output().is_ok_and(|out| out.status.success()) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        panic!("mariadbd did not answer:\n{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("socket")
-    }
-
-    fn client(&self) -> Command {
-        let mut command = Command::new("mariadb");
-        command.arg("--no-defaults").arg(format!("--socket={}", self.socket().display())).args([
-            "--user=root",
-            "--batch",
-            "--skip-column-names",
-            "--default-character-set=utf8mb4",
-        ]);
-        command
-    }
-
-    /// Runs SQL through the client's standard input, as a restore does.
-    fn load(&self, sql: &[u8]) {
-        let mut child =
-            self.client().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(sql).unwrap();
-        let out = child.wait_with_output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    }
-
-    fn query(&self, sql: &str) -> String {
-        let out = self.client().args(["-e", sql]).output().unwrap();
-        assert!(out.status.success(), "{sql}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    /// What must be the same after a restore.
-    fn fingerprint(&self, database: &str) -> String {
-        self.query(&format!(
-            "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = '{database}';
-             USE {database};
-             SHOW CREATE TABLE orders; SHOW CREATE TABLE notes; SHOW CREATE VIEW totals;
-             CHECKSUM TABLE orders, notes EXTENDED;
-             SELECT id, label, HEX(raw), UNIX_TIMESTAMP(at), price FROM orders ORDER BY id;
-             SELECT ROUTINE_NAME, ROUTINE_TYPE, ROUTINE_DEFINITION, DEFINER FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = '{database}' ORDER BY 1;
-             SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = '{database}' ORDER BY 1;
-             SELECT EVENT_NAME, EVENT_DEFINITION, STATUS FROM information_schema.EVENTS WHERE EVENT_SCHEMA = '{database}' ORDER BY 1"
-        ))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// What must be the same after a restore.
+fn fingerprint(server: &MariaDb, database: &str) -> String {
+    server.query(&format!(
+        "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = '{database}';
+         USE {database};
+         SHOW CREATE TABLE orders; SHOW CREATE TABLE notes; SHOW CREATE VIEW totals;
+         CHECKSUM TABLE orders, notes EXTENDED;
+         SELECT id, label, HEX(raw), UNIX_TIMESTAMP(at), price FROM orders ORDER BY id;
+         SELECT ROUTINE_NAME, ROUTINE_TYPE, ROUTINE_DEFINITION, DEFINER FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = '{database}' ORDER BY 1;
+         SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = '{database}' ORDER BY 1;
+         SELECT EVENT_NAME, EVENT_DEFINITION, STATUS FROM information_schema.EVENTS WHERE EVENT_SCHEMA = '{database}' ORDER BY 1"
+    ))
 }
 
 const SHOP: &str = r#"
@@ -160,14 +54,14 @@ CREATE DATABASE other; CREATE TABLE other.t (id INT) ENGINE=InnoDB; INSERT INTO 
 "#;
 
 /// One server with data, shared by the tests that only read it and are running; the last one ends it.
-fn shop() -> Arc<Server> {
-    static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+fn shop() -> Arc<MariaDb> {
+    static SERVER: Mutex<Weak<MariaDb>> = Mutex::new(Weak::new());
     // A test that failed to start it leaves nothing half made.
     let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(server) = shared.upgrade() {
         return server;
     }
-    let server = Server::start();
+    let server = MariaDb::start();
     server.load(SHOP.as_bytes());
     let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
     server.load(
@@ -196,7 +90,7 @@ impl Stage {
         let scratch = dir.path().join("scratch");
         fs::create_dir(&scratch).unwrap();
         fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context { scratch, progress: Arc::new(Progress::default()) } }
+        Self { dir, context: Context::new(scratch, Arc::new(Progress::default())) }
     }
 
     fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
@@ -210,8 +104,21 @@ impl Stage {
         self.file("password", text, 0o600)
     }
 
+    fn parts(&self, source: &dyn Source) -> anyhow::Result<Vec<Part>> {
+        Ok(source.preflight(&self.context)?.parts)
+    }
+
+    fn warnings(&self, source: &dyn Source) -> Vec<String> {
+        source.preflight(&self.context).unwrap().warnings
+    }
+
+    /// The only component, or the first.
     fn capture(&self, source: &dyn Source) -> anyhow::Result<Vec<u8>> {
-        let Capture::Stream(mut stream) = source.open(&self.context)? else {
+        self.capture_part(source, &self.parts(source)?[0])
+    }
+
+    fn capture_part(&self, source: &dyn Source, part: &Part) -> anyhow::Result<Vec<u8>> {
+        let Capture::Stream(mut stream) = source.open(part, &self.context)? else {
             panic!("a stream was expected")
         };
         let mut bytes = Vec::new();
@@ -228,7 +135,7 @@ fn source(settings: &str) -> Box<dyn Source> {
     build(&ComponentName::new("database").unwrap(), &config).unwrap()
 }
 
-fn over_socket(server: &Server, user: &str, password: &Path, databases: &str) -> Box<dyn Source> {
+fn over_socket(server: &MariaDb, user: &str, password: &Path, databases: &str) -> Box<dyn Source> {
     source(&format!(
         "socket = '{}'\nuser = '{user}'\npassword_file = '{}'\ndatabases = {databases}",
         server.socket().display(),
@@ -246,14 +153,14 @@ fn failure(result: anyhow::Result<impl std::fmt::Debug>) -> String {
 fn a_dump_restores_into_another_server_with_tables_routines_triggers_events_and_views() {
     let (server, stage) = (shop(), Stage::new());
     let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
-    let warnings = source.preflight(&stage.context).unwrap();
+    let warnings = stage.warnings(&*source);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("shop.notes (MyISAM)"), "{warnings:?}");
     let dump = stage.capture(&*source).unwrap();
 
-    let fresh = Server::start();
+    let fresh = MariaDb::start();
     fresh.load(&dump);
-    assert_eq!(fresh.fingerprint("shop"), server.fingerprint("shop"));
+    assert_eq!(fingerprint(&fresh, "shop"), fingerprint(&server, "shop"));
     assert_eq!(fresh.query("SHOW DATABASES LIKE 'other'"), "");
     // The restored objects work.
     fresh.query("USE shop; INSERT INTO notes VALUES (2, 'x'); CALL tidy()");
@@ -262,9 +169,9 @@ fn a_dump_restores_into_another_server_with_tables_routines_triggers_events_and_
     // And all databases, users included, into yet another one.
     let source = over_socket(&server, "backup", &stage.password(PASSWORD), "[]");
     source.preflight(&stage.context).unwrap();
-    let fresh = Server::start();
+    let fresh = MariaDb::start();
     fresh.load(&stage.capture(&*source).unwrap());
-    assert_eq!(fresh.fingerprint("shop"), server.fingerprint("shop"));
+    assert_eq!(fingerprint(&fresh, "shop"), fingerprint(&server, "shop"));
     assert_eq!(fresh.query("SELECT id FROM other.t"), "1\n");
     assert!(fresh.query("SELECT User FROM mysql.user").contains("backup"));
 }
@@ -300,8 +207,7 @@ fn every_way_to_give_the_login_works_with_a_password_full_of_special_characters(
         format!("socket = '{socket}'\nuser = 'root'\ndatabases = ['other']"),
     ] {
         let source = source(&settings);
-        let warnings =
-            source.preflight(&stage.context).unwrap_or_else(|error| panic!("{settings}: {error:#}"));
+        let warnings = stage.warnings(&*source);
         assert!(warnings.is_empty(), "{settings}: {warnings:?}");
         let dump = String::from_utf8(stage.capture(&*source).unwrap()).unwrap();
         assert!(dump.contains("INSERT INTO `t` VALUES") && dump.contains("-- Dump completed"), "{settings}");
@@ -312,7 +218,11 @@ fn every_way_to_give_the_login_works_with_a_password_full_of_special_characters(
 fn the_password_is_in_no_process_list_while_the_dump_runs() {
     let (server, stage) = (shop(), Stage::new());
     let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
-    let Capture::Stream(mut stream) = source.open(&stage.context).unwrap() else { panic!() };
+    let Capture::Stream(mut stream) =
+        source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap()
+    else {
+        panic!()
+    };
     let mut first = [0; 100];
     stream.reader().read_exact(&mut first).unwrap();
     let mut dumps = 0;
@@ -350,14 +260,17 @@ fn a_missing_database_is_named_together_with_those_there_are() {
     let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop', 'shpo']");
     let text = failure(source.preflight(&stage.context));
     assert!(text.contains("no database shpo") && text.contains("other, shop"), "{text}");
-    let text = failure(stage.capture(&*source));
+    // One that is dropped between the look and the dump.
+    let part = Part::whole(source.name(), "sql", Kind::Stream, Content::Mysql);
+    let part = Part { databases: vec!["shop".to_owned(), "shpo".to_owned()], ..part };
+    let text = failure(stage.capture_part(&*source, &part));
     assert!(text.contains("does not exist") && text.contains("shpo"), "{text}");
 }
 
 #[test]
 fn a_server_that_is_not_there_is_told_as_such() {
     let stage = Stage::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let password = stage.password("wrong-passw0rd");
     let source = source(&format!(
         "host = '127.0.0.1'\nport = {port}\nuser = 'backup'\npassword_file = '{}'\ndatabases = ['shop']",
@@ -399,14 +312,18 @@ fn a_dump_program_older_than_the_server_is_refused_with_both_versions() {
 #[test]
 fn a_server_that_dies_during_the_dump_fails_it() {
     let stage = Stage::new();
-    let mut server = Server::start();
+    let mut server = MariaDb::start();
     server.load(
         b"CREATE DATABASE big; USE big; CREATE TABLE big.t (id INT PRIMARY KEY, x CHAR(250));
           INSERT INTO big.t SELECT seq, REPEAT('x', 250) FROM seq_1_to_200000;
           CREATE USER backup@localhost IDENTIFIED BY 'x'; GRANT ALL ON *.* TO backup@localhost;",
     );
     let source = over_socket(&server, "backup", &stage.password("x"), "['big']");
-    let Capture::Stream(mut stream) = source.open(&stage.context).unwrap() else { panic!() };
+    let Capture::Stream(mut stream) =
+        source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap()
+    else {
+        panic!()
+    };
     let mut first = vec![0; 1 << 20];
     stream.reader().read_exact(&mut first).unwrap();
     server.child.kill().unwrap();
@@ -414,4 +331,80 @@ fn a_server_that_dies_during_the_dump_fails_it() {
     let _ = stream.reader().read_to_end(&mut rest);
     let text = failure(stream.finish());
     assert!(text.contains("broke off") && text.contains("exit code"), "{text}");
+}
+
+/// Names of the components, without the source's.
+fn names(parts: &[Part]) -> Vec<&str> {
+    parts.iter().map(|part| part.name.as_str().trim_start_matches("database.")).collect()
+}
+
+#[test]
+fn databases_are_chosen_by_pattern_and_each_gets_a_component_of_its_own() {
+    let (server, stage) = (shop(), Stage::new());
+    let password = stage.password(PASSWORD);
+    let parts = |more: &str| {
+        let socket = server.socket();
+        let source = source(&format!(
+            "socket = '{}'\nuser = 'backup'\npassword_file = '{}'\n{more}",
+            socket.display(),
+            password.display()
+        ));
+        stage.parts(&*source).map(|parts| (source, parts))
+    };
+    let (source, found) = parts("split = true").unwrap();
+    assert_eq!(names(&found), ["other", "shop"]);
+    assert_eq!(found[1].file_name, "database.shop.sql");
+    assert_eq!(found[1].databases, ["shop"]);
+    let dump = String::from_utf8(stage.capture_part(&*source, &found[0]).unwrap()).unwrap();
+    assert!(dump.contains("CREATE DATABASE") && dump.contains("`other`") && !dump.contains("`shop`"));
+
+    assert_eq!(names(&parts("split = true\nexclude_databases = ['s*']").unwrap().1), ["other"]);
+    assert_eq!(names(&parts("split = true\ndatabases = ['*h*']").unwrap().1), ["other", "shop"]);
+    // One dump of those that match.
+    let (source, found) = parts("databases = ['sho*']").unwrap();
+    assert_eq!((names(&found), &found[0].databases[..]), (vec!["database"], &["shop".to_owned()][..]));
+    let dump = String::from_utf8(stage.capture(&*source).unwrap()).unwrap();
+    assert!(dump.contains("`shop`") && !dump.contains("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `other`"));
+
+    let text = failure(parts("databases = ['webshop_*']").map(|(_, parts)| parts));
+    assert!(text.contains("matches \"webshop_*\"") && text.contains("other, shop"), "{text}");
+    let (_, none) = parts("databases = ['webshop_*']\nallow_empty = true").unwrap();
+    assert!(none.is_empty(), "{none:?}");
+}
+
+#[test]
+fn accounts_and_grants_come_back_on_another_server_by_either_way_to_read_them() {
+    let (server, stage) = (shop(), Stage::new());
+    // A dump program of Oracle's does not write accounts; then the server is asked for them.
+    let oracle = stage.file(
+        "mysqldump",
+        "#!/bin/sh\ncase \"$1\" in --version) echo 'mysqldump  Ver 8.0.36 for Linux on x86_64';; esac\n",
+        0o755,
+    );
+    for program in [String::new(), format!("program = '{}'", oracle.display())] {
+        let source = source(&format!(
+            "socket = '{}'\nuser = 'root'\nusers = true\ndatabases = ['other']\n{program}",
+            server.socket().display()
+        ));
+        let parts = stage.parts(&*source).unwrap();
+        assert_eq!(names(&parts), ["database", "users-and-grants"]);
+        let sql = stage.capture_part(&*source, &parts[1]).unwrap();
+        let fresh = MariaDb::start();
+        fresh.load(&sql);
+        // A second time does no harm: accounts that exist stay.
+        fresh.load(&sql);
+        let grants = |server: &MariaDb| {
+            server.query("SHOW GRANTS FOR backup@localhost; SHOW GRANTS FOR narrow@localhost")
+        };
+        assert_eq!(grants(&fresh), grants(&server), "{program}");
+    }
+    // Who may not read them is told so before anything is dumped.
+    let password = stage.file("narrow", "x", 0o600);
+    let source = source(&format!(
+        "socket = '{}'\nuser = 'narrow'\npassword_file = '{}'\nusers = true\ndatabases = ['other']",
+        server.socket().display(),
+        password.display()
+    ));
+    let text = failure(source.preflight(&stage.context));
+    assert!(text.contains("user narrow lacks a privilege"), "{text}");
 }

@@ -10,12 +10,23 @@ use std::time::{Duration, Instant};
 
 use backup_agent::config::SourceConfig;
 use backup_agent::event::{Interrupted, Progress};
+use backup_agent::manifest::{Content, Kind};
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Source, StreamSource, build};
+use backup_agent::source::{Capture, Context, Part, Source, StreamSource, build};
 
 const CANARY: &str = "canary-passw0rd";
 
 /// A folder with stub programs, secrets and a scratch folder.
+/// A component of a source as the tests here need it; its own is asked for where the preflight is right.
+fn part(source: &dyn Source) -> Part {
+    let (extension, kind) = match source.type_name() {
+        "sqlite" => ("sqlite", Kind::Stream),
+        "files" | "system" => ("tar", Kind::Tar),
+        _ => ("sql", Kind::Stream),
+    };
+    Part::whole(source.name(), extension, kind, Content::Other)
+}
+
 struct Stage {
     dir: tempfile::TempDir,
     context: Context,
@@ -27,7 +38,7 @@ impl Stage {
         let scratch = dir.path().join("scratch");
         fs::create_dir(&scratch).unwrap();
         fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context { scratch, progress: Arc::new(Progress::default()) } }
+        Self { dir, context: Context::new(scratch, Arc::new(Progress::default())) }
     }
 
     fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
@@ -64,7 +75,7 @@ impl Stage {
     }
 
     fn open(&self, source: &dyn Source) -> anyhow::Result<Box<dyn StreamSource>> {
-        match source.open(&self.context)? {
+        match source.open(&part(source), &self.context)? {
             Capture::Stream(stream) => Ok(stream),
             Capture::Tree(_) => panic!("a stream was expected"),
         }
@@ -103,8 +114,8 @@ fn a_program_that_does_its_work_yields_all_of_its_output() {
     let stage = Stage::new();
     let source = stage
         .command("echo CREATE TABLE; echo warning: old >&2; echo '-- END'; echo", "end_marker = '-- END'");
-    assert_eq!(source.file_name(), "database.sql");
-    assert!(source.preflight(&stage.context).unwrap().is_empty());
+    assert_eq!(source.preflight(&stage.context).unwrap().parts[0].file_name, "database.sql");
+    assert!(source.preflight(&stage.context).unwrap().warnings.is_empty());
     let (bytes, result) = stage.capture(&*source);
     result.unwrap();
     assert_eq!(bytes, b"CREATE TABLE\n-- END\n\n");
@@ -376,7 +387,7 @@ mod sqlite {
             let path = stage.dir.path().join("app.db");
             let live = database(&path, mode, 5000);
             let source = sqlite(&path, "5s");
-            assert_eq!(source.file_name(), "database.sqlite");
+            assert_eq!(part(&*source).file_name, "database.sqlite");
             source.preflight(&stage.context).unwrap();
             // Committed, but with a log perhaps only there.
             live.execute("INSERT INTO t (x) VALUES ('last')", []).unwrap();
@@ -498,8 +509,10 @@ mod sqlite {
 fn what_the_system_says_about_itself_is_a_tree_of_paths_and_answers() {
     let stage = Stage::new();
     let source = source("type = 'system'\nextra_paths = ['/opt']\nexclude = ['*.tmp']");
-    assert_eq!(source.file_name(), "database.tar");
-    let Capture::Tree(spec) = source.open(&stage.context).unwrap() else { panic!("a tree was expected") };
+    assert_eq!(part(&*source).file_name, "database.tar");
+    let Capture::Tree(spec) = source.open(&part(&*source), &stage.context).unwrap() else {
+        panic!("a tree was expected")
+    };
     assert!(spec.roots.contains(&PathBuf::from("/etc")) && spec.roots.contains(&PathBuf::from("/opt")));
     assert!(spec.allow_missing_roots);
     assert_eq!(spec.exclude, ["*.tmp"]);

@@ -15,13 +15,14 @@ use crate::measure::{self, AGENT};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A daemon, ended with this value.
-struct Daemon {
+pub struct Daemon {
     child: Child,
     address: SocketAddr,
 }
 
 impl Daemon {
-    fn start(config: &Path, address: SocketAddr, now: bool) -> Result<Self> {
+    /// With its log beside the configuration; `now` has it make every backup at once.
+    pub fn start(config: &Path, address: SocketAddr, now: bool) -> Result<Self> {
         let log = fs::File::create(config.with_extension("log"))?;
         let mut command = Command::new(AGENT);
         command.arg("run").arg("--config").arg(config);
@@ -32,7 +33,8 @@ impl Daemon {
         Ok(Self { child, address })
     }
 
-    fn wait_until_ready(&mut self, begun: Instant) -> Result<Duration> {
+    /// How long it took since `begun` until `/readyz` answered with 200.
+    pub fn wait_until_ready(&mut self, begun: Instant) -> Result<Duration> {
         loop {
             if get(self.address, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
                 return Ok(begun.elapsed());
@@ -61,7 +63,8 @@ impl Drop for Daemon {
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+/// An answer as it came, head and body.
+pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;

@@ -1,5 +1,8 @@
 //! Programs run and measured from outside: wall time, peak memory, what they print.
 
+// Each benchmark takes what it needs.
+#![allow(dead_code)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -31,6 +34,24 @@ pub fn backup(source: &Path, to: &Path) -> Result<Backup> {
     clear(to)?;
     let mut command = Command::new(AGENT);
     command.args(["backup", "--fast", "--json", "--source"]).arg(source).arg("--to").arg(to);
+    measured(command)
+}
+
+/// A backup of a job of a configuration, whose target is the new folder `to`, with all cores.
+pub fn configured(config: &Path, job: &str, to: &Path) -> Result<Backup> {
+    clear(to)?;
+    fs::create_dir_all(to)?;
+    let mut command = Command::new(AGENT);
+    command.arg("--config").arg(config).args(["backup", job, "--fast", "--json"]);
+    measured(command)
+}
+
+/// The seconds that a command takes that must succeed.
+pub fn seconds(command: &mut Command) -> Result<f64> {
+    Ok(run(command)?.0)
+}
+
+fn measured(mut command: Command) -> Result<Backup> {
     let (seconds, output, memory) = run(&mut command)?;
     let answer: serde_json::Value =
         serde_json::from_str(&output).context("reading what `agent backup --json` said")?;

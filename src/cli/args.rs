@@ -1,5 +1,6 @@
 //! The command line, as clap reads it and `--help` shows it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::model::{ChannelName, ComponentName, JobName, TargetName};
 #[derive(Debug, Parser)]
 #[command(name = "agent", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Exit codes: 0 success or warning, 1 failure, 2 usage or configuration, 3 partial, \
-4 degraded, 75 locked, 130 interrupted; `check` exits like a monitoring plugin (0 to 3).\n\
+4 degraded, 75 locked, 130 interrupted; `check` and `doctor` exit like monitoring plugins (0 to 3).\n\
 Start here: `agent config init`, or `agent run --now` in any folder.")]
 pub struct Cli {
     #[command(flatten)]
@@ -53,6 +54,13 @@ pub enum Verb {
     /// here, and this verb also answers to `monitor`.
     #[command(visible_alias = "monitor")]
     Check(Check),
+    /// Find what will make backups fail: started twice, programs missing, nobody reachable
+    ///
+    /// Looks at everything around the backups: crontabs, timers and at jobs that start them twice, programs older
+    /// than their servers, permissions, locks on network file systems, targets, mail servers and addresses (nothing
+    /// is sent), clock, log rotation, and whether Prometheus asks. Each finding says what, where, why it matters, and
+    /// what to do. Exit codes: 0 all is well, 1 warnings, 2 critical, 3 something could not be told.
+    Doctor(Doctor),
     /// List the backups
     List(List),
     /// Show one backup or run: what is in it, warnings, log
@@ -153,6 +161,9 @@ pub struct Run {
     /// Also back up every job at once; without a configuration: this folder into ./backups
     #[arg(long)]
     pub now: bool,
+    /// Serve status page and /metrics here instead of at `listen`; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -168,6 +179,25 @@ pub struct Check {
     /// Mail what is wrong through the configured channels
     #[arg(long)]
     pub mail: bool,
+    /// Write the answers down, as the daemon does: in the state, status.json, and metrics.textfile
+    ///
+    /// Where no daemon runs this is what moves `backup_health_last_check_timestamp_seconds`, by which
+    /// Prometheus sees that somebody still looks. It needs the right to write to the state.
+    #[arg(long)]
+    pub record: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Only what is wrong; nothing when all is well
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Look for crontabs, timers, log rotation and the time zone below this folder
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -231,8 +261,24 @@ pub struct Restore {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
     /// The folder to restore into; new or empty
-    #[arg(long, value_name = "DIR", required_unless_present = "in_place")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["in_place", "into"])]
     pub to: Option<PathBuf>,
+    /// Load a dump into this database, which is made, at the server the job's source names; with --force one
+    /// that exists is dropped first
+    #[arg(long, value_name = "DATABASE", conflicts_with_all = ["to", "in_place", "path"])]
+    pub into: Option<String>,
+    /// The database of the dump [default: the only one in it]
+    #[arg(long, value_name = "NAME", requires = "into")]
+    pub database: Option<String>,
+    /// Log in by this file instead of the source's: a MySQL option file, or a pgpass file
+    #[arg(long, value_name = "FILE", requires = "into")]
+    pub login_file: Option<PathBuf>,
+    /// Log in as this user instead of the source's
+    #[arg(long, value_name = "USER", requires = "into")]
+    pub login_user: Option<String>,
+    /// Give everything in the database to the login, for servers that do not know its owners (PostgreSQL)
+    #[arg(long, requires = "into")]
+    pub no_owner: bool,
     /// Restore to where the files were captured from, replacing what is there; needs --force
     #[arg(long, conflicts_with = "to", requires = "force")]
     pub in_place: bool,
@@ -249,7 +295,7 @@ pub struct Restore {
     /// From this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
-    /// Restore into a folder that is not empty, and replace files there
+    /// Restore into a folder that is not empty, and replace files there; or drop a database first
     #[arg(long)]
     pub force: bool,
     /// Keep set-uid and set-gid bits of files
@@ -491,8 +537,23 @@ pub enum NotifyVerb {
         /// Only through this channel
         channel: Option<ChannelName>,
     },
+    /// Try messages again at once: those that wait, were refused or given up
+    Retry {
+        /// Number of a message in `agent notify queue`, or `all`
+        #[arg(value_name = "ID")]
+        which: Which,
+    },
+    /// Take messages that wait out of the queue for good
+    Drop {
+        /// Number of a message in `agent notify queue`, or `all`
+        #[arg(value_name = "ID")]
+        which: Which,
+    },
     /// Show messages that wait, failed or went out
     Queue {
+        /// Only those that wait, were refused or given up
+        #[arg(long)]
+        open: bool,
         /// How many
         #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 20)]
         limit: usize,
@@ -500,6 +561,28 @@ pub enum NotifyVerb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// One message, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this number.
+    One(i64),
+    /// All.
+    All,
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Which::All),
+            _ => text
+                .parse()
+                .map(Which::One)
+                .map_err(|_| "a number of `agent notify queue`, or all".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -11,12 +11,12 @@ use super::args::Global;
 use super::{code, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
-use crate::log;
 use crate::model::{JobName, RunId, TargetName};
 use crate::ops::isolate::At;
 use crate::ops::last_good::{self, LastGood};
-use crate::ops::{Agent, isolate, scan, tell};
+use crate::ops::{Agent, channels, isolate, scan, tell};
 use crate::state::{Copy, CopyStatus, Run, State, StateError};
+use crate::{log, metrics};
 
 /// An error of usage or configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,10 @@ impl Begun {
     pub fn record(&self, agent: &Agent) -> Result<()> {
         match self {
             Begun::AsIs(_) => Ok(()),
-            Begun::Good(loaded) => last_good::keep(agent, loaded),
+            Begun::Good(loaded) => {
+                loaded.channel_problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                last_good::keep(agent, loaded)
+            }
             Begun::Kept { at, reason, .. } => {
                 tracing::error!(
                     "the configuration is refused, the last good one, of {at}, is used. {reason}"
@@ -146,12 +149,23 @@ fn without_state(folder: &Path, what: &str) -> UsageError {
 /// What a person at a terminal sees of the log: the end of a run says what went wrong in it.
 pub const BESIDE_ANSWER: &str = "warn,backup_agent::run=off,backup_agent::notify=off";
 
-/// Sets up logging for a verb that ends. `quiet_level` is the level without `-v` and without one in the
-/// configuration.
+/// Sets up logging for a verb that ends. `quiet_level` is what standard error shows without `-v` and without a
+/// level in the configuration; log files hold what the daemon would log.
 pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) -> Result<()> {
+    init_log(&log_settings(global.verbose, config, quiet_level))
+}
+
+/// Sets up logging as it is asked for.
+pub fn init_log(settings: &log::Settings) -> Result<()> {
+    log::init(settings, output::colour_on_stderr(), super::progress::AboveBars)
+        .map_err(|e| UsageError(e.to_string()).into())
+}
+
+/// What is logged, by the configuration and `-v`.
+pub fn log_settings(verbose: u8, config: Option<&Config>, quiet_level: &str) -> log::Settings {
     let configured = config.and_then(|c| c.log.level.clone());
-    let level = match global.verbose {
-        0 => configured.unwrap_or_else(|| quiet_level.to_owned()),
+    let level = |otherwise: &str| match verbose {
+        0 => configured.clone().unwrap_or_else(|| otherwise.to_owned()),
         1 => "debug".to_owned(),
         _ => "trace".to_owned(),
     };
@@ -159,8 +173,13 @@ pub fn start_log(global: &Global, config: Option<&Config>, quiet_level: &str) ->
         Some(LogFormat::Json) => log::Format::Json,
         _ => log::Format::Text,
     };
-    log::init_with_writer(format, Some(&level), output::colour_on_stderr(), super::progress::AboveBars)
-        .map_err(|e| UsageError(e.to_string()).into())
+    log::Settings {
+        format,
+        level: Some(level(quiet_level)),
+        file_level: Some(level("info")),
+        run_file: config.and_then(|c| c.log.run_file.clone()),
+        health_file: config.and_then(|c| c.log.health_file.clone()),
+    }
 }
 
 /// Opens the state for writing and puts everything together.
@@ -210,9 +229,18 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
 }
 
 fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>) -> Result<Agent> {
-    let channels = if state.is_read_only() { Vec::new() } else { tell::channels(&config)? };
+    let channels = if state.is_read_only() { Vec::new() } else { channels::channels(&config) };
+    channels::problems(&channels).iter().for_each(|problem| tracing::error!("{problem}"));
     let command = command(global);
     Ok(Agent { config: Arc::new(config), state, clock, channels: Arc::new(channels), command })
+}
+
+/// Shows those who watch from outside what a verb changed: `status.json`, the text file of metrics.
+pub fn publish(agent: &Agent) -> Result<()> {
+    if let Some(trouble) = metrics::publish(&agent.state, &agent.config, Default::default(), agent.now())? {
+        tracing::warn!("{trouble}");
+    }
+    Ok(())
 }
 
 /// How this program is called here, for the commands in messages.

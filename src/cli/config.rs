@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::args::{Config, ConfigVerb, Global};
 use super::{code, common, output};
 use crate::config::{self, LoadOptions};
-use crate::ops::tell;
+use crate::ops::channels;
 
 pub fn config(global: &Global, args: &Config) -> Result<u8> {
     match &args.verb {
@@ -31,7 +31,9 @@ fn check(global: &Global) -> Result<u8> {
         Ok(loaded) => loaded,
         Err(e) => return Err(common::config_error(global, &e).into()),
     };
-    tell::channels(&loaded.config).map_err(|e| common::UsageError(format!("{e:#}")))?;
+    // Backups are made although a channel is broken; here it is an error, so that it is not only found then.
+    loaded.strictly().map_err(|e| common::config_error(global, &e))?;
+    channels::strictly(&loaded.config).map_err(|e| common::UsageError(format!("{e:#}")))?;
     let sources: Vec<String> = loaded.sources.iter().map(|path| path.display().to_string()).collect();
     output::print(&format!(
         "the configuration is good: {}\n  jobs: {}\n  targets: {}\n  channels: {}\n",

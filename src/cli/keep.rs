@@ -12,7 +12,7 @@ use super::output::{self, Table};
 use crate::event::Progress;
 use crate::model::ByteSize;
 use crate::ops::{Agent, prune, touch_job};
-use crate::state::{CopyStatus, write_status};
+use crate::state::CopyStatus;
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
     let config = common::load(global, false)?;
@@ -28,7 +28,7 @@ pub fn pause(global: &Global, args: &Pause) -> Result<u8> {
     let until = moment(&args.until, agent.now(), zone)?;
     touch_job(&agent, &args.job, job)?;
     agent.state.set_paused(&args.job, Some(until), agent.now())?;
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     let shown = until.with_timezone(&zone).format("%Y-%m-%d %H:%M %Z");
     output::print(&format!("job {} rests until {shown}: no scheduled runs, no alarms\n", args.job));
     Ok(code::OK)
@@ -38,7 +38,7 @@ pub fn resume(global: &Global, args: &JobArg) -> Result<u8> {
     let agent = open_for(global, &args.job)?;
     // Not erased but ended: what was passed over in the pause is not due.
     agent.state.set_paused(&args.job, Some(agent.now()), agent.now())?;
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     output::print(&format!("job {} goes on by its schedule\n", args.job));
     Ok(code::OK)
 }
@@ -46,7 +46,7 @@ pub fn resume(global: &Global, args: &JobArg) -> Result<u8> {
 pub fn ack(global: &Global, args: &JobArg) -> Result<u8> {
     let agent = open_for(global, &args.job)?;
     agent.state.ack_baseline(&args.job, agent.now())?;
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     output::print(&format!("job {}: sizes are measured anew from the next good run on\n", args.job));
     Ok(code::OK)
 }
@@ -136,7 +136,7 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
         output::print("there are no backups\n");
     }
     if !args.dry_run {
-        write_status(&agent.state, agent.now())?;
+        common::publish(&agent)?;
     }
     Ok(if failed { code::FAILURE } else { code::OK })
 }
@@ -165,7 +165,7 @@ pub fn pin(global: &Global, args: &Pin, pinned: bool) -> Result<u8> {
         };
         output::print(&format!("{} at {} {text}\n", run.run_id, copy.target));
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
     Ok(code::OK)
 }
 

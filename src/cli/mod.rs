@@ -9,6 +9,7 @@ mod browse;
 mod check;
 mod common;
 mod config;
+mod doctor;
 mod export;
 mod inspect;
 mod keep;
@@ -28,7 +29,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Verb};
 
-/// The exit codes of everything but `check`.
+/// The exit codes of everything but `check` and `doctor`.
 pub mod code {
     /// Success, or a backup with warnings.
     pub const OK: u8 = 0;
@@ -56,6 +57,8 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     crate::sys::ignore_file_size_signal();
     let is_check = matches!(cli.verb, Verb::Check(_));
+    // 2 would say that something is critical.
+    let is_doctor = matches!(cli.verb, Verb::Doctor(_));
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(e) if is_check => {
@@ -64,7 +67,9 @@ pub fn main() -> ExitCode {
         }
         Err(e) => {
             output::error(&e);
-            ExitCode::from(if e.is::<common::UsageError>() {
+            ExitCode::from(if is_doctor {
+                3
+            } else if e.is::<common::UsageError>() {
                 code::USAGE
             } else if e.is::<crate::event::Interrupted>() {
                 code::INTERRUPTED
@@ -75,13 +80,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Usage errors exit with 2; those of `check` with 3, which monitoring systems read as "unknown".
+/// Usage errors exit with 2; those of `check` and `doctor` with 3, which monitoring systems read as "unknown".
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    if is_check(std::env::args_os().skip(1)) {
+    let verb = verb_of(std::env::args_os().skip(1));
+    if verb.as_deref() == Some("doctor") {
+        return ExitCode::from(3);
+    }
+    if verb.as_deref() == Some("check") {
         let first = error.to_string();
         let first = first.lines().next().unwrap_or_default();
         output::print(&format!("BACKUP UNKNOWN - {}\n", first.trim_start_matches("error: ")));
@@ -90,14 +99,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(code::USAGE)
 }
 
-/// True when the first verb among the arguments is `check`. What stands before it are options and their
-/// values.
-fn is_check(arguments: impl Iterator<Item = OsString>) -> bool {
+/// The first verb among the arguments. What stands before it are options and their values.
+fn verb_of(arguments: impl Iterator<Item = OsString>) -> Option<String> {
     let command = Cli::command();
     arguments
         .filter_map(|argument| argument.into_string().ok())
-        .find_map(|argument| command.find_subcommand(&argument).map(|verb| verb.get_name() == "check"))
-        .unwrap_or(false)
+        .find_map(|argument| command.find_subcommand(&argument).map(|verb| verb.get_name().to_owned()))
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
@@ -106,6 +113,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Backup(args) => backup::backup(global, args),
         Verb::Run(args) => serve::run(global, args),
         Verb::Check(args) => check::check(global, args),
+        Verb::Doctor(args) => doctor::doctor(global, args),
         Verb::List(args) => inspect::list(global, args),
         Verb::Show(args) => inspect::show(global, args),
         Verb::Status(args) => inspect::status(global, args),
@@ -148,11 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn a_check_is_known_by_its_verb_wherever_options_stand() {
-        let is = |line: &str| is_check(line.split(' ').map(OsString::from));
-        assert!(is("check --bogus"));
-        assert!(is("-c config.toml monitor --bogus"));
-        assert!(!is("backup check --bogus"));
-        assert!(!is("--bogus"));
+    fn a_verb_is_known_wherever_options_stand() {
+        let verb = |line: &str| verb_of(line.split(' ').map(OsString::from));
+        assert_eq!(verb("check --bogus").as_deref(), Some("check"));
+        assert_eq!(verb("-c config.toml monitor --bogus").as_deref(), Some("check"));
+        assert_eq!(verb("backup check --bogus").as_deref(), Some("backup"));
+        assert_eq!(verb("--bogus"), None);
     }
 }

@@ -54,6 +54,12 @@ pub fn error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "{label} {}", harmless(&format!("{error:#}")));
 }
 
+/// Prints what a person should know beside the answer.
+pub fn warn(text: &str) {
+    let label = if colour_on_stderr() { format!("{YELLOW}warning:{PLAIN}") } else { "warning:".to_owned() };
+    let _ = writeln!(io::stderr(), "{label} {}", harmless(text));
+}
+
 /// Whether standard error is a terminal that wants colour.
 pub fn colour_on_stderr() -> bool {
     io::stderr().is_terminal() && wants_colour()
@@ -76,9 +82,10 @@ pub fn tinted(word: &str, width: usize) -> String {
     }
     let colour = match word.strip_suffix(", pinned").unwrap_or(word) {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
-        "warning" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running" | "paused"
-        | "expired" | "superseded" => YELLOW,
-        "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "never ran" | "goes" => RED,
+        "warning" | "unknown" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running"
+        | "paused" | "expired" | "superseded" | "dropped" => YELLOW,
+        "critical" | "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "refused"
+        | "never ran" | "goes" => RED,
         _ => return padded,
     };
     format!("{colour}{padded}{PLAIN}")
@@ -94,7 +101,7 @@ pub fn took(duration: Duration) -> String {
 }
 
 /// The width of the terminal on standard output; none when it is no terminal.
-fn terminal_width() -> Option<usize> {
+pub fn terminal_width() -> Option<usize> {
     if !io::stdout().is_terminal() {
         return None;
     }

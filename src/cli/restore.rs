@@ -11,8 +11,10 @@ use super::{code, common, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
 use crate::model::ByteSize;
-use crate::ops::open_target;
+use crate::ops::load::{self, WantedDatabase};
 use crate::ops::restore::{Destination, Restored, Wanted, restore as bring_back};
+use crate::ops::stored::Backup;
+use crate::ops::{Agent, open_target};
 use crate::state::{Copy, Run};
 
 /// How many problems are shown; the rest is counted.
@@ -28,6 +30,10 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;
     let location = copy.location.clone().context("the backup has no location")?;
     let target = open_target(&copy.target, agent.target(&copy.target)?);
+    if let Some(into) = &args.into {
+        let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
+        return into_database(&agent, &run, &copy, &backup, args, into, &progress);
+    }
     let options = RestoreOptions {
         overwrite: args.force,
         allow_setid: args.allow_setid,
@@ -62,6 +68,56 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
         print_text(&run, &copy, &restored)
     }
     Ok(if restored.problems() == 0 { code::OK } else { code::FAILURE })
+}
+
+fn into_database(
+    agent: &Agent,
+    run: &Run,
+    copy: &Copy,
+    backup: &Backup<'_>,
+    args: &Restore,
+    into: &str,
+    progress: &Arc<Progress>,
+) -> Result<u8> {
+    let component = match (&args.component, &args.database) {
+        (Some(name), _) => backup.component(name)?,
+        (None, Some(database)) => load::component_with(backup, database)?,
+        (None, None) => load::component_with(backup, into)
+            .context("which database? Name it with --database, or its component with --component")?,
+    };
+    let wanted = WantedDatabase {
+        from: args.database.clone(),
+        into: into.to_owned(),
+        force: args.force,
+        no_owner: args.no_owner,
+        login_file: args.login_file.as_deref().map(std::path::absolute).transpose()?,
+        login_user: args.login_user.clone(),
+    };
+    let bar = Bar::start(progress);
+    bar.begin(&format!("loading into {into}"), Counts::Sources, Some(component.raw_bytes), progress);
+    let loaded =
+        load::load(backup, component, agent.job(&run.job)?, &wanted, &agent.config.state_dir, progress);
+    bar.finish();
+    let bytes = loaded.with_context(|| format!("component {}", component.name))?;
+    if args.json {
+        let answer = json!({
+            "run_id": run.run_id,
+            "target": copy.target,
+            "component": component.name,
+            "database": into,
+            "bytes": bytes,
+        });
+        output::json(&answer)?;
+    } else {
+        output::print(&format!(
+            "loaded {} of {} from {}: {} into the database {into}\n",
+            component.name,
+            run.run_id,
+            copy.target,
+            ByteSize(bytes)
+        ));
+    }
+    Ok(code::OK)
 }
 
 fn print_text(run: &Run, copy: &Copy, restored: &Restored) {

@@ -15,8 +15,12 @@ use crate::clock::SystemClock;
 use crate::config::{Config, DEFAULT_FILE, Keep, LoadOptions};
 use crate::daemon::{self, Options, Source, Watcher};
 use crate::event::{Event, Observer, Progress};
+use crate::log;
 use crate::model::{ByteSize, JobName, Outcome};
 use crate::run::End;
+
+/// The variable that sets `listen`.
+const LISTEN: &str = "BACKUP_AGENT__LISTEN";
 
 pub fn run(global: &Global, args: &Run) -> Result<u8> {
     if global.backups.is_some() {
@@ -30,11 +34,20 @@ pub fn run(global: &Global, args: &Run) -> Result<u8> {
     let interactive = std::io::stderr().is_terminal();
     let without_file = args.now && global.config.is_none() && !Path::new(DEFAULT_FILE).exists();
     let source = if without_file {
-        let config = common::embedded()?;
+        let mut config = common::embedded()?;
+        if let Some(address) = args.listen {
+            config.listen = on_this_machine(address)?;
+        }
         prepare(&config)?;
         Source::Fixed(Box::new(config))
     } else {
-        Source::Files(LoadOptions::new(global.config.clone()))
+        let mut load = LoadOptions::new(global.config.clone());
+        if let Some(address) = args.listen {
+            // As from the environment: checked like the file's, and still there after a reload.
+            load.env.retain(|(name, _)| name != LISTEN);
+            load.env.push((LISTEN.to_owned(), address.to_string()));
+        }
+        Source::Files(load)
     };
     let watcher =
         Terminal { fixed: without_file, interactive: interactive || args.now, verbose: global.verbose };
@@ -55,6 +68,18 @@ pub fn run(global: &Global, args: &Run) -> Result<u8> {
     }
 }
 
+/// Without a configuration nobody has allowed others to see the page.
+fn on_this_machine(address: SocketAddr) -> Result<SocketAddr> {
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(UsageError(format!(
+        "{address} can be reached by other machines; without a configuration only 127.0.0.1 and [::1] are served \
+         (`agent config init` writes one, for `allow_remote = true`)"
+    ))
+    .into())
+}
+
 /// The folder of backups made without a configuration is made here: nobody else may make targets.
 fn prepare(config: &Config) -> Result<()> {
     for target in config.target.values() {
@@ -71,16 +96,28 @@ struct Terminal {
     verbose: u8,
 }
 
+impl Terminal {
+    /// The daemon's log goes to the journal; a person in front of it sees lines of the program instead.
+    fn log_level(&self) -> &'static str {
+        if self.fixed && self.interactive { "warn" } else { "info" }
+    }
+}
+
 impl Watcher for Terminal {
     fn configured(&self, config: &Config) {
-        let global = Global { config: None, backups: None, verbose: self.verbose };
-        // The daemon's log goes to the journal; a person in front of it sees lines of the program instead.
-        let level = if self.fixed && self.interactive { "warn" } else { "info" };
-        if let Err(e) = common::start_log(&global, Some(config), level) {
+        let settings = common::log_settings(self.verbose, Some(config), self.log_level());
+        if let Err(e) = common::init_log(&settings) {
             output::error(&e);
         }
         if self.fixed {
             output::print(&introduction(config));
+        }
+    }
+
+    fn reconfigured(&self, config: &Config) {
+        let settings = common::log_settings(self.verbose, Some(config), self.log_level());
+        if let Err(error) = log::change(&settings) {
+            tracing::error!("{error}");
         }
     }
 

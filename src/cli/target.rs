@@ -18,7 +18,7 @@ use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::isolate::At;
 use crate::ops::scan::{self as scanning, Freshness, Known, freshness};
 use crate::ops::sentinel::initialise;
-use crate::state::{State, StateError, write_status};
+use crate::state::{State, StateError};
 use crate::target::{SENTINEL_FILE, Scan};
 
 pub fn target(global: &Global, args: &Target) -> Result<u8> {
@@ -97,7 +97,7 @@ fn scan(global: &Global, args: &TargetScan) -> Result<u8> {
         let scan = scanning::scan(agent.at(&name, "")?, &progress)?;
         let known = scanning::known(Some(&agent.state), &name, &scan)?;
         let adopted = scanning::adopt(&agent, &name, &scan, args.host.as_deref())?;
-        write_status(&agent.state, agent.now())?;
+        common::publish(&agent)?;
         (scan, known, Some(adopted))
     } else {
         // A state that is lost is what this is for.

@@ -7,10 +7,12 @@ use anyhow::Result;
 
 use super::args::{Global, Tend};
 use super::{code, common, output};
+use crate::daemon;
 use crate::event::{Progress, Silent};
+use crate::health::Extra;
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, reap, tell, touch_job};
-use crate::state::{CopyStatus, write_status};
+use crate::ops::{Agent, copies, looks, reap, starts, tell, touch_job};
+use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     let begun = common::begin(global)?;
@@ -42,6 +44,15 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         1 => output::print("1 pending copy was made\n"),
         made => output::print(&format!("{made} pending copies were made\n")),
     }
+    match drained.spared {
+        0 => {}
+        1 => output::print("1 pending copy is not needed any more: newer ones leave it no place\n"),
+        spared => {
+            output::print(&format!(
+                "{spared} pending copies are not needed any more: newer ones leave them no place\n"
+            ));
+        }
+    }
     for (run, target, why) in &drained.failed {
         output::print(&format!("no copy of run {run} at {target}: {why}\n"));
         failed = true;
@@ -64,8 +75,26 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         failed = true;
     }
     waiting(&agent)?;
-    write_status(&agent.state, agent.now())?;
+    look(&agent)?;
+    common::publish(&agent)?;
     Ok(if failed { code::FAILURE } else { code::OK })
+}
+
+/// Looks at the targets and answers the health checks, where no daemon does.
+fn look(agent: &Agent) -> Result<()> {
+    if daemon::is_running(agent.state.dir()) {
+        return Ok(());
+    }
+    for target in looks::used_targets(&agent.config) {
+        looks::probe(agent, &target)?;
+    }
+    let now = agent.now();
+    let extra = Extra {
+        duplicates: starts::duplicates(&agent.config, &agent.command, now),
+        ..looks::look(&agent.config, &agent.state.snapshot(now)?)
+    };
+    looks::record(agent, &extra)?;
+    Ok(())
 }
 
 /// Says what is left to be done, and when: whoever mended a target or a mail server wants to know why

@@ -11,8 +11,9 @@ use super::{code, common, output};
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::isolate::verify_copy;
+use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
-use crate::state::{Copy, CopyStatus, write_status};
+use crate::state::{Copy, CopyStatus};
 
 #[derive(Serialize)]
 struct Found {
@@ -63,7 +64,12 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
             report,
         });
     }
-    write_status(&agent.state, agent.now())?;
+    common::publish(&agent)?;
+    // What was found is told at once; what goes wrong with that is in the queue, and here.
+    tell::deliver(&agent)
+        .problems
+        .iter()
+        .for_each(|problem| output::warn(&format!("not told yet: {problem}")));
     if args.json {
         output::json(&found)?;
     } else {

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::limits::HealthConfig;
 use super::types::*;
 
 /// The configuration file when none is named.
@@ -31,6 +32,25 @@ pub(super) fn dump_timeout() -> Duration {
     Duration::from_secs(4 * 60 * 60)
 }
 
+/// Two keep both cores of a small machine busy, and the database server is not asked for more.
+pub(super) fn parallel() -> usize {
+    2
+}
+
+pub(super) fn yes() -> bool {
+    true
+}
+
+/// Every server has it, unless somebody dropped it.
+pub(super) fn maintenance_db() -> String {
+    "postgres".to_owned()
+}
+
+/// Long enough for a snapshot or a maintenance mode; what it stops is a command that hangs.
+pub(super) fn hook_timeout() -> Duration {
+    Duration::from_secs(5 * 60)
+}
+
 pub(super) fn sqlite_timeout() -> Duration {
     Duration::from_secs(30)
 }
@@ -51,6 +71,10 @@ pub(super) fn notify_on() -> Vec<NotifyOn> {
     NotifyOn::ALL.to_vec()
 }
 
+pub(super) fn ping_on() -> Vec<PingOn> {
+    vec![PingOn::Start, PingOn::Success, PingOn::Failure]
+}
+
 impl NotifyOn {
     /// All ends of a run a channel can be told about.
     pub const ALL: [NotifyOn; 5] =
@@ -64,6 +88,7 @@ impl Default for Config {
             host: None,
             state_dir: PathBuf::from("/var/lib/backup-agent"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9736)),
+            status_url: None,
             allow_remote: false,
             max_parallel_jobs: 1,
             // Below systemd's 90 seconds between SIGTERM and SIGKILL.
@@ -71,6 +96,8 @@ impl Default for Config {
             check_interval: Duration::from_secs(60),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
+            health: HealthConfig::default(),
+            legacy: Vec::new(),
             target: Default::default(),
             job: Default::default(),
             notify: Default::default(),
@@ -95,8 +122,10 @@ impl Default for JobConfig {
             preset: None,
             preset_path: None,
             source: Default::default(),
+            hook: Default::default(),
             engine: EngineConfig::default(),
             health: HealthConfig::default(),
+            legacy: Vec::new(),
             notify: None,
         }
     }
@@ -108,6 +137,8 @@ impl Default for CommandConfig {
             command: Vec::new(),
             extension: extension(),
             end_marker: None,
+            check: Vec::new(),
+            run_as: None,
             env_file: Default::default(),
             env: Default::default(),
             timeout: dump_timeout(),
@@ -120,6 +151,11 @@ impl Default for MysqlConfig {
     fn default() -> Self {
         Self {
             databases: Vec::new(),
+            exclude_databases: Vec::new(),
+            split: false,
+            users: false,
+            parallel: parallel(),
+            allow_empty: false,
             defaults_file: None,
             host: None,
             port: None,
@@ -130,6 +166,47 @@ impl Default for MysqlConfig {
             env_file: None,
             program: None,
             extra_args: Vec::new(),
+            timeout: dump_timeout(),
+        }
+    }
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            databases: Vec::new(),
+            exclude_databases: Vec::new(),
+            globals: true,
+            parallel: parallel(),
+            allow_empty: false,
+            host: None,
+            port: None,
+            socket: None,
+            user: None,
+            password_file: None,
+            password: None,
+            passfile: None,
+            run_as: None,
+            maintenance_db: maintenance_db(),
+            bin_dir: None,
+            extra_args: Vec::new(),
+            timeout: dump_timeout(),
+        }
+    }
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: None,
+            socket: None,
+            user: None,
+            password_file: None,
+            password: None,
+            tls: false,
+            ca_file: None,
+            program: None,
             timeout: dump_timeout(),
         }
     }
@@ -146,11 +223,5 @@ impl Default for EngineConfig {
             ionice: IoNice::Idle,
             read_limit: None,
         }
-    }
-}
-
-impl Default for HealthConfig {
-    fn default() -> Self {
-        Self { max_shrink: 0.5, on_shrink: OnShrink::default(), max_contention: 3 }
     }
 }

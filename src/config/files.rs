@@ -40,27 +40,44 @@ pub fn check_files(config: &Config) -> Vec<Problem> {
                         check(&key, Some(file), Readers::Owner);
                     }
                 }
+                SourceConfig::Postgres(postgres) => {
+                    check(&key("password_file"), postgres.password_file.as_deref(), Readers::Owner);
+                    check(&key("passfile"), postgres.passfile.as_deref(), Readers::Owner);
+                }
+                SourceConfig::Redis(redis) => {
+                    check(&key("password_file"), redis.password_file.as_deref(), Readers::Owner);
+                }
                 _ => {}
             }
         }
-    }
-    for (name, channel) in &config.notify {
-        let key = |last: &'static str| ["notify", name.as_str(), last];
-        match channel {
-            NotifyConfig::Email(email) => {
-                check(&key("password_file"), email.password_file.as_deref(), Readers::Owner);
-            }
-            NotifyConfig::Heartbeat(heartbeat) => {
-                check(&key("url_file"), heartbeat.url_file.as_deref(), Readers::Owner);
+        for (hook, config) in &job.hook {
+            for (variable, file) in &config.env_file {
+                let key = ["job", name.as_str(), "hook", hook.as_str(), "env_file", variable];
+                check(&key, Some(file), Readers::Owner);
             }
         }
     }
+    problems
+}
+
+/// The same for the files of channels. What is wrong here breaks one way of telling somebody; that is no
+/// reason to make no backup.
+pub fn check_channel_files(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
     for (name, channel) in &config.notify {
-        if let NotifyConfig::Email(EmailConfig { ca_file: Some(file), .. }) = channel
-            && let Err(error) = std::fs::File::open(file)
-        {
-            let message = format!("{} cannot be read: {error}", file.display());
-            problems.push(Problem::of(&["notify", name.as_str(), "ca_file"], message));
+        let mut say = |key: &[&str], message| {
+            let key: Vec<&str> = ["notify", name.as_str()].iter().chain(key).copied().collect();
+            problems.push(Problem::of(&key, message));
+        };
+        for (key, file) in channel.secret_files() {
+            if let Err(message) = secret_file(file, Readers::Owner) {
+                say(&key, message);
+            }
+        }
+        for (key, file) in channel.plain_files() {
+            if let Err(error) = std::fs::File::open(file) {
+                say(&[key], format!("{} cannot be read: {error}", file.display()));
+            }
         }
     }
     problems

@@ -43,6 +43,7 @@ pub(super) static KINDS: &[TextKind] = &[
         example: "https://hc-ping.example.org/uuid",
         check: http,
     },
+    TextKind { name: "page", what: "a web address", example: "https://web1.example.org:9736/", check: page },
     TextKind { name: "mail", what: "an e-mail address", example: "admin@example.org", check: mail },
     TextKind { name: "name", what: "a name", example: "local", check: name },
 ];
@@ -169,6 +170,18 @@ fn http(text: &str) -> Result<(), String> {
             Err("the address would travel unencrypted; use https: (http: is for loopback only)".into())
         }
         (scheme, _) => Err(format!("`{scheme}:` is not https:")),
+    }
+}
+
+/// The address of a page. It stands in messages, so a login has no place in it.
+fn page(text: &str) -> Result<(), String> {
+    let url = reqwest::Url::parse(text).map_err(|e| e.to_string())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a login does not belong in the address: it stands in messages".into());
+    }
+    match (url.scheme(), url.host_str()) {
+        ("https" | "http", Some(_)) => Ok(()),
+        (scheme, _) => Err(format!("`{scheme}:` is not https: or http:")),
     }
 }
 

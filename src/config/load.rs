@@ -50,6 +50,19 @@ pub struct Loaded {
     pub sources: Vec<PathBuf>,
     /// What is probably not meant, a sentence each.
     pub warnings: Vec<String>,
+    /// What is wrong with the files of channels. Backups are made all the same; the channels concerned may
+    /// not work. Looked for only with [`LoadOptions::check_files`].
+    pub channel_problems: Vec<Problem>,
+}
+
+impl Loaded {
+    /// The problems of channels as the report of a refused configuration, for those who refuse it.
+    pub fn strictly(&self) -> Result<(), ConfigErrors> {
+        match self.channel_problems.as_slice() {
+            [] => Ok(()),
+            problems => Err(ConfigErrors { problems: problems.to_vec(), missing: false }),
+        }
+    }
 }
 
 /// Reads, merges and checks the configuration.
@@ -217,6 +230,10 @@ fn assemble(
     if !findings.problems.is_empty() {
         return Err(errors(findings, &names));
     }
+    let mut channel_problems = if check_files { files::check_channel_files(&config) } else { Vec::new() };
+    for problem in &mut channel_problems {
+        problem.location = locate(&problem.key);
+    }
 
     let secret = |path: &[String]| {
         matches!(origins.find(path), Some(Origin::Environment(_)))
@@ -230,7 +247,7 @@ fn assemble(
     }
     warnings.extend(names.iter().filter_map(|name| files::writable_by_others(name)));
     let text = toml::to_string(&table).unwrap_or_default();
-    Ok(Loaded { config, text, sources: names, warnings })
+    Ok(Loaded { config, text, sources: names, warnings, channel_problems })
 }
 
 fn environment_layer(

@@ -3,7 +3,7 @@
 use chrono_tz::Tz;
 
 use super::types::*;
-use crate::model::{ChannelName, TargetName};
+use crate::model::{ChannelName, JobName, TargetName};
 use crate::schedule::Schedule;
 
 impl Config {
@@ -28,11 +28,14 @@ impl Config {
     }
 
     /// The channels that tell about a job: those it names, else all.
-    pub fn channels_for<'a>(&'a self, job: &JobConfig) -> Vec<(&'a ChannelName, &'a NotifyConfig)> {
-        match &job.notify {
-            Some(names) => names.iter().filter_map(|name| self.notify.get_key_value(name)).collect(),
-            None => self.notify.iter().collect(),
-        }
+    /// Of these, only the ones that are for this job.
+    pub fn channels_for<'a>(&'a self, name: &JobName) -> Vec<(&'a ChannelName, &'a NotifyConfig)> {
+        // A job that the configuration no longer has is told by all.
+        let wanted = self.job.get(name).and_then(|job| job.notify.as_ref());
+        let all = self.notify.iter();
+        all.filter(|(channel, _)| wanted.is_none_or(|names| names.contains(channel)))
+            .filter(|(_, channel)| channel.tells(name))
+            .collect()
     }
 
     /// The name of this host: the configured one, else the kernel's.

@@ -17,10 +17,16 @@ pub(super) fn format(share: f64) -> String {
     format!("{}%", (share * 10_000.0).round() / 100.0)
 }
 
-pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    format(*value).serialize(serializer)
-}
+/// The same for a share that may be absent.
+pub(crate) mod option {
+    use super::*;
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(format).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| parse(&text).map_err(de::Error::custom)).transpose()
+    }
 }

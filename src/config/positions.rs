@@ -154,10 +154,11 @@ pub(super) fn mask(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
     let mut cut = line.len();
     for (equals, _) in line.match_indices('=') {
-        let key = lower[..equals].trim_end().trim_end_matches(['"', '\'']);
-        let word =
-            key.rsplit(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-')).next().unwrap_or_default();
-        if sounds_secret(word) {
+        let key = lower[..equals].trim_end();
+        let word = key.rsplit(|c: char| c.is_whitespace() || c == ',').next().unwrap_or_default();
+        // Quotes around it, and whatever else a slip of the finger put into it.
+        let word: String = word.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
+        if sounds_secret(&word) {
             cut = cut.min(equals + 1);
         }
     }
@@ -170,7 +171,10 @@ pub(super) fn mask(line: &str) -> String {
 
 /// True for a key or variable whose value is probably a secret; a path to one (`…_file`) is none.
 pub(super) fn sounds_secret(name: &str) -> bool {
-    const WORDS: [&str; 8] = ["pas", "pwd", "secret", "token", "cred", "api_key", "apikey", "dsn"];
+    const WORDS: [&str; 12] = [
+        "pas", "pwd", "secret", "token", "cred", "api_key", "apikey", "api-key", "dsn", "authoriz", "cookie",
+        "x-auth",
+    ];
     let name = name.to_ascii_lowercase();
     !name.ends_with("_file") && (name == "url" || WORDS.iter().any(|word| name.contains(word)))
 }

@@ -76,7 +76,7 @@ fn laravel(job: &mut JobConfig, root: &Path) -> Result<(), String> {
         }),
         Some(other) => {
             return Err(format!(
-                "the preset \"laravel\" knows no DB_CONNECTION={other} (in {}); add a source `database` of type \"command\" that dumps it",
+                "the preset \"laravel\" knows no DB_CONNECTION={other} (in {}); add a source `database` that dumps it, such as one of type \"postgres\"",
                 env_file.display()
             ));
         }

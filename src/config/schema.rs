@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::kinds;
 use super::types::Config;
-use crate::model::{ChannelName, ComponentName, JobName, TargetName};
+use crate::model::{ChannelName, ComponentName, HookName, JobName, TargetName};
 
 /// Keyword of a text's form; its values are the names in [`kinds::KINDS`].
 pub(super) const KIND: &str = "x-kind";
@@ -64,6 +64,8 @@ markers! {
     SmtpUrl => "smtp",
     /// Stands for a web address.
     HttpUrl => "http",
+    /// Stands for the address of a page, which is no secret.
+    PageUrl => "page",
     /// Stands for a mail address.
     MailAddress => "mail",
 }
@@ -126,7 +128,7 @@ macro_rules! names {
     )*};
 }
 
-names! { JobName TargetName ComponentName ChannelName }
+names! { JobName TargetName ComponentName ChannelName HookName }
 
 /// The schema as the shape is read from: no references, and with the keywords only this program knows.
 pub(super) fn raw() -> Value {

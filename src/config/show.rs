@@ -1,7 +1,5 @@
 //! The configuration as text: the commented example, and the effective values.
 
-use std::fmt;
-
 use super::positions::{mask_login, sounds_secret};
 use super::types::*;
 
@@ -11,7 +9,7 @@ pub fn example() -> &'static str {
 }
 
 /// What stands for a secret.
-const REDACTED: &str = "[redacted]";
+pub(super) const REDACTED: &str = "[redacted]";
 
 /// The effective values as TOML, every default filled in, without secrets.
 pub fn show(config: &Config) -> String {
@@ -19,30 +17,23 @@ pub fn show(config: &Config) -> String {
     for channel in config.notify.values_mut() {
         match channel {
             NotifyConfig::Email(email) => email.smtp = mask_login(&email.smtp),
-            NotifyConfig::Heartbeat(heartbeat) => {
-                // The address is the credential.
-                if let Some(url) = &mut heartbeat.url {
-                    *url = REDACTED.to_owned();
+            NotifyConfig::Webhook(webhook) => {
+                for value in webhook.headers.values_mut() {
+                    *value = mask_login(value);
                 }
             }
+            // Addresses show themselves as redacted.
+            _ => {}
         }
     }
-    for source in config.job.values_mut().flat_map(|job| job.source.values_mut()) {
-        if let SourceConfig::Command(command) = source {
-            for (name, value) in &mut command.env {
-                *value = if sounds_secret(name) { REDACTED.to_owned() } else { mask_login(value) };
-            }
+    for job in config.job.values_mut() {
+        let commands = job.source.values_mut().filter_map(|source| match source {
+            SourceConfig::Command(command) => Some(&mut command.env),
+            _ => None,
+        });
+        for (name, value) in commands.chain(job.hook.values_mut().map(|hook| &mut hook.env)).flatten() {
+            *value = if sounds_secret(name) { REDACTED.to_owned() } else { mask_login(value) };
         }
     }
     toml::to_string(&config).unwrap_or_else(|error| format!("# cannot be shown as TOML: {error}\n"))
-}
-
-impl fmt::Debug for HeartbeatConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeartbeatConfig")
-            .field("url_file", &self.url_file)
-            .field("url", &self.url.as_ref().map(|_| REDACTED))
-            .field("timeout", &self.timeout)
-            .finish()
-    }
 }

@@ -9,11 +9,15 @@ use chrono_tz::Tz;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::limits::HealthConfig;
 use super::schema::{
-    AbsolutePath, CronLine, DurationText, HttpUrl, MailAddress, NiceLevel, PercentText, SecretFile, SizeText,
-    SmtpUrl, SocketText, TemplateText, ZoneName,
+    AbsolutePath, CronLine, DurationText, NiceLevel, PageUrl, SizeText, SocketText, TemplateText, ZoneName,
 };
-use crate::model::{ByteSize, ChannelName, ComponentName, JobName, Secret, TargetName};
+use crate::model::{ByteSize, ChannelName, ComponentName, HookName, JobName, TargetName};
+
+pub use super::types_hook::*;
+pub use super::types_notify::*;
+pub use super::types_source::*;
 
 /// Everything the agent is told.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +35,9 @@ pub struct Config {
     /// Address of the status page and `/metrics`.
     #[schemars(with = "SocketText")]
     pub listen: SocketAddr,
+    /// Address under which people reach the status page; messages link to it.
+    #[schemars(with = "Option<PageUrl>")]
+    pub status_url: Option<String>,
     /// Allows `listen` to be an address other machines reach.
     pub allow_remote: bool,
     /// How many jobs the daemon runs at once.
@@ -44,10 +51,14 @@ pub struct Config {
     #[serde(with = "super::duration")]
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
-    /// Log format and level.
+    /// Format, level and files of the log.
     pub log: LogConfig,
     /// Metrics beside the HTTP endpoint.
     pub metrics: MetricsConfig,
+    /// Limits of the health checks, for all jobs that set none of their own, and for the agent.
+    pub health: HealthConfig,
+    /// Programs that made backups before this one, by path or name: what starts them is reported.
+    pub legacy: Vec<String>,
     /// Places where backups are stored.
     pub target: BTreeMap<TargetName, TargetConfig>,
     /// What is backed up, and when.
@@ -56,7 +67,7 @@ pub struct Config {
     pub notify: BTreeMap<ChannelName, NotifyConfig>,
 }
 
-/// Log format and level.
+/// Format, level and files of the log.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
@@ -64,6 +75,12 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// A level (`info`) or tracing directives (`backup_agent=debug`).
     pub level: Option<String>,
+    /// A file to which everything the agent does is appended: runs, copies, messages, the daemon.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub run_file: Option<PathBuf>,
+    /// A file to which what the health checks find is appended.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub health_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -81,7 +98,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
-    /// A file for node_exporter's textfile collector, written after each run and check.
+    /// A file for node_exporter's textfile collector, written after each run, check and change; ends in `.prom`.
     #[schemars(with = "Option<AbsolutePath>")]
     pub textfile: Option<PathBuf>,
 }
@@ -199,12 +216,18 @@ pub struct JobConfig {
     /// What is backed up; databases before files, each kind in the order of names.
     #[serde(default)]
     pub source: BTreeMap<ComponentName, SourceConfig>,
+    /// Commands run before and after a run, or around a single source.
+    #[serde(default)]
+    pub hook: BTreeMap<HookName, HookConfig>,
     /// Compression and the load a run may put on the machine.
     #[serde(default)]
     pub engine: EngineConfig,
     /// Limits of the health checks.
     #[serde(default)]
     pub health: HealthConfig,
+    /// Programs that made this backup before, by path or name, beside those for the whole host.
+    #[serde(default)]
+    pub legacy: Vec<String>,
     /// Channels that tell about this job; all when absent.
     #[serde(default)]
     pub notify: Option<Vec<ChannelName>>,
@@ -227,165 +250,6 @@ pub enum Trigger {
 pub enum Preset {
     /// A Laravel application: its files without caches, and the database named in its `.env`.
     Laravel,
-}
-
-/// One source.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum SourceConfig {
-    /// Files and folders.
-    Files(FilesConfig),
-    /// The standard output of a program.
-    Command(CommandConfig),
-    /// An SQLite database file.
-    Sqlite(SqliteConfig),
-    /// MySQL or MariaDB databases.
-    Mysql(MysqlConfig),
-    /// What the operating system needs to be set up again.
-    System(SystemConfig),
-}
-
-/// Files and folders.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FilesConfig {
-    /// Absolute paths.
-    #[schemars(with = "Vec<AbsolutePath>")]
-    pub paths: Vec<PathBuf>,
-    /// What to leave out, in gitignore syntax, relative to each path.
-    #[serde(default)]
-    pub exclude: Vec<String>,
-    /// Leave out folders with a valid `CACHEDIR.TAG`, except the tag.
-    #[serde(default)]
-    pub exclude_caches: bool,
-    /// Leave out folders that hold a file with one of these names, such as `.nobackup`.
-    #[serde(default)]
-    pub exclude_if_present: Vec<String>,
-    /// Do not go into other file systems.
-    #[serde(default)]
-    pub one_file_system: bool,
-    /// What an unreadable file does to the outcome.
-    #[serde(default)]
-    pub unreadable: Unreadable,
-    /// Accept a source with no file in it.
-    #[serde(default)]
-    pub allow_empty: bool,
-}
-
-/// What an unreadable file does to the outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Unreadable {
-    /// The run becomes `partial`.
-    #[default]
-    Fail,
-    /// The run becomes `warning`, as with GNU tar's `--ignore-failed-read`.
-    Warn,
-}
-
-/// The standard output of a program.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CommandConfig {
-    /// Program and arguments; no shell is involved.
-    pub command: Vec<String>,
-    /// File name extension of the component, without a dot.
-    #[serde(default = "super::defaults::extension")]
-    pub extension: String,
-    /// Text the output must end with, white space aside.
-    #[serde(default)]
-    pub end_marker: Option<String>,
-    /// Environment variables whose values are read from files.
-    #[serde(default)]
-    #[schemars(with = "BTreeMap<String, SecretFile>")]
-    pub env_file: BTreeMap<String, PathBuf>,
-    /// Environment variables.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// How long it may run.
-    #[serde(default = "super::defaults::dump_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// Accept an output of no bytes.
-    #[serde(default)]
-    pub allow_empty: bool,
-}
-
-/// An SQLite database file.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SqliteConfig {
-    /// The database file, absolute.
-    #[schemars(with = "AbsolutePath")]
-    pub path: PathBuf,
-    /// How long to wait for a writer to let go.
-    #[serde(default = "super::defaults::sqlite_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-}
-
-/// MySQL or MariaDB databases.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MysqlConfig {
-    /// Databases to dump; all when empty.
-    #[serde(default)]
-    pub databases: Vec<String>,
-    /// A MySQL option file with the credentials; others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub defaults_file: Option<PathBuf>,
-    /// Host, when it is not in the option file.
-    #[serde(default)]
-    pub host: Option<String>,
-    /// Port, when it is not in the option file.
-    #[serde(default)]
-    pub port: Option<u16>,
-    /// Socket, when it is not in the option file.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub socket: Option<PathBuf>,
-    /// User, when it is not in the option file.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// File with the password; others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub password_file: Option<PathBuf>,
-    /// The password itself; only from the environment, never from a file.
-    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
-    #[schemars(schema_with = "super::schema::environment_only")]
-    pub password: Option<Secret>,
-    /// A Laravel `.env` to read host, port, user, password and database from.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub env_file: Option<PathBuf>,
-    /// The dump program; `mariadb-dump` or `mysqldump`, whichever is found, when absent.
-    #[serde(default)]
-    pub program: Option<PathBuf>,
-    /// Further arguments for the dump program.
-    #[serde(default)]
-    pub extra_args: Vec<String>,
-    /// How long the dump may take.
-    #[serde(default = "super::defaults::dump_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-}
-
-/// What the operating system needs to be set up again.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct SystemConfig {
-    /// Paths instead of the preset's; missing ones are passed over.
-    #[schemars(with = "Option<Vec<AbsolutePath>>")]
-    pub paths: Option<Vec<PathBuf>>,
-    /// Paths beside the preset's.
-    #[schemars(with = "Vec<AbsolutePath>")]
-    pub extra_paths: Vec<PathBuf>,
-    /// What to leave out, in gitignore syntax.
-    pub exclude: Vec<String>,
-    /// What an unreadable file does to the outcome.
-    pub unreadable: Unreadable,
 }
 
 /// Compression and the load a run may put on the machine.
@@ -431,20 +295,6 @@ pub enum IoNice {
     BestEffort,
 }
 
-/// Limits of the health checks.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HealthConfig {
-    /// How far a component may shrink against the median of good runs, in source bytes and entries.
-    #[serde(with = "super::percent")]
-    #[schemars(with = "PercentText")]
-    pub max_shrink: f64,
-    /// Whether a shrunken component fails the run before publication or is only reported.
-    pub on_shrink: OnShrink,
-    /// Lock contentions in a day before they are reported.
-    pub max_contention: u64,
-}
-
 /// What a shrunken component does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -454,108 +304,4 @@ pub enum OnShrink {
     Warn,
     /// The run fails and nothing is published.
     Fail,
-}
-
-/// One channel.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
-pub enum NotifyConfig {
-    /// Mail over SMTP.
-    Email(EmailConfig),
-    /// A ping to a dead man's switch (healthchecks style): the address after a good run, address + `/fail` after a bad one.
-    Heartbeat(HeartbeatConfig),
-}
-
-/// Mail over SMTP.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EmailConfig {
-    /// `smtps://host:465`, `smtp://host:587?tls=required`, or `smtp://127.0.0.1:25` without TLS on loopback.
-    #[schemars(with = "SmtpUrl")]
-    pub smtp: String,
-    /// Login name.
-    #[serde(default)]
-    pub user: Option<String>,
-    /// File with the password; others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub password_file: Option<PathBuf>,
-    /// The password itself; only from the environment, never from a file.
-    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
-    #[schemars(schema_with = "super::schema::environment_only")]
-    pub password: Option<Secret>,
-    /// Sender.
-    #[schemars(with = "MailAddress")]
-    pub from: String,
-    /// Receivers.
-    #[schemars(with = "Vec<MailAddress>")]
-    pub to: Vec<String>,
-    /// Which ends of a run are told.
-    #[serde(default = "super::defaults::notify_on")]
-    pub on: Vec<NotifyOn>,
-    /// Whether good runs are told: each one, once a day, or not.
-    #[serde(default)]
-    pub success: SuccessMail,
-    /// How often a failure that lasts is told again.
-    #[serde(default = "super::defaults::remind", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub remind: Duration,
-    /// Labels put into the subject, by event (`failure = "backup-failure"`).
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// A PEM file with a further certificate authority.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
-}
-
-/// A ping to a dead man's switch.
-#[derive(Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeartbeatConfig {
-    /// File with the address; it is a secret, so others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub url_file: Option<PathBuf>,
-    /// The address, where it is no secret.
-    #[serde(default)]
-    #[schemars(with = "Option<HttpUrl>")]
-    pub url: Option<String>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-}
-
-/// Which ends of a run are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum NotifyOn {
-    /// No new backup.
-    Failure,
-    /// A backup with something unreadable.
-    Partial,
-    /// A good backup, but a copy, retention or verification failed.
-    Degraded,
-    /// A run that died or was ended.
-    Interrupted,
-    /// Good again after a failure that was told.
-    Recovery,
-}
-
-/// Whether good runs are told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SuccessMail {
-    /// Each one.
-    Always,
-    /// A digest once a day.
-    Daily,
-    /// Not.
-    #[default]
-    Never,
 }

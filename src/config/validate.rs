@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::kinds::nearest;
+use super::limits::{HealthConfig, LIMITS, LimitScope, Limits};
 use super::problem::Problem;
 use super::types::*;
 use super::walk::Findings;
@@ -11,20 +12,6 @@ use crate::model::TargetName;
 
 /// Names whose files stand in a backup beside the components'.
 const RESERVED: &[&str] = &["manifest", "restore", "sha256sums", "index", "warnings"];
-
-/// Events a mail's label can be chosen for.
-const LABELLED: &[&str] = &[
-    "failure",
-    "partial",
-    "degraded",
-    "interrupted",
-    "recovery",
-    "success",
-    "digest",
-    "reminder",
-    "test",
-    "check",
-];
 
 /// Collects what is wrong with the whole.
 pub(super) struct Rules<'a> {
@@ -39,6 +26,8 @@ pub(super) struct Rules<'a> {
 pub(super) fn rules(config: &Config, findings: &Findings) -> Vec<Problem> {
     let mut rules = Rules { config, findings, problems: Vec::new() };
     rules.host();
+    rules.health(&["health"], &config.health, config.agent_limits());
+    rules.legacy(&["legacy"], &config.legacy);
     rules.targets();
     for (name, job) in &config.job {
         rules.job(name.as_str(), job);
@@ -80,7 +69,7 @@ impl Rules<'_> {
     }
 
     /// Whether the first pass saw `[section.name]`, though it could not read it.
-    fn was_there(&self, section: &str, name: &str) -> bool {
+    pub(super) fn was_there(&self, section: &str, name: &str) -> bool {
         self.findings.broken.contains([section.to_owned(), name.to_owned()].as_slice())
             || self.findings.misspelt.contains([section.to_owned()].as_slice())
     }
@@ -105,6 +94,14 @@ impl Rules<'_> {
             [("check_interval", config.check_interval), ("shutdown_timeout", config.shutdown_timeout)]
         {
             self.not_zero(&[key], value);
+        }
+        if let Some(path) = &config.metrics.textfile
+            && path.extension().is_none_or(|extension| extension != "prom")
+        {
+            self.say(
+                &["metrics", "textfile"],
+                "the name must end in `.prom`: node_exporter reads no others in its folder",
+            );
         }
         if let Some(level) = &config.log.level
             && let Err(error) = tracing_subscriber::EnvFilter::builder().parse(level)
@@ -203,6 +200,8 @@ impl Rules<'_> {
         }
         self.not_zero(&["job", name, "copy_stall"], job.copy_stall);
         self.engine(name, &job.engine);
+        self.health(&["job", name, "health"], &job.health, config.limits_of(job));
+        self.legacy(&["job", name, "legacy"], &job.legacy);
         if job.source.is_empty() && job.preset.is_none() {
             let message = format!("[job.{name}] has no source; add a [job.{name}.source.…] or a preset");
             self.say(&["job", name, "source"], message);
@@ -215,6 +214,48 @@ impl Rules<'_> {
                 self.say(&["job", name, "source", component.as_str()], message);
             }
             self.source(&["job", name, "source", component.as_str()], source, job);
+        }
+        self.hooks(name, job);
+    }
+
+    /// Limits of the health checks in `section`; `limits` are those that follow from them.
+    fn health(&mut self, section: &[&str], health: &HealthConfig, limits: Limits) {
+        fn key<'k>(section: &[&'k str], last: &'k str) -> Vec<&'k str> {
+            section.iter().copied().chain([last]).collect()
+        }
+        for (name, value) in health.durations() {
+            if let Some(value) = value {
+                self.not_zero(&key(section, name), value);
+            }
+        }
+        let mixed = health.copies_warning.is_some() || health.copies_critical.is_some();
+        if mixed && limits.copies_critical < limits.copies_warning {
+            let set = if health.copies_critical.is_some() { "copies_critical" } else { "copies_warning" };
+            self.say(&key(section, set), "copies_critical must not be shorter than copies_warning");
+        }
+        if section.len() > 1 {
+            for limit in LIMITS.iter().filter(|l| l.scope == LimitScope::Agent && health.sets(l.key)) {
+                let message = format!("`{}` is not about a job: set it in [health]", limit.key);
+                self.say(&key(section, limit.key), message);
+            }
+        }
+    }
+
+    /// Programs of earlier backups: paths, or names without a slash.
+    fn legacy(&mut self, section: &[&str], programs: &[String]) {
+        for (index, program) in programs.iter().enumerate() {
+            let position = index.to_string();
+            let key: Vec<&str> = section.iter().copied().chain([position.as_str()]).collect();
+            let message = if program.trim().is_empty() || program.ends_with('/') {
+                "name a program, such as \"/usr/local/bin/backup-run.sh\" or \"backup-run.sh\""
+            } else if program.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                "name the program alone, without arguments"
+            } else if program.contains('/') && !program.starts_with('/') {
+                "a path begins with a slash; a name has none"
+            } else {
+                continue;
+            };
+            self.say(&key, message);
         }
     }
 
@@ -234,79 +275,6 @@ impl Rules<'_> {
             );
         }
     }
-
-    fn channel(&mut self, name: &str, channel: &NotifyConfig) {
-        match channel {
-            NotifyConfig::Email(email) => self.email(name, email),
-            NotifyConfig::Heartbeat(heartbeat) => {
-                match (&heartbeat.url, &heartbeat.url_file) {
-                    (None, None) => {
-                        self.say(
-                            &["notify", name],
-                            "the address is missing: set url_file, or url where it is no secret",
-                        );
-                    }
-                    (Some(_), Some(_)) => {
-                        self.say(&["notify", name, "url"], "url and url_file are both set; use one")
-                    }
-                    _ => {}
-                }
-                self.not_zero(&["notify", name, "timeout"], heartbeat.timeout);
-            }
-        }
-    }
-
-    fn email(&mut self, name: &str, email: &EmailConfig) {
-        if email.to.is_empty() {
-            self.say(&["notify", name, "to"], "there must be at least one receiver");
-        }
-        let password = email.password.is_some() || email.password_file.is_some();
-        match (&email.user, password) {
-            (Some(_), false) => {
-                let variable =
-                    super::environment::variable(&["notify".into(), name.into(), "password".into()]);
-                self.say(
-                    &["notify", name, "user"],
-                    format!(
-                        "`user` needs a password: set password_file, or the environment variable {variable}"
-                    ),
-                );
-            }
-            (None, true) => {
-                self.say(&["notify", name, "password_file"], "a password needs `user`, the login name")
-            }
-            _ => {}
-        }
-        if email.password.is_some() && email.password_file.is_some() {
-            self.say(
-                &["notify", name, "password_file"],
-                "the environment gives a password as well; use one of the two",
-            );
-        }
-        for (event, label) in &email.labels {
-            let key = ["notify", name, "labels", event.as_str()];
-            if !LABELLED.contains(&event.as_str()) {
-                let meant = nearest(event, LABELLED.iter().copied());
-                let hint = meant.map_or_else(
-                    || format!("known: {}", LABELLED.join(", ")),
-                    |m| format!("did you mean `{m}`?"),
-                );
-                self.say(&key, format!("there is no event `{event}`; {hint}"));
-            }
-            // It becomes part of a subject line and a header.
-            if label.is_empty()
-                || label.len() > 64
-                || label.contains(|c: char| c.is_control() || "[]".contains(c))
-            {
-                self.say(
-                    &key,
-                    "a label is a short text without brackets and line ends, such as \"backup-failure\"",
-                );
-            }
-        }
-        self.not_zero(&["notify", name, "remind"], email.remind);
-        self.not_zero(&["notify", name, "timeout"], email.timeout);
-    }
 }
 
 fn keeps_nothing(keep: &Keep) -> bool {
@@ -316,7 +284,7 @@ fn keeps_nothing(keep: &Keep) -> bool {
         && keep.max_bytes.is_none_or(|limit| limit.0 == 0)
 }
 
-fn dangling(section: &str, name: &str, known: &[&str]) -> String {
+pub(super) fn dangling(section: &str, name: &str, known: &[&str]) -> String {
     let hint = match nearest(name, known.iter().copied()) {
         Some(meant) => format!("did you mean \"{meant}\"?"),
         None if known.is_empty() => format!("there is no [{section}.…] at all"),

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     reaping: Mutex<BTreeSet<JobName>>,
     extra: Mutex<Extra>,
     snapshot: Mutex<Option<(Instant, Snapshot)>>,
+    /// When `/metrics` was last fetched, and by whom, since that was last written down.
+    scraped: Mutex<Option<(DateTime<Utc>, String)>>,
     turned: Mutex<Option<Instant>>,
     ready: AtomicBool,
     stopping: AtomicBool,
@@ -88,6 +90,7 @@ impl Shared {
             reaping: Mutex::default(),
             extra: Mutex::default(),
             snapshot: Mutex::default(),
+            scraped: Mutex::default(),
             turned: Mutex::default(),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -185,6 +188,10 @@ impl Shared {
         change(&mut lock(&self.extra));
     }
 
+    pub(super) fn take_scraped(&self) -> Option<(DateTime<Utc>, String)> {
+        lock(&self.scraped).take()
+    }
+
     pub(super) fn turned(&self) {
         *lock(&self.turned) = Some(Instant::now());
     }
@@ -251,6 +258,10 @@ impl web::Context for Shared {
 
     fn extra(&self) -> Extra {
         lock(&self.extra).clone()
+    }
+
+    fn scraped(&self, by: &str) {
+        *lock(&self.scraped) = Some((self.now(), by.to_owned()));
     }
 
     fn ready(&self) -> bool {

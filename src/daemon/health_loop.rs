@@ -10,18 +10,15 @@ use anyhow::Result;
 
 use super::context::Shared;
 use super::tend_loop::Trouble;
-use crate::event::Progress;
-use crate::health::{self, Finding};
+use crate::health::Finding;
 use crate::lock;
-use crate::metrics::{self, Facts};
+use crate::log;
+use crate::metrics;
 use crate::model::{JobName, TargetName};
-use crate::ops::isolate::{self, Reply, Request};
-use crate::ops::{Agent, looks, reap};
-use crate::state::{FactKey, HealthStatus, write_status};
+use crate::ops::{Agent, looks, reap, starts};
+use crate::state::{FactKey, HealthStatus};
 use crate::web::Context as _;
 
-/// How long a look at a target may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
 /// How long the loop waits for looks that were begun; what comes later counts at the next turn.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// The shortest time between two turns, however often the loop is woken.
@@ -63,18 +60,16 @@ fn turn(
         .filter(|run| lock::is_free(&agent.lock_path(&run.job)).unwrap_or(false) && !reap::is_alive(run));
     let dead = dead.map(|run| run.run_id).collect();
     shared.change_extra(|extra| extra.dead_runs = dead);
-    let extra = shared.extra();
-    let findings = health::findings(&agent.state.snapshot(now)?, &agent.config, now, &extra);
+    let findings = looks::record(agent, &shared.extra())?;
     log_changes(&findings, known);
-    agent.state.record_health(&findings.iter().map(Finding::to_row).collect::<Vec<_>>(), now)?;
     agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
-    let snapshot = Arc::new(write_status(&agent.state, now)?);
-    if let Some(path) = &agent.config.metrics.textfile {
-        let progress =
-            agent.config.job.keys().filter_map(|job| Some((job.clone(), shared.progress(job)?.ratio()?)));
-        let facts = Facts { snapshot, config: Arc::clone(&agent.config), progress: progress.collect(), now };
-        textfile.note("metrics", metrics::write_textfile(path, &facts));
+    if let Some((at, by)) = shared.take_scraped() {
+        agent.state.set_fact(FactKey::MetricsScraped, &by, at)?;
     }
+    let progress =
+        agent.config.job.keys().filter_map(|job| Some((job.clone(), shared.progress(job)?.ratio()?)));
+    let trouble = metrics::publish(&agent.state, &agent.config, progress.collect(), now)?;
+    textfile.note("metrics", trouble.map_or(Ok(()), |text| Err(anyhow::anyhow!(text))));
     Ok(())
 }
 
@@ -84,13 +79,15 @@ fn log_changes(findings: &[Finding], known: &mut BTreeMap<(Option<JobName>, &'st
     for finding in findings {
         let key = (finding.job.clone(), finding.check);
         let was = before.get(&key).copied().unwrap_or(HealthStatus::Ok);
-        let subject = finding.job.as_ref().map(|job| format!("{job}: ")).unwrap_or_default();
+        let job = finding.job.as_ref().map(JobName::as_str);
         match (was, finding.status) {
             (was, is) if was == is => {}
             (_, HealthStatus::Ok) => {
-                tracing::info!("check {}: {subject}in order again: {}", finding.check, finding.message)
+                tracing::info!(target: log::HEALTH, job, "check {}: in order again: {}", finding.check, finding.message)
             }
-            (_, is) => tracing::warn!("check {} is {is}: {subject}{}", finding.check, finding.text()),
+            (_, is) => {
+                tracing::warn!(target: log::HEALTH, job, "check {} is {is}: {}", finding.check, finding.text())
+            }
         }
         known.insert(key, finding.status);
     }
@@ -113,8 +110,7 @@ impl Looking {
     }
 
     fn begin(&self, shared: &Arc<Shared>, agent: &Arc<Agent>) {
-        let used: BTreeSet<&TargetName> = agent.config.job.values().flat_map(|job| &job.targets).collect();
-        let targets = used.into_iter().cloned().map(Look::Target);
+        let targets = looks::used_targets(&agent.config).into_iter().map(Look::Target);
         for look in targets.chain([Look::Backups]) {
             if !self.under_way().insert(look.clone()) {
                 continue;
@@ -123,11 +119,15 @@ impl Looking {
             let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
             let spawned = thread::Builder::new().name("look".to_owned()).spawn(move || {
                 let result = match &ended.look {
-                    Look::Target(name) => probe(&agent, name),
+                    Look::Target(name) => looks::probe(&agent, name).map(|copies_wait| {
+                        if copies_wait {
+                            shared.copies.wake();
+                        }
+                    }),
                     Look::Backups => backups(&shared, &agent),
                 };
                 if let Err(error) = result {
-                    tracing::warn!("{error:#}");
+                    tracing::warn!(target: log::HEALTH, "{error:#}");
                 }
             });
             if let Err(error) = spawned {
@@ -155,26 +155,15 @@ impl Drop for LookEnded {
     }
 }
 
-/// Looks at a target in a child process: the daemon itself never touches what may be a dead mount.
-fn probe(agent: &Agent, name: &TargetName) -> Result<()> {
-    let at = agent.at(name, "")?;
-    let deadline = Some(Instant::now() + PROBE_LIMIT);
-    let reply =
-        isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
-    let now = agent.now();
-    match reply {
-        Ok(Reply::Probed { space }) => {
-            agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
-        }
-        Ok(other) => anyhow::bail!("an unexpected answer to a look at target {name}: {other:?}"),
-        Err(error) => agent.state.record_probe(name, now, false, None, None, Some(&format!("{error:#}")))?,
-    }
-    Ok(())
-}
-
-/// Looks whether the newest backup of each job is where it was stored.
+/// Looks whether the newest backup of each job is where it was stored, and whether anything starts a job twice.
 fn backups(shared: &Shared, agent: &Agent) -> Result<()> {
-    let found = looks::look(&agent.config, &agent.state.snapshot(agent.now())?).backup_files;
-    shared.change_extra(|extra| extra.backup_files = found);
+    let now = agent.now();
+    let found = looks::look(&agent.config, &agent.state.snapshot(now)?);
+    let duplicates = starts::duplicates(&agent.config, &agent.command, now);
+    shared.change_extra(|extra| {
+        extra.backup_files = found.backup_files;
+        extra.targets_away = found.targets_away;
+        extra.duplicates = duplicates;
+    });
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
             _ => String::new(),
         };
         anyhow::anyhow!(
-            "cannot serve the status page and /metrics at {address}: {error}{holder}; set `listen` to another address, or end what holds this one"
+            "cannot serve the status page and /metrics at {address}: {error}{holder}; say another address (`listen`, or `agent run --listen 127.0.0.1:0` for any that is free), or end what holds this one"
         )
     })
 }

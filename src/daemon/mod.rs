@@ -31,6 +31,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,7 +43,8 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::config::{Config, LoadOptions};
 use crate::event::{Observer, Progress, Silent};
-use crate::lock::{FileLock, LockMode};
+use crate::lock::{self, FileLock, LockMode};
+use crate::log;
 use crate::model::JobName;
 use crate::ops::Agent;
 use crate::ops::limits::raise_open_files;
@@ -92,6 +94,9 @@ pub enum Source {
 pub trait Watcher: Send + Sync {
     /// The configuration is known; nothing was logged before. For setting up the log.
     fn configured(&self, _config: &Config) {}
+
+    /// Another configuration is in use from now on.
+    fn reconfigured(&self, _config: &Config) {}
 
     /// Pages and metrics are served at this address.
     fn listening(&self, _address: SocketAddr) {}
@@ -156,6 +161,12 @@ pub fn run(options: Options) -> Result<ExitReason> {
     result
 }
 
+/// True while a daemon runs with this state.
+pub fn is_running(state_dir: &Path) -> bool {
+    // A lock that cannot be looked at says nothing; then nobody relies on a daemon.
+    !lock::is_free(&state_dir.join(LOCK_FILE)).unwrap_or(true)
+}
+
 /// Two daemons would start every job twice, and stand in each other's way.
 fn only_daemon(agent: &Agent) -> Result<FileLock> {
     let path = agent.state.dir().join(LOCK_FILE);
@@ -175,12 +186,7 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
     let bound = listener::bind(*listens.borrow()).await;
     let first = match bound {
         Ok(listener) => Some(listener),
-        Err(error) if options.interactive && reloads => return Err(error),
-        Err(error) if options.interactive => {
-            let advice =
-                "without a configuration the address is fixed (`agent config init` writes one to change)";
-            return Err(error.context(advice));
-        }
+        Err(error) if options.interactive => return Err(error),
         // Tried again, and told, by the listener's task.
         Err(_) => None,
     };
@@ -196,6 +202,8 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
         match signals.next().await {
             Asked::Stop(name) => break name,
             Asked::Reload => {
+                // Whatever the configuration is like: log files may have been rotated away.
+                log::reopen();
                 let Source::Files(load) = &options.source else { continue };
                 reload_now(shared, load.clone()).await;
                 wanted.send_if_modified(|listen| {

@@ -12,7 +12,7 @@ use super::context::Shared;
 use super::{Options, Source};
 use crate::config::{self, Config, LoadOptions, Loaded};
 use crate::ops::last_good::{self, LastGood};
-use crate::ops::{Agent, tell, touch_job};
+use crate::ops::{Agent, channels, tell, touch_job};
 use crate::state::State;
 
 /// What a start begins with.
@@ -52,21 +52,18 @@ pub(super) fn start(options: &Options) -> Result<Begun> {
     match &options.source {
         Source::Fixed(config) => {
             let state = open_state(config, options)?;
-            let agent = assemble(Config::clone(config), state, options)?;
+            let agent = assemble(Config::clone(config), state, options);
             Ok(Begun { agent, found: Found::default() })
         }
         Source::Files(load) => match config::load(load) {
             Err(errors) => last_good(options, load, errors.into()),
             Ok(loaded) => {
                 let state = open_state(&loaded.config, options)?;
-                match assemble(loaded.config.clone(), state, options) {
-                    Ok(agent) => {
-                        let warnings = loaded.warnings.clone();
-                        Ok(Begun { agent, found: Found { warnings, good: Some(loaded), refused: None } })
-                    }
-                    // A channel that cannot work is as wrong as a misspelt key.
-                    Err(error) => last_good(options, load, error),
-                }
+                // A channel that cannot work is no reason to start without the rest.
+                let agent = assemble(loaded.config.clone(), state, options);
+                let mut warnings = loaded.warnings.clone();
+                warnings.extend(loaded.channel_problems.iter().map(ToString::to_string));
+                Ok(Begun { agent, found: Found { warnings, good: Some(loaded), refused: None } })
             }
         },
     }
@@ -83,7 +80,8 @@ pub(super) enum Reloaded {
 /// Reads the configuration again. Runs in progress end with what they began with.
 pub(super) fn reload(shared: &Shared, load: &LoadOptions) -> Reloaded {
     let made = config::load(load).map_err(anyhow::Error::from).and_then(|loaded| {
-        let channels = tell::channels(&loaded.config)?;
+        loaded.strictly()?;
+        let channels = channels::strictly(&loaded.config)?;
         Ok((loaded, channels))
     });
     let (loaded, channels) = match made {
@@ -104,6 +102,7 @@ pub(super) fn reload(shared: &Shared, load: &LoadOptions) -> Reloaded {
         );
         config.state_dir = state_dir.to_owned();
     }
+    shared.watcher.reconfigured(&config);
     shared.exchange_agent(Agent {
         config: Arc::new(config),
         channels: Arc::new(channels),
@@ -138,10 +137,11 @@ fn open_state(config: &Config, options: &Options) -> Result<State> {
     State::open(dir, options.clock.now()).with_context(|| format!("opening the state in {}", dir.display()))
 }
 
-fn assemble(config: Config, state: State, options: &Options) -> Result<Agent> {
-    let channels = Arc::new(tell::channels(&config)?);
+fn assemble(config: Config, state: State, options: &Options) -> Agent {
+    let channels = Arc::new(channels::channels(&config));
+    channels::problems(&channels).iter().for_each(|problem| tracing::error!("{problem}"));
     let clock = Arc::clone(&options.clock);
-    Ok(Agent { config: Arc::new(config), state, clock, channels, command: options.command.clone() })
+    Agent { config: Arc::new(config), state, clock, channels, command: options.command.clone() }
 }
 
 /// The start with the configuration kept in the state. Without one the start fails for the reason that made
@@ -152,7 +152,7 @@ fn last_good(options: &Options, load: &LoadOptions, reason: anyhow::Error) -> Re
     match kept {
         Ok(None) => Err(reason),
         Ok(Some(LastGood { state, config, at, mut warnings })) => {
-            let agent = assemble(config, state, options)?;
+            let agent = assemble(config, state, options);
             warnings.push(format!("the last good configuration, of {at}, is used"));
             Ok(Begun { agent, found: Found { warnings, good: None, refused: Some(text) } })
         }
@@ -167,7 +167,9 @@ fn keep(shared: &Shared, loaded: &Loaded) {
 }
 
 fn refuse(shared: &Shared, reason: &str, meaning: &str) {
-    tracing::error!("the configuration was refused. {meaning}. {reason}");
+    tracing::error!("the configuration was refused. {meaning}");
+    // One line for each problem, as `agent config check` shows them.
+    reason.lines().filter(|line| !line.trim().is_empty()).for_each(|line| tracing::error!("  {line}"));
     if let Err(error) = last_good::refuse(&shared.agent(), reason, meaning) {
         tracing::error!("{error:#}");
     }

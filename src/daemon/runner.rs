@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow};
 use super::context::{Ended, Shared};
 use super::scheduler::Launch;
 use crate::event::{Event, Observer, Progress};
+use crate::log;
 use crate::model::JobName;
 use crate::ops::{Agent, failed};
 use crate::run::{self, End, Request};
@@ -102,19 +103,22 @@ fn run(agent: &Agent, mut ending: Ending) {
 }
 
 fn report(agent: &Agent, launch: &Launch, end: &Result<End>, recorded: bool) {
-    let job = &launch.job;
+    let job = launch.job.as_str();
     match end {
-        Ok(End::Ran(ran)) => ran.untold.iter().for_each(|problem| tracing::warn!("job {job}: {problem}")),
+        Ok(End::Ran(ran)) => {
+            let _entered = log::span(&ran.job, &ran.run_id).entered();
+            ran.untold.iter().for_each(|problem| tracing::warn!("not told: {problem}"));
+        }
         Ok(End::Locked(held)) => {
-            tracing::warn!("job {job} is locked ({}) by {}", held.path.display(), held.holder);
+            tracing::warn!(job, "locked ({}) by {}", held.path.display(), held.holder);
         }
         Err(error) if recorded => {
-            tracing::error!("job {job}: its run is recorded, but what follows a run failed: {error:#}");
+            tracing::error!(job, "its run is recorded, but what follows a run failed: {error:#}");
         }
         Err(error) => {
-            tracing::error!("job {job}: {error:#}");
-            for problem in failed::record(agent, job, launch.trigger, launch.occurrence, error) {
-                tracing::error!("job {job}: {problem}");
+            tracing::error!(job, "{error:#}");
+            for problem in failed::record(agent, &launch.job, launch.trigger, launch.occurrence, error) {
+                tracing::error!(job, "{problem}");
             }
         }
     }

@@ -17,6 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::context::Shared;
 use super::due::{self, Due, Facts, Start};
 use crate::config::{JobConfig, Trigger};
+use crate::failpoint;
 use crate::health;
 use crate::lock;
 use crate::model::JobName;
@@ -96,7 +97,12 @@ impl Scheduler {
     pub(super) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         while !shared.is_stopping() {
-            let pause = match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+            let turn = AssertUnwindSafe(|| {
+                // For tests: a scheduler that stands still, in a daemon that lives on.
+                let _ = failpoint::hit("turn");
+                self.turn()
+            });
+            let pause = match catch_unwind(turn) {
                 Ok(pause) => {
                     shared.turned();
                     pause
@@ -193,7 +199,7 @@ impl Scheduler {
                 None
             }
             Some(Due::PassedOver(occurrence)) => {
-                tracing::info!("job {name} is paused: its run of {occurrence} is passed over");
+                tracing::info!(job = name.as_str(), "paused: the run of {occurrence} is passed over");
                 self.deal_with(agent, name, occurrence, now);
                 None
             }
@@ -223,7 +229,8 @@ impl Scheduler {
         let noticed = start.occurrence.max(self.since.min(now));
         if now - noticed > patience {
             tracing::warn!(
-                "job {name} stayed locked for the whole grace of its run of {}: it is given up; the next one is tried as usual",
+                job = name.as_str(),
+                "it stayed locked for the whole grace of its run of {}: that is given up; the next one is tried as usual",
                 start.occurrence
             );
             self.deal_with(agent, name, start.occurrence, now);

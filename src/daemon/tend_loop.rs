@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::context::Shared;
 use crate::event::{Event, Observer};
 use crate::lock::{FileLock, LockMode};
+use crate::log;
 use crate::model::{JobName, RunId};
 use crate::ops::reap::{self, Fate};
 use crate::ops::{Agent, copies, tell};
@@ -48,6 +49,7 @@ pub(super) fn messages(shared: &Shared) {
         while stopping && shared.is_busy() {
             thread::sleep(POLL);
         }
+        mend_channels(shared);
         let agent = shared.agent();
         trouble.note("queueing messages", tell::by_time(&agent));
         let delivery = tell::deliver(&agent);
@@ -59,6 +61,23 @@ pub(super) fn messages(shared: &Shared) {
             return;
         }
         shared.messages.wait(LOOK.min(agent.config.check_interval));
+    }
+}
+
+/// Tries whether channels that could not be used can be now: somebody may have put a file where it belongs,
+/// and should not have to think of a reload for what waits to go out.
+fn mend_channels(shared: &Shared) {
+    let agent = shared.agent();
+    if !agent.channels.iter().any(|channel| channel.is_broken()) {
+        return;
+    }
+    let made = crate::ops::channels::channels(&agent.config);
+    let broken = |channels: &[Arc<crate::notify::Channel>]| {
+        channels.iter().filter(|channel| channel.is_broken()).count()
+    };
+    if broken(&made) < broken(&agent.channels) {
+        tracing::info!("a channel that could not be used can be used again");
+        shared.exchange_agent(Agent { channels: Arc::new(made), ..Agent::clone(&agent) });
     }
 }
 
@@ -102,7 +121,7 @@ pub(super) fn reaper(shared: &Shared) {
         let agent = shared.agent();
         let reaped = reap::all(&agent).map(|reaped| {
             if !reaped.is_empty() {
-                log(&reaped);
+                log(&agent, &reaped);
                 shared.messages.wake();
                 shared.copies.wake();
                 shared.health.wake();
@@ -134,7 +153,7 @@ pub(super) fn reap_at_start(shared: &Arc<Shared>) -> Result<()> {
         thread::Builder::new().name("reap".to_owned()).spawn(move || {
             let Reaping { shared, job } = &reaping;
             if let Err(error) = reap_job(&shared.agent(), job) {
-                tracing::error!("dealing with a dead run of job {job}: {error:#}");
+                tracing::error!(job = job.as_str(), "dealing with a dead run: {error:#}");
             }
         })?;
     }
@@ -156,24 +175,26 @@ impl Drop for Reaping {
 fn reap_job(agent: &Agent, job: &JobName) -> Result<()> {
     // Held by somebody who then does the same.
     let Some(_lock) = FileLock::try_acquire(&agent.lock_path(job), LockMode::Private)? else { return Ok(()) };
-    log(&reap::of_job(agent, job)?);
+    log(agent, &reap::of_job(agent, job)?);
     write_status(&agent.state, agent.now())?;
     Ok(())
 }
 
-fn log(reaped: &[(RunId, Fate)]) {
+fn log(agent: &Agent, reaped: &[(RunId, Fate)]) {
     for (run, fate) in reaped {
+        let job = agent.state.run(run).ok().flatten().map(|run| run.job);
+        let _entered = job.map(|job| log::span(&job, run).entered());
         match fate {
             Fate::Interrupted => {
-                tracing::warn!("run {run} had died: it is marked interrupted, its leftovers are removed")
+                tracing::warn!("the run had died: it is marked interrupted, its leftovers are removed")
             }
             Fate::Adopted(outcome) => {
                 tracing::warn!(
-                    "run {run} had died after it had published: its backup was read back and counts ({outcome})"
+                    "the run had died after it had published: its backup was read back and counts ({outcome})"
                 );
             }
             Fate::Unknown(why) => {
-                tracing::warn!("run {run} has died, and its target cannot be looked at: {why}")
+                tracing::warn!("the run has died, and its target cannot be looked at: {why}")
             }
         }
     }

@@ -1,9 +1,7 @@
 //! The checks of the agent as a whole: daemon, targets, channels, configuration, clock.
 
-use chrono::TimeDelta;
-
 use super::checks::{AgentView, Verdict};
-use super::job::{first_line, plural};
+use super::job::{delta, first_line, plural};
 use super::report::{Perf, Unit};
 use super::{moment, since, words, worst};
 use crate::config::{TargetConfig, Trigger};
@@ -11,20 +9,11 @@ use crate::model::{ByteSize, TargetName};
 use crate::state::HealthStatus::{Critical, Ok, Unknown, Warning};
 use crate::state::Probe;
 
-/// A scheduler that has not turned for so long does not turn any more.
-const TICK_LATE: TimeDelta = TimeDelta::minutes(2);
-/// What was seen of a target so long ago says nothing about it now.
-const PROBE_OLD: TimeDelta = TimeDelta::hours(26);
-/// A message may wait so long before it is reported: mail servers grey-list.
-const MESSAGE_LATE: TimeDelta = TimeDelta::minutes(15);
-/// A message that was given up is reported for so long, so that a check once a day meets it.
-const GIVEN_UP_TOLD: TimeDelta = TimeDelta::hours(48);
-/// A jump of the clock is reported for so long.
-const JUMP_TOLD: TimeDelta = TimeDelta::hours(24);
 const START: &str = "Start it (`systemctl start backup-agent`) and look at its journal";
 
 pub(super) fn daemon(view: &AgentView<'_>) -> Option<Verdict> {
-    let AgentView { snapshot, config, now } = *view;
+    let AgentView { snapshot, config, now, .. } = *view;
+    let tick_late = delta(view.limits.scheduler_late);
     // Jobs that cron starts need no daemon.
     config.job.values().find(|job| job.trigger == Trigger::Internal && job.schedule.is_some())?;
     let agent = &snapshot.agent;
@@ -36,14 +25,14 @@ pub(super) fn daemon(view: &AgentView<'_>) -> Option<Verdict> {
     };
     // The snapshot may be an old status.json. How far the scheduler lagged when it was written, and how
     // long nobody has written one, are judged apart, since the file is not written at each turn.
-    let silence = TICK_LATE + TimeDelta::from_std(config.check_interval).unwrap_or(TICK_LATE) * 2;
-    if snapshot.written - tick <= TICK_LATE && now - snapshot.written <= silence {
+    let silence = delta(view.limits.scheduler_late.saturating_add(config.check_interval * 2));
+    if snapshot.written - tick <= tick_late && now - snapshot.written <= silence {
         return Some(Verdict::ok(format!("the scheduler turned {} ago", words(since(tick, now)))));
     }
     let ago = words(since(tick, now));
     let text = match agent.stopped.filter(|stopped| agent.started.is_none_or(|started| *stopped >= started)) {
         Some(stopped) => format!("the daemon was stopped {} ago", words(since(stopped, now))),
-        None if agent.heartbeat.is_some_and(|beat| now - beat <= TICK_LATE) => {
+        None if agent.heartbeat.is_some_and(|beat| now - beat <= tick_late) => {
             format!("the daemon lives, but its scheduler has not turned for {ago}")
         }
         None => format!("the daemon is not running, its scheduler last turned {ago} ago"),
@@ -69,6 +58,13 @@ pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
     let now = view.now;
     let (mut lines, mut statuses, mut up) = (Vec::new(), Vec::new(), Vec::new());
     for (name, _, probe, primary) in probed(view) {
+        // What was seen just now counts more than what somebody wrote down.
+        let away = view.extra.targets_away.get(name);
+        if let Some(reason) = away.filter(|_| probe.is_none_or(|probe| probe.up)) {
+            lines.push(format!("target {name} cannot be used: {}", first_line(reason)));
+            statuses.push(if primary { Critical } else { Warning });
+            continue;
+        }
         let Some(probe) = probe else { continue };
         if !probe.up {
             let last = match probe.last_up {
@@ -79,7 +75,7 @@ pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
                 probe.error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
             lines.push(format!("target {name} is {last}{reason}"));
             statuses.push(if primary { Critical } else { Warning });
-        } else if now - probe.at > PROBE_OLD {
+        } else if now - probe.at > delta(view.limits.probe_age) {
             lines.push(format!("nobody has looked at target {name} for {}", words(since(probe.at, now))));
             statuses.push(Unknown);
         } else {
@@ -111,15 +107,22 @@ pub(super) fn free_space(view: &AgentView<'_>) -> Option<Verdict> {
                     perf = perf.maximum(size as f64);
                 }
                 let left = format!("{} free at {name}", ByteSize(free));
+                let share = view.limits.free_critical;
                 match limit {
                     Some(limit) if free < limit.0 => {
                         lines.push(format!("only {left}, less than {limit}"));
-                        statuses.push(if free < limit.0 / 10 { Critical } else { Warning });
+                        statuses.push(if (free as f64) < limit.0 as f64 * share {
+                            Critical
+                        } else {
+                            Warning
+                        });
                     }
                     _ => lines.push(left),
                 }
                 if let Some(limit) = limit {
-                    perf = perf.warning(format!("{}:", limit.0)).critical(format!("{}:", limit.0 / 10));
+                    perf = perf
+                        .warning(format!("{}:", limit.0))
+                        .critical(format!("{:.0}:", limit.0 as f64 * share));
                 }
                 perfs.push(perf);
             }
@@ -145,7 +148,7 @@ pub(super) fn free_space(view: &AgentView<'_>) -> Option<Verdict> {
 }
 
 pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
-    let AgentView { snapshot, config, now } = *view;
+    let AgentView { snapshot, config, now, .. } = *view;
     if config.notify.is_empty() {
         return None;
     }
@@ -153,10 +156,13 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
     for name in config.notify.keys() {
         let Some(channel) = snapshot.channels.get(name) else { continue };
         waiting += channel.pending;
+        if let Some(problem) = &channel.problem {
+            lines.push(format!("{name}: {}", first_line(problem)));
+        }
         let reason =
             channel.last_error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
         let messages = |count| plural(count, "message", "messages");
-        let late = channel.oldest_pending.filter(|oldest| now - *oldest > MESSAGE_LATE);
+        let late = channel.oldest_pending.filter(|oldest| now - *oldest > delta(view.limits.message_late));
         if let Some(oldest) = late.or(channel.oldest_pending.filter(|_| channel.last_error.is_some())) {
             lines.push(format!(
                 "{} for {name} not accepted for {}{reason}",
@@ -164,8 +170,13 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
                 words(since(oldest, now))
             ));
         }
-        if let Some(at) = channel.last_given_up.filter(|at| now - *at <= GIVEN_UP_TOLD) {
+        if let Some(at) = channel.last_given_up.filter(|at| now - *at <= delta(view.limits.given_up_told)) {
             lines.push(format!("a message for {name} was given up {} ago", words(since(at, now))));
+        }
+        if let Some(at) = channel.last_refused.filter(|at| now - *at <= delta(view.limits.given_up_told)) {
+            let reason = channel.refusal.as_deref().map(|text| format!(": {}", first_line(text)));
+            let (ago, reason) = (words(since(at, now)), reason.unwrap_or_default());
+            lines.push(format!("a message for {name} was refused {ago} ago{reason}"));
         }
     }
     let perf = Perf::new("notifications_pending", waiting as f64, Unit::None);
@@ -175,7 +186,9 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
             _ => format!("{} on the way", plural(waiting, "message", "messages")),
         })
     } else {
-        Verdict::bad(lines.join("; ")).hint("`agent notify test` tries the channel and says what it answers")
+        Verdict::bad(lines.join("; ")).hint(
+            "`agent notify test` tries the channel and says what it answers, `agent notify queue` shows the messages",
+        )
     };
     Some(verdict.perf(perf))
 }
@@ -198,10 +211,31 @@ pub(super) fn config(view: &AgentView<'_>) -> Option<Verdict> {
     })
 }
 
+pub(super) fn outputs(view: &AgentView<'_>) -> Option<Verdict> {
+    let AgentView { snapshot, config, now, .. } = *view;
+    let log = config.log.run_file.is_some() || config.log.health_file.is_some();
+    let wanted = [
+        (log, &snapshot.agent.log_trouble, "the log files"),
+        (config.metrics.textfile.is_some(), &snapshot.agent.textfile_trouble, "the text file of metrics"),
+    ];
+    let wanted = || wanted.iter().filter(|(wanted, ..)| *wanted);
+    let lines: Vec<String> = wanted()
+        .filter_map(|(_, trouble, _)| trouble.as_ref())
+        .map(|trouble| format!("{}, for {}", first_line(&trouble.value), words(since(trouble.at, now))))
+        .collect();
+    if !lines.is_empty() {
+        return Some(Verdict::bad(lines.join("; ")).hint(
+            "Does the folder exist, is its disk full, may the agent write there (`ReadWritePaths` of its unit)?",
+        ));
+    }
+    let names: Vec<&str> = wanted().map(|(.., name)| *name).collect();
+    (!names.is_empty()).then(|| Verdict::ok(format!("{} can be written", names.join(" and "))))
+}
+
 pub(super) fn clock(view: &AgentView<'_>) -> Option<Verdict> {
     let jump = view.snapshot.agent.clock_jump.as_ref()?;
     // Also one that is noted as later than now: the clock jumped, and then back.
-    if (view.now - jump.at).abs() > JUMP_TOLD {
+    if (view.now - jump.at).abs() > delta(view.limits.clock_told) {
         return None;
     }
     let at = moment(jump.at, view.config.timezone);

@@ -5,7 +5,7 @@ use chrono_tz::Tz;
 
 use super::report::Perf;
 use super::{Extra, Finding, agent, job};
-use crate::config::{Config, JobConfig};
+use crate::config::{Config, JobConfig, Limits};
 use crate::model::JobName;
 use crate::state::{HealthStatus, JobState, Snapshot};
 
@@ -18,6 +18,8 @@ pub struct Check {
     pub meaning: &'static str,
     /// What it answers when that is not as it should be, unless a milder or harder case is named there.
     pub severity: HealthStatus,
+    /// The keys of `[health]` and `[job.NAME.health]` that move it, see [`crate::config::LIMITS`].
+    pub limits: &'static [&'static str],
     /// Whether it looks at each job or at the agent.
     pub scope: Scope,
 }
@@ -39,12 +41,14 @@ pub const CHECKS: &[Check] = &[
         name: "overdue",
         meaning: "a scheduled success is missing for longer than the grace",
         severity: Critical,
+        limits: &["late_run"],
         scope: Scope::Job(job::overdue),
     },
     Check {
         name: "never-succeeded",
         meaning: "there has never been a good backup",
         severity: Warning,
+        limits: &[],
         scope: Scope::Job(job::never_succeeded),
     },
     Check {
@@ -52,90 +56,127 @@ pub const CHECKS: &[Check] = &[
         meaning: "how the last run ended: a failure is critical; partial, interrupted and degraded runs \
                   are warnings, which become overdue if they last",
         severity: Critical,
+        limits: &[],
         scope: Scope::Job(job::last_outcome),
     },
     Check {
         name: "size",
         meaning: "a component holds much less than it usually does",
         severity: Warning,
+        limits: &["max_shrink", "on_shrink"],
         scope: Scope::Job(job::size),
+    },
+    Check {
+        name: "warnings",
+        meaning: "a run met many more files that changed, vanished or could not be read than usual",
+        severity: Warning,
+        limits: &["max_warnings"],
+        scope: Scope::Job(job::warnings),
     },
     Check {
         name: "runtime",
         meaning: "a run takes longer than max_runtime; critical when it cannot even be ended",
         severity: Warning,
+        limits: &["hang_after"],
         scope: Scope::Job(job::runtime),
     },
     Check {
         name: "dead-run",
         meaning: "a run died and was not yet marked interrupted",
         severity: Warning,
+        limits: &[],
         scope: Scope::Job(job::dead_run),
     },
     Check {
         name: "contention",
         meaning: "runs keep finding the lock held by another",
         severity: Warning,
+        limits: &["max_contention"],
         scope: Scope::Job(job::contention),
+    },
+    Check {
+        name: "duplicate-trigger",
+        meaning: "more than one crontab line, timer or daemon starts the backup; critical when at the same \
+                  moment",
+        severity: Warning,
+        limits: &[],
+        scope: Scope::Job(job::duplicate_trigger),
     },
     Check {
         name: "files",
         meaning: "manifest and files of the newest good backup are no longer where they were stored",
         severity: Critical,
+        limits: &[],
         scope: Scope::Job(job::files),
     },
     Check {
         name: "copies",
-        meaning: "copies to further targets wait for hours; critical after three days",
+        meaning: "copies to further targets wait for hours; critical after days",
         severity: Warning,
+        limits: &["copies_warning", "copies_critical"],
         scope: Scope::Job(job::copies),
     },
     Check {
         name: "verify",
-        meaning: "a stored backup was read back and is damaged",
+        meaning: "a stored backup was read back and is damaged, or was not read back for too long",
         severity: Critical,
+        limits: &["max_verify_age"],
         scope: Scope::Job(job::verify),
     },
     Check {
         name: "retention",
         meaning: "old backups could not be removed",
         severity: Warning,
+        limits: &[],
         scope: Scope::Job(job::retention),
     },
     Check {
         name: "daemon",
         meaning: "the scheduler does not turn, so no scheduled run will start",
         severity: Critical,
+        limits: &["scheduler_late"],
         scope: Scope::Agent(agent::daemon),
     },
     Check {
         name: "targets",
         meaning: "a target cannot be used; a warning where it only receives copies",
         severity: Critical,
+        limits: &["probe_age"],
         scope: Scope::Agent(agent::targets),
     },
     Check {
         name: "free-space",
-        meaning: "a target has less than min_free left; critical below a tenth of it",
+        meaning: "a target has less than min_free left; critical below a share of it",
         severity: Warning,
+        limits: &["free_critical"],
         scope: Scope::Agent(agent::free_space),
     },
     Check {
         name: "notify",
-        meaning: "messages are refused, given up, or wait",
+        meaning: "messages are refused, given up, or wait, or a channel cannot be used as it should",
         severity: Warning,
+        limits: &["message_late", "given_up_told"],
         scope: Scope::Agent(agent::notify),
     },
     Check {
         name: "config",
         meaning: "the configuration was refused and the last good one is used",
         severity: Warning,
+        limits: &[],
         scope: Scope::Agent(agent::config),
     },
     Check {
-        name: "clock",
-        meaning: "the clock jumped in the last day",
+        name: "outputs",
+        meaning: "a log file or the text file of metrics cannot be written",
         severity: Warning,
+        limits: &[],
+        scope: Scope::Agent(agent::outputs),
+    },
+    Check {
+        name: "clock",
+        meaning: "the clock jumped not long ago",
+        severity: Warning,
+        limits: &["clock_told"],
         scope: Scope::Agent(agent::clock),
     },
 ];
@@ -150,6 +191,7 @@ pub struct JobView<'a> {
     pub(super) tz: Tz,
     pub(super) now: DateTime<Utc>,
     pub(super) extra: &'a Extra,
+    pub(super) limits: Limits,
 }
 
 impl JobView<'_> {
@@ -165,6 +207,8 @@ pub struct AgentView<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) config: &'a Config,
     pub(super) now: DateTime<Utc>,
+    pub(super) extra: &'a Extra,
+    pub(super) limits: Limits,
 }
 
 /// What a check answers; none of its functions answers at all where the question has no meaning.
@@ -220,14 +264,15 @@ pub fn findings(snapshot: &Snapshot, config: &Config, now: DateTime<Utc>, extra:
             all.push(unknown_job(name));
             continue;
         };
-        let view = JobView { name, job, state, config, tz: config.job_timezone(job), now, extra };
+        let (tz, limits) = (config.job_timezone(job), config.limits_of(job));
+        let view = JobView { name, job, state, config, tz, now, extra, limits };
         for check in CHECKS {
             if let Scope::Job(judge) = check.scope {
                 all.extend(judge(&view).map(|verdict| finding(check, Some(name), verdict)));
             }
         }
     }
-    let view = AgentView { snapshot, config, now };
+    let view = AgentView { snapshot, config, now, extra, limits: config.agent_limits() };
     for check in CHECKS {
         if let Scope::Agent(judge) = check.scope {
             all.extend(judge(&view).map(|verdict| finding(check, None, verdict)));

@@ -1,5 +1,7 @@
 //! The checks of one job. Each answers in one sentence: what, since when; and what to do.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 
 use super::checks::{JobView, Verdict};
@@ -9,14 +11,15 @@ use crate::model::{ByteSize, Outcome, TargetName};
 use crate::state::HealthStatus::{Critical, Warning};
 use crate::state::{JobTargetState, Run};
 
-/// A run this much beyond its `max_runtime` did not obey when it was ended: it hangs.
-const HANGS_AFTER: TimeDelta = TimeDelta::minutes(10);
-/// A late run that is under way counts as such for so long where no `max_runtime` says how long it may take.
-const UNDER_WAY: TimeDelta = TimeDelta::hours(24);
-/// Copies may wait so long before they are reported: a NAS that is off at night is normal.
-const COPIES_LATE: TimeDelta = TimeDelta::hours(6);
-/// After so long a missing second copy is an emergency.
-const COPIES_LOST: TimeDelta = TimeDelta::days(3);
+/// Fewer files than these are never too many: a live server is never still.
+const WARNINGS_LEAST: u64 = 100;
+/// More than the usual number by this factor is too many.
+const WARNINGS_FACTOR: u64 = 10;
+
+/// A limit as what is subtracted from moments.
+pub(super) fn delta(limit: Duration) -> TimeDelta {
+    TimeDelta::from_std(limit).unwrap_or(TimeDelta::MAX)
+}
 
 pub(super) fn overdue(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, job, state, now, tz, .. } = *view;
@@ -47,7 +50,7 @@ pub(super) fn overdue(view: &JobView<'_>) -> Option<Verdict> {
         state.last_success.as_ref().map_or("never".to_owned(), |run| moment(run.started, tz))
     );
     let under_way = state.running.as_ref().filter(|run| {
-        let limit = job.max_runtime.and_then(|limit| TimeDelta::from_std(limit).ok()).unwrap_or(UNDER_WAY);
+        let limit = delta(job.max_runtime.unwrap_or(view.limits.late_run));
         run.started >= due && now - run.started <= limit && !is_dead(view, run)
     });
     let verdict = match under_way {
@@ -129,7 +132,10 @@ pub(super) fn size(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, job, state, now, .. } = *view;
     let run = measured_run(state)?;
     let perf = Perf::new(format!("{name}_size"), run.stored_bytes as f64, Unit::Bytes);
-    let found = shrunk(&run.components, &state.baselines, job.source.keys(), job.health.max_shrink);
+    // A source that dumps each database for itself has no component of its own name, but what it had before.
+    let parts = state.baselines.keys().filter(|name| name.source() != name.as_str());
+    let expected = job.source.keys().chain(parts.filter(|name| job.source.contains_key(name.source())));
+    let found = shrunk(&run.components, &state.baselines, expected, view.limits.max_shrink);
     let verdict = if found.is_empty() {
         Verdict::ok(format!("{} stored from {}", ByteSize(run.stored_bytes), ByteSize(run.source_bytes)))
     } else {
@@ -147,11 +153,12 @@ pub(super) fn runtime(view: &JobView<'_>) -> Option<Verdict> {
     let run = state.running.as_ref().filter(|run| !is_dead(view, run))?;
     let at = run.step.map(|step| format!(" (step {step})")).unwrap_or_default();
     let text = format!("a run has been going on for {}{at}", ran(view, run));
-    let limit = job.max_runtime.map(|limit| (limit, TimeDelta::from_std(limit).unwrap_or(TimeDelta::MAX)));
+    let limit = job.max_runtime.map(|limit| (limit, delta(limit)));
     let verdict = match limit {
-        Some((limit, delta)) if now - run.started > delta => {
+        Some((limit, limit_delta)) if now - run.started > limit_delta => {
             let text = format!("{text}, more than the {} it may take", words(limit));
-            let hangs = now - run.started > delta.checked_add(&HANGS_AFTER).unwrap_or(TimeDelta::MAX);
+            let hangs = now - run.started
+                > limit_delta.checked_add(&delta(view.limits.hang_after)).unwrap_or(TimeDelta::MAX);
             match (hangs, run.process.as_ref().map(|process| process.pid)) {
                 (false, _) => Verdict::bad(text).hint("It is about to be ended"),
                 (true, Some(pid)) => Verdict::with(Critical, text).hint(format!(
@@ -178,7 +185,7 @@ pub(super) fn dead_run(view: &JobView<'_>) -> Option<Verdict> {
 pub(super) fn contention(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, job, state, now, .. } = *view;
     let count = state.contention.last_24h;
-    let limit = job.health.max_contention;
+    let limit = view.limits.max_contention;
     let perf = Perf::new(format!("{name}_contention"), count as f64, Unit::None).warning(format!("{limit}"));
     let last = state.contention.last.map(|at| words(since(at, now)));
     let verdict = match last {
@@ -187,8 +194,11 @@ pub(super) fn contention(view: &JobView<'_>) -> Option<Verdict> {
                 Some(file) => format!("the lock or {}", file.display()),
                 None => "the lock".to_owned(),
             };
-            Verdict::bad(format!("{count} runs in a day found the lock held, the last {last} ago"))
-                .hint(format!("Look who holds {lock} (`lslocks`), or space the schedules further apart"))
+            Verdict::bad(format!(
+                "{} in a day found the lock held, the last {last} ago",
+                plural(count, "run", "runs")
+            ))
+            .hint(format!("Look who holds {lock} (`lslocks`), or space the schedules further apart"))
         }
         _ if count > 0 => {
             Verdict::ok(format!("{count} of at most {limit} runs in a day found the lock held"))
@@ -196,6 +206,55 @@ pub(super) fn contention(view: &JobView<'_>) -> Option<Verdict> {
         _ => Verdict::ok("no run found the lock held in the last day"),
     };
     Some(verdict.perf(perf))
+}
+
+/// What is usual is the median of the good runs in the history, the last run left out.
+pub(super) fn warnings(view: &JobView<'_>) -> Option<Verdict> {
+    let JobView { name, state, now, .. } = *view;
+    let run = measured_run(state)?;
+    let count = run.warning_counts.total();
+    let mut others: Vec<u64> = state
+        .history
+        .iter()
+        .filter(|brief| brief.run_id != run.run_id && brief.outcome.is_good())
+        .map(|brief| brief.warnings)
+        .collect();
+    others.sort_unstable();
+    let usual = others.get(others.len() / 2).copied().unwrap_or(0);
+    let limit = match view.limits.max_warnings {
+        Some(limit) => limit,
+        // Nothing is usual yet.
+        None if others.is_empty() => return None,
+        None => WARNINGS_LEAST.max(usual.saturating_mul(WARNINGS_FACTOR)),
+    };
+    let perf = Perf::new(format!("{name}_warnings"), count as f64, Unit::None).warning(format!("{limit}"));
+    let verdict = if count > limit {
+        Verdict::bad(format!(
+            "{} changed, vanished or could not be read in the run {} ago, usually {usual}",
+            files_word(count),
+            words(since(run.started, now))
+        ))
+        .hint(format!(
+            "`agent show {}` names them: leave out what never stands still (`exclude`)",
+            run.run_id
+        ))
+    } else {
+        Verdict::ok(format!(
+            "{} changed or vanished while read, at most {limit} are allowed",
+            files_word(count)
+        ))
+    };
+    Some(verdict.perf(perf))
+}
+
+pub(super) fn duplicate_trigger(view: &JobView<'_>) -> Option<Verdict> {
+    Some(match view.extra.duplicates.get(view.name)? {
+        None => Verdict::ok("nothing starts it twice"),
+        Some(found) => {
+            let severity = if found.at_once { Critical } else { Warning };
+            Verdict::with(severity, found.text.clone()).hint(found.hint.clone())
+        }
+    })
 }
 
 pub(super) fn files(view: &JobView<'_>) -> Option<Verdict> {
@@ -224,10 +283,12 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
     let (mut lines, mut statuses, mut waiting) = (Vec::new(), Vec::new(), 0);
     for (target, state) in known_targets(view) {
         waiting += state.pending;
-        let Some(oldest) = state.oldest_pending.filter(|oldest| now - *oldest > COPIES_LATE) else {
+        let Some(oldest) =
+            state.oldest_pending.filter(|oldest| now - *oldest > delta(view.limits.copies_warning))
+        else {
             continue;
         };
-        statuses.push(if now - oldest > COPIES_LOST { Critical } else { Warning });
+        statuses.push(if now - oldest > delta(view.limits.copies_critical) { Critical } else { Warning });
         let reason = state.last_error.as_deref().map(|e| format!(": {}", first_line(e))).unwrap_or_default();
         lines.push(format!(
             "{} to {target} waiting for {}{reason}",
@@ -249,7 +310,7 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
 
 pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, now, .. } = *view;
-    let (mut bad, mut good) = (Vec::new(), Vec::new());
+    let (mut bad, mut late, mut good) = (Vec::new(), Vec::new(), Vec::new());
     for (target, state) in known_targets(view) {
         let when = state.last_verify.map(|at| format!(" {} ago", words(since(at, now)))).unwrap_or_default();
         if state.last_verify_ok == Some(false) {
@@ -257,7 +318,17 @@ pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
         } else if state.corrupt > 0 {
             bad.push(format!("{} at {target}", plural(state.corrupt, "damaged backup", "damaged backups")));
         } else if state.last_verify.is_some() {
-            good.push(format!("{target}{when}"));
+            let old = view
+                .limits
+                .max_verify_age
+                .filter(|limit| state.last_verify.is_some_and(|at| now - at > delta(*limit)));
+            match old {
+                Some(limit) => late.push(format!(
+                    "nothing was read back at {target} for longer than {}: last{when}",
+                    words(limit)
+                )),
+                None => good.push(format!("{target}{when}")),
+            }
         }
     }
     if !bad.is_empty() {
@@ -268,6 +339,12 @@ pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
             "Check the disk; {}`agent backup {name}` makes a new one",
             kept.unwrap_or_default()
         )));
+    }
+    if !late.is_empty() {
+        return Some(
+            Verdict::with(Warning, late.join("; "))
+                .hint(format!("`agent verify latest --job {name}` reads it back")),
+        );
     }
     (!good.is_empty()).then(|| Verdict::ok(format!("read back and equal: {}", good.join(", "))))
 }

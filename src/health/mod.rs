@@ -34,7 +34,7 @@ pub use report::{Format, Perf, Report, Unit};
 pub use shrink::{Shrink, measured_run, shrunk};
 pub use words::{moment, since, words};
 
-use crate::model::{JobName, RunId};
+use crate::model::{JobName, RunId, TargetName};
 use crate::state::{HealthRow, HealthStatus};
 
 /// What only a look at the machine can tell. Whoever looks must not be able to hang: the lock files are
@@ -46,6 +46,21 @@ pub struct Extra {
     /// For each job that was looked at: whether manifest and files of its newest good backup are at the
     /// primary target, else what is wrong. A job that is absent was not looked at, and gets no finding.
     pub backup_files: BTreeMap<JobName, Result<(), String>>,
+    /// Targets that could not be looked at just now, and why.
+    pub targets_away: BTreeMap<TargetName, String>,
+    /// For each job that was looked at: what would start it twice, if anything would.
+    pub duplicates: BTreeMap<JobName, Option<Duplicate>>,
+}
+
+/// Several things that start the backup of one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Whether some of them start at the same moment.
+    pub at_once: bool,
+    /// What they are; one line without a full stop.
+    pub text: String,
+    /// What to do; one line.
+    pub hint: String,
 }
 
 /// The answer of one check about one job, or (without a job) about the agent.

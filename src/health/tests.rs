@@ -544,3 +544,88 @@ fn a_finding_becomes_a_row_with_message_and_hint() {
     assert_eq!((row.check.as_str(), row.status), ("overdue", Critical));
     assert!(row.message.contains("). `agent history app`"), "{}", row.message);
 }
+
+#[test]
+fn every_limit_of_a_check_is_one_of_the_table_and_every_limit_moves_a_check() {
+    let named: Vec<&str> = CHECKS.iter().flat_map(|check| check.limits).copied().collect();
+    for limit in crate::config::LIMITS {
+        assert!(named.contains(&limit.key), "no check names {}", limit.key);
+    }
+    assert_eq!(named.len(), crate::config::LIMITS.len());
+}
+
+#[test]
+fn limits_of_the_host_and_of_the_job_move_the_checks() {
+    let mut config = config();
+    let mut job = good_job();
+    job["targets"] = json!({"nas": {"kept": 0, "kept_bytes": 0, "corrupt": 0, "pending": 1,
+        "oldest_pending": ago(90), "failures": 0, "last_verify": ago(90), "last_verify_ok": true}});
+    job["contention"] = json!({"total": 2, "last_24h": 2, "last": ago(5)});
+    let state = snapshot(job);
+    let status = |config: &Config, check: &str| says_of(&state, config, &Extra::default(), check).0;
+    assert_eq!((status(&config, "copies"), status(&config, "contention")), (Good, Good));
+    config.health.copies_warning = Some(std::time::Duration::from_secs(3600));
+    config.health.max_contention = Some(1);
+    assert_eq!((status(&config, "copies"), status(&config, "contention")), (Warning, Warning));
+    let own = config.job.values_mut().next().unwrap();
+    own.health.copies_critical = Some(std::time::Duration::from_secs(4000));
+    own.health.max_contention = Some(2);
+    assert_eq!((status(&config, "copies"), status(&config, "contention")), (Critical, Good));
+}
+
+#[test]
+fn a_target_that_is_away_is_told_as_the_target_and_not_as_lost_files() {
+    let state = snapshot(good_job());
+    let away = Extra {
+        targets_away: [("local".parse().unwrap(), "/var/backups is not mounted".to_owned())].into(),
+        ..Extra::default()
+    };
+    let (status, text) = says_of(&state, &config(), &away, "targets");
+    assert_eq!(status, Critical);
+    assert_eq!(text, "target local cannot be used: /var/backups is not mounted");
+    assert!(findings(&state, &config(), now(), &away).iter().all(|finding| finding.check != "files"));
+}
+
+#[test]
+fn what_starts_a_backup_twice_is_told_where_somebody_looked() {
+    let state = snapshot(good_job());
+    assert!(is_silent(&state, "duplicate-trigger"));
+    let found = |at_once| Duplicate { at_once, text: "two lines start it".into(), hint: "Remove one".into() };
+    for (found, status) in [(None, Good), (Some(found(true)), Critical), (Some(found(false)), Warning)] {
+        let extra = Extra { duplicates: [("app".parse().unwrap(), found)].into(), ..Extra::default() };
+        assert_eq!(says_of(&state, &config(), &extra, "duplicate-trigger").0, status);
+    }
+}
+
+#[test]
+fn warnings_of_files_are_too_many_against_the_usual_or_a_limit() {
+    let brief = |warnings: u64| {
+        json!({"run_id": "20261123T020000Z-bbbbbb", "started": ago(2000), "ended": ago(1999),
+               "outcome": "warning", "degraded": false, "duration_ms": 1, "stored_bytes": 1,
+               "warnings": warnings})
+    };
+    let job = |count: u64, usual: u64| {
+        let mut last = run("warning", 19);
+        last["warning_counts"] = json!({"changed": count, "vanished": 0, "unreadable": 0});
+        with(json!({"last_run": last, "history": [brief(usual), brief(usual), brief(usual)]}))
+    };
+    assert_eq!(says(&job(99, 0), "warnings").0, Good);
+    assert_eq!(says(&job(101, 2), "warnings").0, Warning);
+    assert_eq!(says(&job(900, 100), "warnings").0, Good);
+    let mut strict = config();
+    strict.health.max_warnings = Some(5);
+    let (status, text) = says_of(&job(6, 2), &strict, &Extra::default(), "warnings");
+    assert_eq!(status, Warning);
+    assert_eq!(text, "6 files changed, vanished or could not be read in the run 19 min ago, usually 2");
+    assert!(is_silent(&snapshot(good_job()), "warnings"), "nothing is usual yet");
+}
+
+#[test]
+fn a_target_where_nothing_is_read_back_any_more_is_told_when_a_limit_says_so() {
+    let state = with(json!({"targets": {"local": {"kept": 1, "kept_bytes": 1, "corrupt": 0, "pending": 0,
+        "failures": 0, "last_verify": ago(3000), "last_verify_ok": true}}}));
+    assert_eq!(says(&state, "verify").0, Good);
+    let mut strict = config();
+    strict.health.max_verify_age = Some(std::time::Duration::from_secs(86_400));
+    assert_eq!(says_of(&state, &strict, &Extra::default(), "verify").0, Warning);
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::Facts;
-use crate::config::{Config, JobConfig, NotifyConfig};
+use crate::config::{Config, JobConfig};
 use crate::health;
 use crate::model::{JobName, WarningCounts, WarningKind};
 use crate::state::{ChannelState, ComponentSummary, JobState, JobTargetState, Probe, Run};
@@ -320,7 +320,17 @@ pub static TABLE: &[Metric] = &[
         "Attempts to deliver a message that failed.",
         Channel(|c| c.failures as f64),
     ),
+    counter(
+        "backup_notifications_refused_total",
+        "Messages that were refused for good and are not tried again.",
+        Channel(|c| c.refused as f64),
+    ),
     gauge("backup_notifications_pending", "Messages that wait.", Channel(|c| c.pending as f64)),
+    gauge(
+        "backup_notification_channel_ok",
+        "0 while something is wrong with the settings of a channel: a secret that cannot be read, a template.",
+        Channel(|c| flag(c.problem.is_none())),
+    ),
     gauge(
         "backup_last_failure_mail_timestamp_seconds",
         "When a server last accepted a failure mail or a reminder; 0 = never.",
@@ -331,11 +341,8 @@ pub static TABLE: &[Metric] = &[
         "How often a failure that lasts is mailed again.",
         Job(|j| {
             let reminders =
-                j.config.channels_for(j.job).into_iter().filter_map(|(_, channel)| match channel {
-                    NotifyConfig::Email(email) => Some(email.remind.as_secs_f64()),
-                    NotifyConfig::Heartbeat(_) => None,
-                });
-            reminders.min_by(f64::total_cmp)
+                j.config.channels_for(j.name).into_iter().filter_map(|(_, channel)| channel.remind());
+            reminders.map(|remind| remind.as_secs_f64()).min_by(f64::total_cmp)
         }),
     ),
     // The agent itself.

@@ -355,20 +355,23 @@ fn what_it_was(facts: &RunFacts, streak: Option<&Streak>) -> Option<Section> {
     Some(section("What had failed", blocks))
 }
 
-fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
-    let mut blocks = Vec::new();
-    // A good run that was read back is itself the newest; the state may not know it yet.
-    let itself = facts.copies.iter().find(|c| facts.outcome.is_good() && c.state == "verified");
-    let newest = match itself {
-        Some(copy) => &LastGood::Backup(GoodBackup {
+/// The newest verified backup, as a message about a run names it: a good run that was read back is itself the
+/// newest; the state may not know it yet.
+pub fn newest_verified(facts: &RunFacts) -> LastGood {
+    match facts.copies.iter().find(|c| facts.outcome.is_good() && c.state == "verified") {
+        Some(copy) => LastGood::Backup(GoodBackup {
             run_id: facts.run_id.clone(),
             taken: facts.started,
             target: copy.target.clone(),
             location: None,
         }),
-        None => &facts.newest_verified,
-    };
-    match newest {
+        None => facts.newest_verified.clone(),
+    }
+}
+
+fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
+    let mut blocks = Vec::new();
+    match &newest_verified(facts) {
         LastGood::Backup(backup) => {
             let age = span(between(backup.taken, now));
             blocks.push(para(format!(

@@ -48,6 +48,9 @@ enum Encryption {
     None,
 }
 
+/// In the place of a receiver where none was tried.
+const NOBODY: &str = "nobody.invalid";
+
 struct Server {
     host: String,
     port: u16,
@@ -123,19 +126,9 @@ impl Mailer {
         })
     }
 
-    /// The receivers' addresses.
-    pub fn recipients(&self) -> Vec<String> {
-        self.to.iter().map(|to| to.to_string()).collect()
-    }
-
     /// How long one attempt may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
-    }
-
-    /// The sender's bare address.
-    pub fn sender(&self) -> String {
-        self.from.email.to_string()
     }
 
     /// Sends one message to one receiver. `Ok` means that the server took responsibility for it.
@@ -153,6 +146,25 @@ impl Mailer {
                     text::span(self.timeout)
                 ),
             )),
+        }
+    }
+
+    /// Connects, encrypts, logs in and says goodbye: everything but a message.
+    pub async fn reach(&self, timeout: Duration) -> Result<String, String> {
+        let timeout = timeout.min(self.timeout);
+        match tokio::time::timeout(timeout, self.transport.test_connection()).await {
+            Ok(Ok(true)) => Ok(format!("the mail server {} takes messages from here", self.server)),
+            Ok(Ok(false)) => Err(format!("the mail server {} broke the connection off", self.server)),
+            Ok(Err(error)) => {
+                // No message was tried, and so no receiver either.
+                let text = self.explain(&error, NOBODY).text;
+                Err(text
+                    .replace(&format!(" to {NOBODY}"), "")
+                    .replace(&format!("the message for {NOBODY}"), "messages"))
+            }
+            Err(_) => {
+                Err(format!("the mail server {} did not answer within {}", self.server, text::span(timeout)))
+            }
         }
     }
 

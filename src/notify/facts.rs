@@ -192,6 +192,37 @@ pub struct FindingFacts {
     pub text: String,
 }
 
+/// What reading a stored copy back found.
+#[derive(Debug, Clone)]
+pub struct VerifyFacts {
+    /// The job.
+    pub job: JobName,
+    /// This host's name.
+    pub host: String,
+    /// The zone times are shown in.
+    pub timezone: Tz,
+    /// When it was read back.
+    pub at: DateTime<Utc>,
+    /// Whether the copy is as it was written.
+    pub ok: bool,
+    /// The run that made the backup.
+    pub run_id: RunId,
+    /// When that run started: the data is this old.
+    pub taken: DateTime<Utc>,
+    /// Where the copy stands.
+    pub target: TargetName,
+    /// Its folder, for people.
+    pub location: String,
+    /// What is wrong with it, a sentence each.
+    pub problems: Vec<String>,
+    /// The newest backup of the job that was read back and found good.
+    pub newest_verified: LastGood,
+    /// When the copy was read back before, which tells one discovery from another of the same copy.
+    pub before: Option<DateTime<Utc>>,
+    /// How the program is called on this host.
+    pub command: String,
+}
+
 /// What a test message says.
 #[derive(Debug, Clone)]
 pub struct TestFacts {

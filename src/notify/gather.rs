@@ -43,10 +43,19 @@ impl JobContext {
 
 /// The newest verified backup of a job.
 pub fn last_good(state: &State, context: &JobContext) -> Result<LastGood, StateError> {
+    last_good_of(state, context, &|_| true)
+}
+
+/// The newest verified backup of a job among some of its copies.
+pub fn last_good_of(
+    state: &State,
+    context: &JobContext,
+    among: &dyn Fn(&Copy) -> bool,
+) -> Result<LastGood, StateError> {
     let copies = state.copies(Some(&context.job), None)?;
     let newest = copies
         .into_iter()
-        .filter(|c| c.status == CopyStatus::Verified && c.outcome.is_good())
+        .filter(|c| c.status == CopyStatus::Verified && c.outcome.is_good() && among(c))
         // Of one run the primary's copy is the nearest.
         .max_by_key(|c| (c.started, c.primary));
     Ok(newest.map_or(LastGood::Nothing, |copy| LastGood::Backup(good_backup(&copy, context))))

@@ -50,6 +50,32 @@ pub fn notice(text: &str) -> String {
     format!("<p style=\"margin:0 0 16px;padding:8px 12px;border:1px solid #888\">{}</p>", escape(text))
 }
 
+/// A document with a notice in its slot; in one without a slot, which a template made, before everything
+/// else.
+pub fn with_notice(document: &str, text: &str) -> String {
+    if document.is_empty() {
+        return String::new();
+    }
+    if document.contains(NOTICE_SLOT) {
+        return document.replacen(NOTICE_SLOT, &notice(text), 1);
+    }
+    let lower = document.to_ascii_lowercase();
+    let at = lower.find("<body").and_then(|tag| Some(tag + lower[tag..].find('>')? + 1)).unwrap_or(0);
+    format!("{}{}{}", &document[..at], notice(text), &document[at..])
+}
+
+/// A document for a text that is nobody's HTML.
+pub fn of_text(text: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <meta name=\"color-scheme\" content=\"light dark\"></head>\n\
+         <body style=\"margin:0;padding:16px\">{NOTICE_SLOT}\n\
+         <pre style=\"margin:0;{MONO};white-space:pre-wrap;overflow-wrap:anywhere\">{}</pre></body></html>\n",
+        escape(text)
+    )
+}
+
 /// The message as an HTML document.
 pub fn render(body: &Body) -> String {
     // Colours that keep a contrast of at least 4.5 on white and on near-black; all other text has the

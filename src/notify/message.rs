@@ -9,13 +9,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use super::body;
-use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts};
+use super::facts::{AgentFacts, CheckFacts, DigestFacts, RunFacts, Streak, TestFacts, VerifyFacts};
 use super::transitions::RunEnd;
-use super::{html, notices, text};
-use crate::model::{InvalidValue, Outcome};
+use super::{html, notices, phone, text, verified};
+use crate::model::{InvalidValue, JobName, Outcome, RunId};
 
 /// Longest subject, in characters.
 pub const SUBJECT_LIMIT: usize = 150;
@@ -51,11 +52,13 @@ pub enum Kind {
     Check,
     /// Something about the agent itself: its configuration, its state, the clock.
     Agent,
+    /// A stored copy was read back and is damaged.
+    Verify,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Failure,
         Kind::Partial,
         Kind::Degraded,
@@ -67,6 +70,7 @@ impl Kind {
         Kind::Test,
         Kind::Check,
         Kind::Agent,
+        Kind::Verify,
     ];
 
     /// The word stored for it.
@@ -83,6 +87,7 @@ impl Kind {
             Kind::Test => "test",
             Kind::Check => "check",
             Kind::Agent => "agent",
+            Kind::Verify => "verify",
         }
     }
 
@@ -114,7 +119,7 @@ impl FromStr for Kind {
         Kind::ALL.into_iter().find(|k| k.as_str() == value).ok_or_else(|| InvalidValue {
             value: value.to_owned(),
             expected: "a kind of message (failure, partial, degraded, interrupted, recovery, success, digest, \
-                       reminder, test, check, agent)",
+                       reminder, test, check, agent, verify)",
         })
     }
 }
@@ -159,6 +164,8 @@ pub enum Content<'a> {
     Test(&'a TestFacts),
     /// The agent itself.
     Agent(&'a AgentFacts),
+    /// A stored copy that was read back: damaged, or whole again.
+    Verify(&'a VerifyFacts),
 }
 
 impl Content<'_> {
@@ -170,11 +177,62 @@ impl Content<'_> {
             Content::Check(_) => Kind::Check,
             Content::Test(_) => Kind::Test,
             Content::Agent(_) => Kind::Agent,
+            Content::Verify(facts) => {
+                if facts.ok {
+                    Kind::Recovery
+                } else {
+                    Kind::Verify
+                }
+            }
         }
     }
 
-    fn host(&self) -> &str {
+    /// The job it is about.
+    pub fn job(&self) -> Option<&JobName> {
         match self {
+            Content::Run(_, facts, _) => Some(&facts.job),
+            Content::Verify(facts) => Some(&facts.job),
+            _ => None,
+        }
+    }
+
+    /// The run it is about.
+    pub fn run_id(&self) -> Option<&RunId> {
+        match self {
+            Content::Run(_, facts, _) => Some(&facts.run_id),
+            Content::Verify(facts) => Some(&facts.run_id),
+            _ => None,
+        }
+    }
+
+    /// The zone its times are shown in.
+    pub fn timezone(&self) -> Tz {
+        match self {
+            Content::Run(_, facts, _) => facts.timezone,
+            Content::Digest(facts) => facts.timezone,
+            Content::Check(facts) => facts.timezone,
+            Content::Test(facts) => facts.timezone,
+            Content::Agent(facts) => facts.timezone,
+            Content::Verify(facts) => facts.timezone,
+        }
+    }
+
+    /// How the program is called on this host.
+    pub fn command(&self) -> &str {
+        match self {
+            Content::Run(_, facts, _) => &facts.command,
+            Content::Digest(facts) => &facts.command,
+            Content::Check(facts) => &facts.command,
+            Content::Test(_) => "agent",
+            Content::Agent(facts) => &facts.command,
+            Content::Verify(facts) => &facts.command,
+        }
+    }
+
+    /// The host it is about.
+    pub fn host(&self) -> &str {
+        match self {
+            Content::Verify(facts) => &facts.host,
             Content::Run(_, facts, _) => &facts.host,
             Content::Digest(facts) => &facts.host,
             Content::Check(facts) => &facts.host,
@@ -199,10 +257,30 @@ pub struct Rendered {
     pub headers: Vec<(String, String)>,
     /// A name for what the message says, the same when the same is rendered again; part of the Message-ID.
     pub key: String,
+    /// What the channel needs beside the texts: the message as data for a webhook, what a switch is told
+    /// for a ping.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub data: serde_json::Value,
 }
 
-/// Renders a message. `now` is the time it is made: ages and waits in it count from there.
+/// How a message is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Plain text of the usual width, and HTML.
+    Mail,
+    /// Plain text only.
+    Plain,
+    /// A title without label, and a short text whose lines the screen wraps.
+    Phone,
+}
+
+/// Renders a message as mail. `now` is the time it is made: ages and waits in it count from there.
 pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rendered {
+    render_as(Layout::Mail, content, labels, now)
+}
+
+/// Renders a message.
+pub fn render_as(layout: Layout, content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rendered {
     let kind = content.kind();
     let label = labels.get(kind);
     let host = text::line(content.host(), 64);
@@ -219,6 +297,9 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
         }
         Content::Test(facts) => (format!("{host}: a test, nothing is wrong"), notices::test(facts)),
         Content::Agent(facts) => (format!("{host}: {}", facts.title), notices::agent(facts)),
+        Content::Verify(facts) => {
+            (format!("{} on {host}: {}", facts.job, verified::summary(facts)), verified::body(facts, now))
+        }
     };
     let mut headers = vec![
         ("X-Backup-Agent-Label".to_owned(), label.clone()),
@@ -277,15 +358,25 @@ pub fn render(content: Content<'_>, labels: &Labels, now: DateTime<Utc>) -> Rend
             let about = format!("{}\n{}", facts.title, facts.details.join("\n"));
             format!("{}.{kind}.{}.{}", now.format("%Y%m%d"), short_hash(&about), id_text(&host))
         }
+        Content::Verify(facts) => {
+            headers.push(("X-Backup-Agent-Job".to_owned(), facts.job.to_string()));
+            headers.push(("X-Backup-Agent-Run".to_owned(), facts.run_id.to_string()));
+            verified::key(facts)
+        }
         Content::Digest(_) | Content::Test(_) => format!("{stamp}.{kind}.{}", id_text(&host)),
+    };
+    let subject = match layout {
+        Layout::Phone => about,
+        Layout::Mail | Layout::Plain => format!("[{label}] {about}"),
     };
     Rendered {
         kind,
-        subject: text::line(&format!("[{label}] {about}"), SUBJECT_LIMIT),
-        text: text::render(&body),
-        html: html::render(&body),
+        subject: text::line(&subject, SUBJECT_LIMIT),
+        text: if layout == Layout::Phone { phone::render(&body) } else { text::render(&body) },
+        html: if layout == Layout::Mail { html::render(&body) } else { String::new() },
         headers,
         key,
+        data: serde_json::Value::Null,
     }
 }
 
@@ -341,6 +432,6 @@ pub fn with_notice(plain: &str, html_body: &str, notice: &str) -> (String, Strin
     let notice = text::line(notice, 400);
     (
         format!("{}\n{plain}", text::paragraph(&format!("NOTE: {notice}"))),
-        html_body.replacen(html::NOTICE_SLOT, &html::notice(&notice), 1),
+        html::with_notice(html_body, &notice),
     )
 }

@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::JoinSet;
 
 use super::facts::TestFacts;
-use super::message::{self, Content, Kind, render};
+use super::message::{self, Content, Kind};
 use super::plan::Payload;
 use super::spool::{self, Spooled};
 use super::{Channel, Failure, Letter, SendError};
@@ -57,7 +57,8 @@ pub struct Delivery {
 enum Verdict {
     Sent,
     Again(DateTime<Utc>, String),
-    Never(String),
+    GivenUp(String),
+    Refused(String),
 }
 
 /// How long to wait after `attempts` failed ones; `jitter` is between 0 and 1 and spreads hosts that fail
@@ -76,12 +77,13 @@ fn judge(
 ) -> Verdict {
     match result {
         Ok(()) => Verdict::Sent,
-        Err(error) if error.failure == Failure::Permanent => Verdict::Never(error.text),
+        Err(error) if error.failure == Failure::Permanent => Verdict::Refused(error.text),
         Err(error) if now - created >= GIVE_UP_AFTER => {
-            Verdict::Never(format!("given up after {} days: {}", GIVE_UP_AFTER.num_days(), error.text))
+            Verdict::GivenUp(format!("given up after {} days: {}", GIVE_UP_AFTER.num_days(), error.text))
         }
         Err(error) => {
-            let wait = wait(attempts, rand::random());
+            // A server that says how long it wants to be left alone is left alone.
+            let wait = wait(attempts, rand::random()).max(error.retry_after.unwrap_or_default());
             Verdict::Again(now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::hours(1)), error.text)
         }
     }
@@ -147,18 +149,21 @@ pub async fn tell_without_state(
 
 /// Sends a test message to every receiver of a channel at once, past the outbox, and says how each went.
 pub async fn send_test(channel: &Channel, facts: &TestFacts) -> Vec<(String, Result<(), SendError>)> {
-    let rendered = render(Content::Test(facts), &channel.labels, facts.at);
+    let rendered = channel.render(Content::Test(facts), facts.at);
     let mut results = Vec::new();
     for recipient in channel.recipients() {
         let letter = Letter {
             recipient: &recipient,
             message_id: &channel.message_id(&rendered, &recipient),
             created: facts.at,
+            now: facts.at,
             kind: Kind::Test,
             subject: &rendered.subject,
             text: &rendered.text,
             html: &rendered.html,
             headers: &rendered.headers,
+            data: &rendered.data,
+            late: None,
         };
         let result = channel.send(&letter).await;
         results.push((recipient, result));
@@ -205,7 +210,7 @@ async fn deliver_outbox(
     let lease = longest * BATCH as u32 + LEASE_SLACK;
     // Channels whose server did not answer in this round: the rest of their messages need not find out
     // again, one timeout each.
-    let mut unreachable: BTreeMap<ChannelName, String> = BTreeMap::new();
+    let mut unreachable: BTreeMap<ChannelName, SendError> = BTreeMap::new();
     loop {
         let now = clock.now();
         let claimed = match blocking(state, move |s| s.claim_messages(now, lease, BATCH)).await {
@@ -250,14 +255,14 @@ async fn deliver_channel(
     channel: Result<Arc<Channel>, SendError>,
     name: ChannelName,
     messages: Vec<Message>,
-    mut down: Option<String>,
+    mut down: Option<SendError>,
     clock: Arc<dyn Clock>,
-) -> (ChannelName, Delivery, Option<String>) {
+) -> (ChannelName, Delivery, Option<SendError>) {
     let mut done = Delivery::default();
     for message in messages {
         let result = match (&channel, &down) {
             (Err(error), _) => Err(error.clone()),
-            (Ok(_), Some(reason)) => Err(SendError::new(Failure::Unreachable, reason.clone())),
+            (Ok(_), Some(reason)) => Err(reason.clone()),
             (Ok(channel), None) => {
                 send(
                     channel,
@@ -271,8 +276,8 @@ async fn deliver_channel(
                 .await
             }
         };
-        if let Err(SendError { failure: Failure::Unreachable, text }) = &result {
-            down = Some(text.clone());
+        if let Err(error @ SendError { failure: Failure::Unreachable, .. }) = &result {
+            down = Some(error.clone());
         }
         if failpoint::hit("told").is_err() {
             continue; // as if the process had ended here
@@ -280,6 +285,7 @@ async fn deliver_channel(
         let now = clock.now();
         let verdict = judge(result, message.attempts, message.created_at, now);
         let id = message.id;
+        let refused = matches!(verdict, Verdict::Refused(_));
         let recorded = match verdict {
             Verdict::Sent => {
                 done.sent += 1;
@@ -296,7 +302,7 @@ async fn deliver_channel(
                 done.problems.push(text.clone());
                 blocking(&state, move |s| s.message_failed(id, now, &text, NextTry::At(at))).await
             }
-            Verdict::Never(text) => {
+            Verdict::GivenUp(text) | Verdict::Refused(text) => {
                 done.given_up += 1;
                 problem(
                     &mut done,
@@ -305,7 +311,8 @@ async fn deliver_channel(
                         message.recipient, message.subject
                     ),
                 );
-                blocking(&state, move |s| s.message_failed(id, now, &text, NextTry::Never)).await
+                let next = if refused { NextTry::Refused } else { NextTry::Never };
+                blocking(&state, move |s| s.message_failed(id, now, &text, next)).await
             }
         };
         if let Err(e) = recorded {
@@ -329,20 +336,22 @@ async fn send(
         SendError::new(Failure::Permanent, format!("the message cannot be read from where it was kept: {e}"))
     })?;
     let (mut text, mut html) = (message.text, message.html);
-    if !channel.is_heartbeat()
-        && let Some(notice) = message::late_notice(created, now, last_error)
-    {
-        (text, html) = message::with_notice(&text, &html, &notice);
+    let late = message::late_notice(created, now, last_error).filter(|_| !channel.is_ping());
+    if let Some(notice) = &late {
+        (text, html) = message::with_notice(&text, &html, notice);
     }
     let letter = Letter {
         recipient,
         message_id,
         created,
+        now,
         kind: message.kind,
         subject: &message.subject,
         text: &text,
         html: &html,
         headers: &message.headers,
+        data: &message.data,
+        late: late.as_deref(),
     };
     channel.send(&letter).await
 }
@@ -417,7 +426,7 @@ async fn import_spool(state: &State, state_dir: &Path, clock: &Arc<dyn Clock>, d
 /// Sends the spool while there is no state. What is accepted stays as a file, marked, until the state can
 /// be told.
 async fn deliver_spool(state_dir: &Path, channels: &[Arc<Channel>], clock: &dyn Clock, done: &mut Delivery) {
-    let mut down: BTreeMap<ChannelName, String> = BTreeMap::new();
+    let mut down: BTreeMap<ChannelName, SendError> = BTreeMap::new();
     for mut entry in read_spool(state_dir, done) {
         let now = clock.now();
         if entry.message.delivered.is_some() {
@@ -429,11 +438,11 @@ async fn deliver_spool(state_dir: &Path, channels: &[Arc<Channel>], clock: &dyn 
         }
         let channel = entry.message.message.channel.clone();
         let result = match down.get(&channel) {
-            Some(reason) => Err(SendError::new(Failure::Unreachable, reason.clone())),
+            Some(reason) => Err(reason.clone()),
             None => send_spooled(&entry.message, channels, now).await,
         };
-        if let Err(SendError { failure: Failure::Unreachable, text }) = &result {
-            down.insert(channel, text.clone());
+        if let Err(error @ SendError { failure: Failure::Unreachable, .. }) = &result {
+            down.insert(channel, error.clone());
         }
         let spooled = &mut entry.message;
         spooled.attempts += 1;
@@ -452,7 +461,7 @@ async fn deliver_spool(state_dir: &Path, channels: &[Arc<Channel>], clock: &dyn 
                 spooled.last_error = Some(text);
                 spool::write(state_dir, spooled).map(drop)
             }
-            Verdict::Never(text) => {
+            Verdict::GivenUp(text) | Verdict::Refused(text) => {
                 done.given_up += 1;
                 problem(done, format!("not told, and not tried again: {}: {text}", spooled.message.subject));
                 spool::refuse(&entry)
@@ -483,10 +492,10 @@ mod tests {
         let judge = |failure, after| judge(fails(failure), 3, created, created + after);
         assert!(matches!(judge(Failure::Transient, TimeDelta::hours(71)), Verdict::Again(..)));
         assert!(matches!(judge(Failure::Unreachable, TimeDelta::hours(-5)), Verdict::Again(..)));
-        assert!(matches!(judge(Failure::Permanent, TimeDelta::zero()), Verdict::Never(_)));
+        assert!(matches!(judge(Failure::Permanent, TimeDelta::zero()), Verdict::Refused(_)));
         assert_eq!(
             judge(Failure::Transient, TimeDelta::hours(72)),
-            Verdict::Never("given up after 3 days: the server said no".to_owned())
+            Verdict::GivenUp("given up after 3 days: the server said no".to_owned())
         );
     }
 }

@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::facts::{AgentFacts, CheckFacts, DigestFacts, DigestJob, RunFacts, Streak};
+use super::facts::{AgentFacts, CheckFacts, DigestFacts, DigestJob, RunFacts, Streak, VerifyFacts};
 use super::gather::{self, JobContext};
-use super::message::{Content, Kind, Rendered, render};
+use super::message::{Content, Kind, Rendered};
+use super::ping::{self, Event, Ping};
 use super::transitions::{Due, Fate, PastRun, RunEnd, Told, Trouble, after_run, digest_due, reminder};
-use super::{Channel, heartbeat};
+use super::{Channel, verified};
 use crate::model::{JobName, Outcome, RunId};
 use crate::state::{Message, MessageKind, MessageStatus, NewMessage, Run, State, StateError};
 
@@ -104,7 +105,7 @@ pub fn periodic(
         let runs = [std::slice::from_ref(&newest), &before[..]].concat();
         // Read from the state once, and only when something is due.
         let mut facts = None;
-        let readers = channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat());
+        let readers = channels.iter().map(AsRef::as_ref).filter(|c| !c.is_ping());
         for channel in readers.filter(|c| context.tells(&c.name)) {
             let rows = rows_of(state, channel, &context.job, &runs)?;
             let mut due = made_up(state, channel, context, &newest, &before, &rows, &mut facts, now)?;
@@ -133,10 +134,93 @@ pub fn agent(channels: &[impl AsRef<Channel>], facts: &AgentFacts, now: DateTime
     to_all(channels, Content::Agent(facts), now)
 }
 
+/// What reading a copy back found, for the channels that tell about its job: damage once for those that hear
+/// of degradations, and that the copy is whole again for those that heard of the damage.
+///
+/// To be queued before the result is recorded: a process that dies in between finds the same again, and
+/// plans the same message.
+pub fn verified(
+    state: &State,
+    channels: &[impl AsRef<Channel>],
+    facts: &VerifyFacts,
+    now: DateTime<Utc>,
+) -> Result<Plan, StateError> {
+    let mut plan = Plan::default();
+    for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_ping()) {
+        let about = verified::prefix(facts);
+        let mut rows = state.messages_about(&channel.name, &facts.job, DateTime::UNIX_EPOCH)?;
+        rows.retain(|row| {
+            row.kind == MessageKind::Verify
+                && payload_of(row).is_some_and(|p| p.message.key.starts_with(&about))
+        });
+        // Newest first: what the channel was told last about this copy, and whether it has it or will.
+        let told =
+            rows.iter().find(|row| matches!(row.status, MessageStatus::Delivered | MessageStatus::Pending));
+        let told = told.and_then(|row| Some(payload_of(row)?.message.kind));
+        let due = match facts.ok {
+            false => channel.policy.on.contains(&Kind::Degraded),
+            true => channel.policy.on.contains(&Kind::Recovery) && told == Some(Kind::Verify),
+        };
+        if !due {
+            continue;
+        }
+        let message = channel.render(Content::Verify(facts), now);
+        add_about(
+            &mut plan,
+            channel,
+            message,
+            About { kind: MessageKind::Verify, job: &facts.job, run: &facts.run_id },
+            now,
+        );
+    }
+    Ok(plan)
+}
+
+/// What is due at the beginning of a run: a ping for each switch that wants to hear of it. What still waits
+/// for that switch is withdrawn.
+pub fn run_began(
+    state: &State,
+    channels: &[impl AsRef<Channel>],
+    job: &JobName,
+    run: &RunId,
+    now: DateTime<Utc>,
+) -> Result<Plan, StateError> {
+    let mut plan = Plan::default();
+    for channel in channels.iter().map(AsRef::as_ref) {
+        if !channel.dialect().is_some_and(|dialect| dialect.start) {
+            continue;
+        }
+        let text = super::text::line(&format!("{job}: started, run {run}"), 300);
+        let ping = Ping { event: Event::Start, exit_status: 0, run: Some(run.clone()) };
+        let message = ping_message(Kind::Success, format!("{run}.start"), text, &ping);
+        add_about(&mut plan, channel, message, About { kind: MessageKind::Ping, job, run }, now);
+        plan.supersedes.extend(waiting_pings(state, channel, job)?);
+    }
+    Ok(plan)
+}
+
+fn waiting_pings(state: &State, channel: &Channel, job: &JobName) -> Result<Vec<i64>, StateError> {
+    let waiting = state.pending_messages()?;
+    let ours = waiting.into_iter().filter(|m| m.channel == channel.name && m.job.as_ref() == Some(job));
+    Ok(ours.map(|m| m.id).collect())
+}
+
+fn ping_message(kind: Kind, key: String, text: String, ping: &Ping) -> Rendered {
+    Rendered {
+        kind,
+        subject: super::text::line(text.lines().next().unwrap_or_default(), 300),
+        text,
+        html: String::new(),
+        headers: Vec::new(),
+        key,
+        data: serde_json::to_value(ping).unwrap_or_default(),
+    }
+}
+
 fn to_all(channels: &[impl AsRef<Channel>], content: Content<'_>, now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
-    for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat()) {
-        let message = render(content, &channel.labels, now);
+    for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_ping()) {
+        let message = channel.render(content, now);
         add(&mut plan, channel, message, None, Vec::new(), now);
     }
     plan
@@ -194,7 +278,7 @@ fn told(rows: &[Message], now: DateTime<Utc>) -> BTreeMap<(&RunId, String), Told
                 Fate::Delivered(now)
             }
             MessageStatus::Pending => Fate::Pending,
-            MessageStatus::Failed => Fate::Lost,
+            MessageStatus::Failed | MessageStatus::Refused | MessageStatus::Dropped => Fate::Lost,
             MessageStatus::Superseded => continue,
         };
         let entry = told.entry((run_id, payload.message.key)).or_insert(Told {
@@ -246,7 +330,7 @@ fn plan_run(
     mended: Option<PastRun>,
     now: DateTime<Utc>,
 ) {
-    if channel.is_heartbeat() {
+    if channel.is_ping() {
         plan_ping(plan, channel, facts, rows, now);
         return;
     }
@@ -257,7 +341,7 @@ fn plan_run(
     past.splice(0..0, before.clone());
     for due in after_run(&channel.policy, &past, &end, now) {
         let streak = streak(due, facts, runs, before.as_ref());
-        let message = render(Content::Run(due.kind, facts, streak.as_ref()), &channel.labels, now);
+        let message = channel.render(Content::Run(due.kind, facts, streak.as_ref()), now);
         let about = if due.kind.is_trouble() { end.troubles() } else { Vec::new() };
         add(plan, channel, message, Some(facts), about, now);
         if due.supersede {
@@ -356,22 +440,20 @@ fn degraded(runs: &[Run]) -> Vec<&Run> {
 }
 
 fn plan_ping(plan: &mut Plan, channel: &Channel, facts: &RunFacts, rows: &[Message], now: DateTime<Utc>) {
-    let text = heartbeat::body(facts.job.as_str(), facts.outcome.as_str(), facts.run_id.as_str());
-    let message = Rendered {
-        kind: Kind::of_bad(facts.outcome).unwrap_or(Kind::Success),
-        subject: text.clone(),
-        text,
-        html: String::new(),
-        headers: Vec::new(),
-        key: format!("{}.ping", facts.run_id),
-    };
-    add(plan, channel, message, Some(facts), Vec::new(), now);
-    // A dead man's switch wants to know how it is now, not how it was.
-    plan.supersedes.extend(
-        rows.iter()
-            .filter(|r| r.status == MessageStatus::Pending && r.run_id.as_ref() != Some(&facts.run_id))
-            .map(|r| r.id),
-    );
+    let Some(dialect) = channel.dialect() else { return };
+    let ping = Ping::ended(facts);
+    let heard = if ping.event == Event::Success { dialect.success } else { dialect.failure };
+    let key = format!("{}.ping", facts.run_id);
+    if heard {
+        let kind = Kind::of_bad(facts.outcome).unwrap_or(Kind::Success);
+        let message = ping_message(kind, key.clone(), ping::body(facts, dialect.rich), &ping);
+        add(plan, channel, message, Some(facts), Vec::new(), now);
+    }
+    // A dead man's switch wants to know how it is now, not how it was: neither an earlier run, nor that
+    // this one has begun.
+    let is_this = |r: &Message| payload_of(r).is_some_and(|p| p.message.key == key);
+    plan.supersedes
+        .extend(rows.iter().filter(|r| r.status == MessageStatus::Pending && !is_this(r)).map(|r| r.id));
 }
 
 fn add(
@@ -382,14 +464,36 @@ fn add(
     about: Vec<Trouble>,
     now: DateTime<Utc>,
 ) {
-    let kind = if channel.is_heartbeat() { MessageKind::Ping } else { stored_kind(message.kind) };
-    let payload = Payload { message, about };
+    let kind = if channel.is_ping() { MessageKind::Ping } else { stored_kind(message.kind) };
+    push(plan, channel, Payload { message, about }, kind, facts.map(|f| (&f.job, &f.run_id)), now);
+}
+
+/// What a row is filed under.
+struct About<'a> {
+    kind: MessageKind,
+    job: &'a JobName,
+    run: &'a RunId,
+}
+
+fn add_about(plan: &mut Plan, channel: &Channel, message: Rendered, about: About<'_>, now: DateTime<Utc>) {
+    let payload = Payload { message, about: Vec::new() };
+    push(plan, channel, payload, about.kind, Some((about.job, about.run)), now);
+}
+
+fn push(
+    plan: &mut Plan,
+    channel: &Channel,
+    payload: Payload,
+    kind: MessageKind,
+    about: Option<(&JobName, &RunId)>,
+    now: DateTime<Utc>,
+) {
     let text = serde_json::to_string(&payload).expect("strings and enums serialise");
     for recipient in channel.recipients() {
         plan.messages.push(NewMessage {
             channel: channel.name.clone(),
-            job: facts.map(|f| f.job.clone()),
-            run_id: facts.map(|f| f.run_id.clone()),
+            job: about.map(|(job, _)| job.clone()),
+            run_id: about.map(|(_, run)| run.clone()),
             kind,
             message_id: channel.message_id(&payload.message, &recipient),
             recipient,
@@ -413,6 +517,7 @@ fn stored_kind(kind: Kind) -> MessageKind {
         Kind::Test => MessageKind::Test,
         Kind::Check => MessageKind::Check,
         Kind::Agent => MessageKind::Agent,
+        Kind::Verify => MessageKind::Verify,
     }
 }
 
@@ -462,7 +567,7 @@ fn made_up(
 fn plan_reminder(plan: &mut Plan, channel: &Channel, facts: &RunFacts, before: &[Run], now: DateTime<Utc>) {
     let due = Due { kind: Kind::Reminder, supersede: false, was_told: true };
     let streak = streak(due, facts, before, None);
-    let message = render(Content::Run(Kind::Reminder, facts, streak.as_ref()), &channel.labels, now);
+    let message = channel.render(Content::Run(Kind::Reminder, facts, streak.as_ref()), now);
     add(plan, channel, message, Some(facts), end_of(facts).troubles(), now);
 }
 
@@ -473,7 +578,7 @@ fn plan_digests(
     jobs: &[JobContext],
     now: DateTime<Utc>,
 ) -> Result<(), StateError> {
-    for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_heartbeat()) {
+    for channel in channels.iter().map(AsRef::as_ref).filter(|c| !c.is_ping()) {
         let jobs: Vec<&JobContext> = jobs.iter().filter(|j| j.tells(&channel.name)).collect();
         let Some(host) = jobs.first() else { continue };
         let last = state.last_message(&channel.name, None, &[MessageKind::Digest])?.map(|m| m.created_at);
@@ -489,7 +594,7 @@ fn plan_digests(
             jobs: jobs.iter().map(|job| digest_job(state, job, from, until)).collect::<Result<_, _>>()?,
             command: host.command.clone(),
         };
-        let message = render(Content::Digest(&facts), &channel.labels, now);
+        let message = channel.render(Content::Digest(&facts), now);
         add(plan, channel, message, None, Vec::new(), now);
     }
     Ok(())

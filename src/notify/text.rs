@@ -56,6 +56,28 @@ pub fn line(text: &str, limit: usize) -> String {
     out
 }
 
+/// The beginning of a text, at most `limit` bytes, cut between characters.
+pub fn cut(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A text of several lines in which nothing is hostile; its lines and their spaces stay.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.replace("\r\n", "\n").chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if is_hostile(c) => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// The lines of a text, each made harmless but with its spaces kept; at most `limit` lines.
 pub fn lines(text: &str, limit: usize) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();

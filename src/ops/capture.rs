@@ -1,17 +1,22 @@
 //! Reads all sources of a job into the staging place.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
 
+use super::hooks::{Hooks, Scope, Verdict};
+use super::panics::unwinding;
+use super::{preflight, shrink};
 use crate::archive::{self, Outputs, TreeSpec, capture_stream, capture_tree};
-use crate::config::{HealthConfig, OnShrink, Unreadable};
-use crate::event::{Event, Level, Observer, is_interruption};
-use crate::manifest::{Codec, Component, Kind, StoredFile};
-use crate::model::{ByteSize, ComponentName, Outcome, WarningKind};
-use crate::source::{Capture, Context, Source};
+use crate::config::{Limits, Unreadable};
+use crate::event::{Event, Observer, is_interruption};
+use crate::manifest::{Codec, Component, StoredFile};
+use crate::model::{ComponentName, Outcome, WarningKind};
+use crate::source::{Capture, Context, Part, Ready, Source};
 use crate::state::Baseline;
 use crate::target::{Stage, StagedFile};
 
@@ -22,11 +27,13 @@ pub struct Plan<'a> {
     /// Folders that are never captured: targets and state.
     pub skip: Vec<PathBuf>,
     /// Limits on how far a component may shrink.
-    pub health: &'a HealthConfig,
+    pub limits: Limits,
     /// What each component usually holds.
-    pub baseline: &'a dyn Fn(&ComponentName) -> Option<Baseline>,
+    pub baselines: &'a BTreeMap<ComponentName, Baseline>,
     /// Seconds since 1970, the date of files made up for the archive.
     pub now: i64,
+    /// Commands around single sources.
+    pub hooks: &'a Hooks<'a>,
 }
 
 /// All components, and how good they are together.
@@ -48,33 +55,178 @@ pub struct ComponentError {
     pub source: anyhow::Error,
 }
 
-/// Captures `sources` in their order.
+/// The staging place, shared by the components that are captured at the same time.
+type SharedStage<'a> = Mutex<&'a mut dyn Stage>;
+
+/// Captures `sources` in their order. `ready` holds what the preflight found; a source that is not in it is
+/// looked at when it is its turn.
 pub fn capture_all(
     sources: &[Box<dyn Source>],
+    mut ready: BTreeMap<ComponentName, Ready>,
     stage: &mut dyn Stage,
     context: &Context,
     plan: &Plan<'_>,
     observer: &dyn Observer,
 ) -> Result<Captured> {
+    let stage = Mutex::new(stage);
     let mut captured = Captured { components: Vec::new(), outcome: Outcome::Success };
     for source in sources {
-        let name = source.name().clone();
-        let baseline = (plan.baseline)(&name);
+        let scope = Scope::Source(source.name().clone());
+        let ready = ready.remove(source.name());
+        let result = plan
+            .hooks
+            .before(&scope, &context.cancel())
+            .and_then(|()| capture_source(source.as_ref(), ready, &stage, context, plan, observer));
+        let outcome = match &result {
+            Ok(components) => components
+                .iter()
+                .fold(Outcome::Success, |worst, c| worse(worst, judge(c, source.unreadable()))),
+            Err(_) if context.progress.is_cancelled() => Outcome::Interrupted,
+            Err(_) => Outcome::Failure,
+        };
+        let error = result.as_ref().err().map(|error| format!("{error:#}"));
+        plan.hooks.after(&scope, Verdict { outcome: Some(outcome), error: error.as_deref() });
+        captured.components.extend(result?);
+        captured.outcome = worse(captured.outcome, outcome);
+    }
+    Ok(captured)
+}
+
+/// All components of one source.
+fn capture_source(
+    source: &dyn Source,
+    ready: Option<Ready>,
+    stage: &SharedStage<'_>,
+    context: &Context,
+    plan: &Plan<'_>,
+    observer: &dyn Observer,
+) -> Result<Vec<Component>> {
+    let ready = match ready {
+        Some(ready) => ready,
+        None => preflight::one(source, context, observer)?,
+    };
+    shrink::check_missing(source.name(), &ready.parts, plan.baselines, plan.limits, observer)
+        .map_err(|e| ComponentError { component: source.name().clone(), source: e })?;
+    let lanes = source.parallel().min(ready.parts.len()).max(1);
+    let job = Job { source, stage, plan, observer };
+    if lanes == 1 {
+        return ready.parts.iter().map(|part| job.capture(part, context, plan.options)).collect();
+    }
+    job.capture_side_by_side(&ready.parts, lanes, context)
+}
+
+/// What is the same for all components of a source.
+struct Job<'a, 's> {
+    source: &'a dyn Source,
+    stage: &'a SharedStage<'s>,
+    plan: &'a Plan<'a>,
+    observer: &'a dyn Observer,
+}
+
+impl Job<'_, '_> {
+    /// Captures `lanes` components at a time, and gives all in their order. The first error ends the others.
+    /// Threads and read rate are shared out, so that memory and load stay about those of one.
+    fn capture_side_by_side(
+        &self,
+        parts: &[Part],
+        lanes: usize,
+        context: &Context,
+    ) -> Result<Vec<Component>> {
+        let options = archive::Options {
+            threads: (self.plan.options.threads / lanes).max(1),
+            read_limit: self.plan.options.read_limit.map(|limit| (limit / lanes as u64).max(1)),
+            ..self.plan.options.clone()
+        };
+        let context = Context { given_up: Arc::default(), ..context.clone() };
+        let next = AtomicUsize::new(0);
+        let done: Mutex<BTreeMap<usize, Component>> = Mutex::default();
+        let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+        let span = tracing::Span::current();
+        let work = || {
+            let _entered = span.enter();
+            while !context.given_up.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(part) = parts.get(at) else { return };
+                match unwinding(|| self.capture(part, &context, &options)) {
+                    Ok(component) => {
+                        done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, component);
+                    }
+                    Err(error) => {
+                        // The first is the reason; what follows was ended because of it.
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        context.given_up.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..lanes {
+                scope.spawn(work);
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()),
+        }
+    }
+
+    /// Captures one component, and tells.
+    fn capture(&self, part: &Part, context: &Context, options: &archive::Options) -> Result<Component> {
+        let name = &part.name;
+        let baseline = self.plan.baselines.get(name);
         let expected_bytes = baseline.map(|b| b.source_bytes);
-        observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
-        let component = capture_one(source.as_ref(), stage, context, plan)
-            .and_then(|c| check_shrink(&c, baseline, plan.health, observer).map(|()| c))
+        self.observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
+        let component = self
+            .capture_one(part, context, options)
+            .and_then(|c| shrink::check(&c, baseline, self.plan.limits, self.observer).map(|()| c))
             .map_err(|e| ComponentError { component: name.clone(), source: e })?;
-        observer.event(&Event::ComponentEnded {
-            component: name,
+        self.observer.event(&Event::ComponentEnded {
+            component: name.clone(),
             source_bytes: component.source_bytes,
             stored_bytes: component.stored_bytes,
             warnings: component.warning_counts.total(),
         });
-        captured.outcome = worse(captured.outcome, judge(&component, source.unreadable()));
-        captured.components.push(component);
+        Ok(component)
     }
-    Ok(captured)
+
+    fn capture_one(&self, part: &Part, context: &Context, options: &archive::Options) -> Result<Component> {
+        let codec = match options.codec {
+            archive::Codec::Zstd(_) => Codec::Zstd,
+            archive::Codec::Gzip(_) => Codec::Gzip,
+        };
+        let file = format!("{}.{}", part.file_name, codec.extension());
+        match self.source.open(part, context)? {
+            Capture::Tree(mut spec) => {
+                spec.skip.extend(self.plan.skip.iter().cloned());
+                let (component, files) =
+                    capture_files(part, &spec, file, self.stage, options, self.plan.now)?;
+                if files == 0 && !self.source.allow_empty() {
+                    bail!("{}", empty(&spec, &component));
+                }
+                Ok(component)
+            }
+            Capture::Stream(mut stream) => {
+                let mut out = create(self.stage, &file)?;
+                let read = match capture_stream(stream.reader(), options, &mut out) {
+                    Ok(read) => {
+                        stream.finish()?;
+                        read
+                    }
+                    Err(e) if is_interruption(&e) => return Err(e),
+                    // A dump that died explains itself better than the pipe it left behind; a full disk does
+                    // not become clearer by the complaint of the program whose output nobody took.
+                    Err(e) if is_write_error(&e) => return Err(e),
+                    Err(e) => return Err(stream.finish().err().unwrap_or(e)),
+                };
+                out.finish(read.stored_bytes)?;
+                Ok(component(part, file, read, None, None))
+            }
+        }
+    }
+}
+
+fn create(stage: &SharedStage<'_>, file: &str) -> Result<Box<dyn StagedFile>> {
+    stage.lock().map_err(|_| anyhow!("a thread panicked"))?.create(file)
 }
 
 fn worse(a: Outcome, b: Outcome) -> Outcome {
@@ -90,45 +242,6 @@ fn judge(component: &Component, unreadable: Unreadable) -> Outcome {
         (1.., Unreadable::Fail) => Outcome::Partial,
         _ if counts.total() > 0 => Outcome::Warning,
         _ => Outcome::Success,
-    }
-}
-
-fn capture_one(
-    source: &dyn Source,
-    stage: &mut dyn Stage,
-    context: &Context,
-    plan: &Plan<'_>,
-) -> Result<Component> {
-    let codec = match plan.options.codec {
-        archive::Codec::Zstd(_) => Codec::Zstd,
-        archive::Codec::Gzip(_) => Codec::Gzip,
-    };
-    let file = format!("{}.{}", source.file_name(), codec.extension());
-    match source.open(context)? {
-        Capture::Tree(mut spec) => {
-            spec.skip.extend(plan.skip.iter().cloned());
-            let (component, files) = capture_files(source.name(), &spec, file, stage, plan)?;
-            if files == 0 && !source.allow_empty() {
-                bail!("{}", empty(&spec, &component));
-            }
-            Ok(component)
-        }
-        Capture::Stream(mut stream) => {
-            let mut out = stage.create(&file)?;
-            let read = match capture_stream(stream.reader(), plan.options, &mut out) {
-                Ok(read) => {
-                    stream.finish()?;
-                    read
-                }
-                Err(e) if is_interruption(&e) => return Err(e),
-                // A dump that died explains itself better than the pipe it left behind; a full disk does not
-                // become clearer by the complaint of the program whose output nobody took.
-                Err(e) if is_write_error(&e) => return Err(e),
-                Err(e) => return Err(stream.finish().err().unwrap_or(e)),
-            };
-            out.finish(read.stored_bytes)?;
-            Ok(component(source.name(), Kind::Stream, file, read, None, None))
-        }
     }
 }
 
@@ -153,27 +266,26 @@ fn is_write_error(error: &anyhow::Error) -> bool {
 
 /// The component, and how many regular files are in it.
 fn capture_files(
-    name: &ComponentName,
+    part: &Part,
     spec: &TreeSpec,
     file: String,
-    stage: &mut dyn Stage,
-    plan: &Plan<'_>,
+    stage: &SharedStage<'_>,
+    options: &archive::Options,
+    now: i64,
 ) -> Result<(Component, u64)> {
-    let index_file = format!("{name}.index.zst");
-    let warnings_file = format!("{name}.warnings.zst");
-    let mut archive = stage.create(&file)?;
-    let mut index = stage.create(&index_file)?;
+    let index_file = format!("{}.index.zst", part.name);
+    let warnings_file = format!("{}.warnings.zst", part.name);
+    let mut archive = create(stage, &file)?;
+    let mut index = create(stage, &index_file)?;
     // Most runs have no long list of warnings, so its file is made when it is needed.
     let list: Arc<Mutex<Option<Box<dyn StagedFile>>>> = Arc::default();
-    let stage = Mutex::new(stage);
     let mut open_list = || -> Result<Box<dyn Write + Send>> {
-        let mut stage = stage.lock().map_err(|_| anyhow!("a thread panicked"))?;
-        let made = stage.create(&warnings_file)?;
+        let made = create(stage, &warnings_file)?;
         *list.lock().map_err(|_| anyhow!("a thread panicked"))? = Some(made);
         Ok(Box::new(Shared(Arc::clone(&list))))
     };
     let outputs = Outputs { archive: &mut archive, index: &mut index, warnings: &mut open_list };
-    let read = capture_tree(spec, plan.options, plan.now, outputs)?;
+    let read = capture_tree(spec, options, now, outputs)?;
     archive.finish(read.stored_bytes)?;
     let stored = |file: String, (sha256, bytes)| StoredFile { file, sha256, bytes };
     let index_length = read.index.map_or(0, |(_, length)| length);
@@ -185,20 +297,21 @@ fn capture_files(
     let files = read.files;
     let (index, list) = (read.index, read.warnings_file);
     let index = index.map(|i| stored(index_file, i));
-    Ok((component(name, Kind::Tar, file, read, index, list.map(|l| stored(warnings_file.clone(), l))), files))
+    Ok((component(part, file, read, index, list.map(|l| stored(warnings_file.clone(), l))), files))
 }
 
 fn component(
-    name: &ComponentName,
-    kind: Kind,
+    part: &Part,
     file: String,
     read: archive::Captured,
     index: Option<StoredFile>,
     warnings_file: Option<StoredFile>,
 ) -> Component {
     Component {
-        name: name.clone(),
-        kind,
+        name: part.name.clone(),
+        kind: part.kind,
+        content: part.content,
+        databases: part.databases.clone(),
         file,
         source_bytes: read.source_bytes,
         raw_bytes: read.raw_bytes,
@@ -211,41 +324,6 @@ fn component(
         warnings: read.warnings,
         warnings_file,
     }
-}
-
-/// A source that lost most of its content is an unmounted disk or a wrong path more often than it is right.
-fn check_shrink(
-    component: &Component,
-    baseline: Option<Baseline>,
-    health: &HealthConfig,
-    observer: &dyn Observer,
-) -> Result<()> {
-    let Some(baseline) = baseline else { return Ok(()) };
-    for (what, now, usual) in [
-        ("bytes", component.source_bytes, baseline.source_bytes),
-        ("entries", component.entries, baseline.entries),
-    ] {
-        let least = usual as f64 * (1.0 - health.max_shrink);
-        if (now as f64) >= least {
-            continue;
-        }
-        let amount = |n: u64| if what == "bytes" { ByteSize(n).to_string() } else { format!("{n} {what}") };
-        let text = format!(
-            "it shrank to {}; the median of the last good runs is {}, and max_shrink allows {:.0} %",
-            amount(now),
-            amount(usual),
-            health.max_shrink * 100.0
-        );
-        match health.on_shrink {
-            OnShrink::Fail => bail!("{text}. If that is right: agent ack JOB"),
-            OnShrink::Warn => observer.event(&Event::Note(
-                Level::Warning,
-                format!("{}: {text}. If that is right: agent ack JOB", component.name),
-            )),
-        }
-        return Ok(());
-    }
-    Ok(())
 }
 
 struct Shared(Arc<Mutex<Option<Box<dyn StagedFile>>>>);

@@ -12,6 +12,7 @@ use super::{Agent, prune, publish, sentinel, tell};
 use crate::event::{Event, Interrupted, Level, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
+use crate::log;
 use crate::manifest;
 use crate::model::{RunId, TargetName};
 use crate::state::{Copy, CopyFailure, CopyStatus};
@@ -32,6 +33,8 @@ const POLL: Duration = Duration::from_millis(500);
 pub struct Drained {
     /// Copies made and read back.
     pub made: u64,
+    /// Copies that are not made at all: retention would remove them right away.
+    pub spared: u64,
     /// Attempts that failed, with the reason.
     pub failed: Vec<(RunId, TargetName, String)>,
     /// What else went wrong at the targets, and is recorded with the runs already.
@@ -83,6 +86,11 @@ pub fn drain(
             gave_up.push(copy.target);
             continue;
         }
+        let _entered = log::span(&copy.job, &copy.run_id).entered();
+        if spare(agent, &copy, deadline, progress)? {
+            drained.spared += 1;
+            continue;
+        }
         observer.event(&Event::CopyStarted(copy.target.clone()));
         let result = failpoint::hit("copy").and_then(|()| make(agent, &copy, deadline, progress));
         let outcome = result.as_ref().map(|_| ()).map_err(|e| format!("{e:#}"));
@@ -117,6 +125,38 @@ pub fn drain(
             }
         }
     }
+}
+
+/// Takes a copy out of the queue that retention would remove as soon as it is made: after a target was away for
+/// long, newer ones leave it no place. Newer ones are made first, so that what is decided here is what would be
+/// decided then. What an earlier attempt left at the target is removed; a copy that may be there as a whole, and one
+/// whose target cannot be tidied, are left to be made.
+fn spare(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<bool> {
+    if copy.location.is_some() {
+        return Ok(false);
+    }
+    let as_if_made = Some((&copy.run_id, copy.started, copy.outcome, copy.bytes));
+    let plan = prune::plan(agent, &copy.job, &copy.target, as_if_made)?;
+    let goes = !copy.pinned
+        && plan.decisions.iter().any(|decision| decision.run_id == copy.run_id && !decision.keep);
+    if !goes || (copy.attempts > 0 && clean(agent, copy, deadline, progress).is_err()) {
+        return Ok(false);
+    }
+    agent.state.copy_expired(&copy.run_id, &copy.target, agent.now())?;
+    tell::copy_came_after_all(agent, copy)?;
+    tracing::info!("no copy is made at {}: the policy there keeps newer ones and not this one", copy.target);
+    Ok(true)
+}
+
+/// Removes what an attempt that died left at the target.
+fn clean(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<()> {
+    let request = Request::Clean { at: agent.at(&copy.target, "")?, run: copy.run_id.clone() };
+    isolate::call(&request, stall(agent, copy), deadline, progress, &mut |_| Ok(())).map(drop)
+}
+
+/// How long work at the target may make no progress.
+fn stall(agent: &Agent, copy: &Copy) -> Duration {
+    agent.config.job.get(&copy.job).map_or(Duration::from_secs(300), |job| job.copy_stall)
 }
 
 /// Names one pass through the queue: its process, and among those of the process itself.
@@ -156,7 +196,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     let (run, target) = (&copy.run_id, &copy.target);
     let config = agent.target(target)?;
     let to = agent.at(target, "")?;
-    let stall = agent.config.job.get(&copy.job).map_or(Duration::from_secs(300), |job| job.copy_stall);
+    let stall = stall(agent, copy);
 
     // An attempt that died after its rename left a whole copy behind: it is read back and taken.
     if let Some(location) = &copy.location {
@@ -169,8 +209,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
             return Ok(state.copy_done(run, target, location, report.bytes, true, agent.now())?);
         }
     }
-    let clean = Request::Clean { at: to.clone(), run: run.clone() };
-    isolate::call(&clean, stall, deadline, progress, &mut |_| Ok(()))?;
+    clean(agent, copy, deadline, progress)?;
 
     let Some(from) = source(agent, copy)? else {
         // Nothing is left to copy; keeping the entry would mean failing for ever.

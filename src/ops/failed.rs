@@ -27,7 +27,8 @@ pub fn record(
         Ok(()) => tell::deliver(agent).problems,
         Err(e) => {
             tracing::error!(
-                "job {job}: the failure could not be recorded, it is told without the state: {e:#}"
+                job = job.as_str(),
+                "the failure could not be recorded, it is told without the state: {e:#}"
             );
             match tell::run_without_state(agent, job, error) {
                 Ok(delivery) => delivery.problems,

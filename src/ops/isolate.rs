@@ -304,6 +304,14 @@ pub fn verify_copy(
         verify(at.open().as_ref(), &at.location, run, depth, progress)?
     };
     let result = report.result();
+    // Told before it is recorded: what died in between is found, and told, again.
+    let copies = agent.state.copies_of(run)?;
+    if let Some(copy) = copies.iter().find(|copy| copy.target == at.target)
+        && (depth > Depth::Lengths || result.is_err())
+    {
+        let folder = at.config.path.join(&at.location).display().to_string();
+        super::tell::verified(agent, copy, &folder, &report.problems)?;
+    }
     // Lengths alone do not make a copy verified.
     if depth > Depth::Lengths || result.is_err() {
         agent.state.record_verify(

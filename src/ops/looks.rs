@@ -1,19 +1,61 @@
 //! Looks at the machine that the health checks ask for: never at anything that can hang.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
-use super::{open_target, reap};
+use super::{Agent, open_target, reap};
 use crate::config::Config;
 use crate::event::Progress;
-use crate::health::Extra;
+use crate::health::{self, Extra, Finding};
 use crate::lock;
-use crate::model::JobName;
+use crate::model::{JobName, TargetName};
 use crate::state::{JobState, Snapshot};
+
+/// How long a look at a target may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+/// Whether a backup is whole, and what is wrong with it if not.
+type Whole = Result<(), String>;
 
 /// How long a look at a mounted primary target may take.
 const LOOK_STALL: Duration = Duration::from_secs(10);
+
+/// Answers the health checks, and records the answers. `extra` is what only a [`look`] can tell.
+pub fn record(agent: &Agent, extra: &Extra) -> Result<Vec<Finding>> {
+    let now = agent.now();
+    let findings = health::findings(&agent.state.snapshot(now)?, &agent.config, now, extra);
+    agent.state.record_health(&findings.iter().map(Finding::to_row).collect::<Vec<_>>(), now)?;
+    Ok(findings)
+}
+
+/// The targets that jobs use.
+pub fn used_targets(config: &Config) -> BTreeSet<TargetName> {
+    config.job.values().flat_map(|job| &job.targets).cloned().collect()
+}
+
+/// Looks at a target in a child process: nobody who has something else to do touches what may be
+/// a dead mount. What was found is recorded. True when it is back and copies wait for it: they are due at once,
+/// however long the pause after the last attempt was to be.
+pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
+    let at = agent.at(name, "")?;
+    let deadline = Some(Instant::now() + PROBE_LIMIT);
+    let reply =
+        isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
+    let now = agent.now();
+    match reply {
+        Ok(Reply::Probed { space }) => {
+            let was_down = agent.state.probes()?.iter().any(|(probed, probe)| probed == name && !probe.up);
+            agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
+            return Ok(was_down && agent.state.retry_copies(Some(name), now)? > 0);
+        }
+        Ok(other) => bail!("an unexpected answer to a look at target {name}: {other:?}"),
+        Err(error) => agent.state.record_probe(name, now, false, None, None, Some(&format!("{error:#}")))?,
+    }
+    Ok(false)
+}
 
 /// Which runs are dead, and whether the newest good backup of each job is where it should be.
 pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
@@ -26,15 +68,23 @@ pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
                 extra.dead_runs.insert(run.run_id.clone());
             }
         }
-        if let Some(found) = files_of(config, job, state) {
-            extra.backup_files.insert(job.clone(), found);
+        match files_of(config, job, state) {
+            Some((_, Ok(found))) => {
+                extra.backup_files.insert(job.clone(), found);
+            }
+            // A target that is away says nothing about the backups there.
+            Some((target, Err(away))) => {
+                extra.targets_away.insert(target, format!("{away:#}"));
+            }
+            None => {}
         }
     }
     extra
 }
 
-/// Whether manifest and files of the newest good backup are at the primary target.
-fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(), String>> {
+/// Whether manifest and files of the newest good backup are at the primary target; an error when that target
+/// cannot be looked at.
+fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetName, Result<Whole>)> {
     let run = state.last_success.as_ref()?;
     let (name, location) = (run.target.as_ref()?, run.location.as_ref()?);
     let target = config.target.get(name)?;
@@ -54,8 +104,5 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<Result<(
     } else {
         verify(open_target(name, target).as_ref(), location, &run.run_id, Depth::Lengths, &progress)
     };
-    Some(match report {
-        Ok(report) => report.result(),
-        Err(e) => Err(format!("{e:#}")),
-    })
+    Some((name.clone(), report.map(|report| report.result())))
 }

@@ -2,12 +2,15 @@
 
 pub mod browse;
 pub mod capture;
+pub mod channels;
 pub mod copies;
 pub mod export;
 pub mod failed;
+pub mod hooks;
 pub mod isolate;
 pub mod last_good;
 pub mod limits;
+pub mod load;
 pub mod locks;
 pub mod looks;
 pub mod panics;
@@ -19,6 +22,8 @@ pub mod restore;
 pub mod restore_text;
 pub mod scan;
 pub mod sentinel;
+pub mod shrink;
+pub mod starts;
 pub mod stored;
 pub mod tell;
 pub mod verify;

@@ -1,11 +1,13 @@
 //! Looks at sources and targets before anything is read, so that what cannot work fails in the first second.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::{Agent, prune, sentinel};
 use crate::event::{Event, Level, Observer, Progress};
-use crate::model::{ByteSize, JobName};
-use crate::source::{Context, Source};
+use crate::model::{ByteSize, ComponentName, JobName};
+use crate::source::{Context, Ready, Source};
 use crate::target::Target;
 
 /// Room asked for beyond what the last good backup took.
@@ -82,27 +84,40 @@ fn record(
     )?)
 }
 
-/// Looks at every source, and reports all that is wrong, not only the first.
-pub fn sources(sources: &[Box<dyn Source>], context: &Context, observer: &dyn Observer) -> Result<()> {
+/// Looks at every source, and reports all that is wrong, not only the first. `later` says which are looked at
+/// when it is their turn: what a command before them makes is not there yet.
+pub fn sources(
+    sources: &[Box<dyn Source>],
+    later: impl Fn(&ComponentName) -> bool,
+    context: &Context,
+    observer: &dyn Observer,
+) -> Result<BTreeMap<ComponentName, Ready>> {
     let mut problems = Vec::new();
-    for source in sources {
-        let result = source.preflight(context).with_context(|| format!("component {}", source.name()));
-        match result {
-            Ok(warnings) => {
-                for warning in warnings {
-                    observer.event(&Event::Note(Level::Warning, format!("{}: {warning}", source.name())));
-                }
+    let mut ready = BTreeMap::new();
+    for source in sources.iter().filter(|source| !later(source.name())) {
+        match one(source.as_ref(), context, observer) {
+            Ok(found) => {
+                ready.insert(source.name().clone(), found);
             }
             Err(e) if context.progress.is_cancelled() => return Err(e),
             Err(e) => problems.push(e),
         }
     }
     match problems.len() {
-        0 => Ok(()),
+        0 => Ok(ready),
         1 => Err(problems.remove(0)),
         _ => {
             let texts: Vec<String> = problems.iter().map(|e| format!("{e:#}")).collect();
             bail!("{}", texts.join("\n"))
         }
     }
+}
+
+/// Looks at one source.
+pub fn one(source: &dyn Source, context: &Context, observer: &dyn Observer) -> Result<Ready> {
+    let ready = source.preflight(context).with_context(|| format!("component {}", source.name()))?;
+    for warning in &ready.warnings {
+        observer.event(&Event::Note(Level::Warning, format!("{}: {warning}", source.name())));
+    }
+    Ok(ready)
 }

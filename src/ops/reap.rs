@@ -6,10 +6,11 @@
 
 use anyhow::{Context, Result};
 
+use super::hooks::{Hooks, Verdict};
 use super::verify::{Depth, read_manifest, verify};
 use super::{Agent, prune, tell};
 use crate::config::JobConfig;
-use crate::event::Progress;
+use crate::event::{Progress, Silent, Step};
 use crate::lock::{FileLock, LockMode, ProcessIdentity};
 use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
@@ -115,12 +116,32 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
     {
         reason.push_str(&format!("; what it left behind could not be removed: {e:#}"));
     }
+    for problem in make_up_hooks(agent, run, job, Outcome::Interrupted, Some(&reason)) {
+        reason = format!("{reason}\n{problem}");
+    }
     let mut ended = EndedRun::new(run.run_id.clone(), Outcome::Interrupted, agent.now());
     ended.error = Some(reason);
     ended.failed_step = run.step;
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     agent.state.end_run(&ended, &[], &messages)?;
     Ok(Fate::Interrupted)
+}
+
+/// Ends what the hooks of a dead run began: nobody else takes a site out of its maintenance mode. Which of
+/// them had begun is not known beyond the step the run died in.
+fn make_up_hooks(
+    agent: &Agent,
+    run: &Run,
+    job: Option<&JobConfig>,
+    outcome: Outcome,
+    error: Option<&str>,
+) -> Vec<String> {
+    let Some(job) = job.filter(|_| run.step.is_some_and(|step| step >= Step::Preflight)) else {
+        return Vec::new();
+    };
+    let hooks = Hooks::new(agent, &run.job, job, &run.run_id, &Silent);
+    hooks.make_up(run.step <= Some(Step::Capture), Verdict { outcome: Some(outcome), error });
+    hooks.problems()
 }
 
 /// Takes over a backup that was published but not recorded. `None` when there is none at its location.
@@ -146,6 +167,7 @@ fn adopt(
     ended
         .degraded
         .push("run: it died after its backup was published; the backup was read back and counts".to_owned());
+    ended.degraded.extend(make_up_hooks(agent, run, job, manifest.outcome, None));
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     agent.state.end_run(&ended, &copies, &messages)?;
     // It may have died in its own retention.

@@ -4,91 +4,33 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Agent;
-use crate::config::{Config, EmailConfig, NotifyConfig, NotifyOn, SuccessMail, resolve_secret};
+use super::channels::channels;
+use crate::config::Config;
 use crate::model::{ChannelName, ComponentName, JobName, RunId};
-use crate::notify::email::EmailSettings;
-use crate::notify::facts::{AgentFacts, CheckFacts, CopyFacts, FindingFacts, RunFacts};
-use crate::notify::heartbeat::HeartbeatSettings;
-use crate::notify::message::{Kind, Labels};
+use crate::notify::facts::{AgentFacts, CheckFacts, CopyFacts, FindingFacts, RunFacts, VerifyFacts};
 use crate::notify::outbox::{self, Delivery};
-use crate::notify::transitions::{Policy, SuccessMode};
 use crate::notify::{Channel, gather, plan};
 use crate::state::{Copy, EndedRun, FactKey, NewMessage, Run};
 
 /// How often the same findings of the health checks are mailed again.
 const TELL_CHECK_AGAIN: TimeDelta = TimeDelta::hours(24);
 
-/// Makes the channels of a configuration. Fails on the first one whose settings cannot work, so that this
-/// shows at the start and not at the first failure.
-pub fn channels(config: &Config) -> Result<Vec<Arc<Channel>>> {
-    config
-        .notify
-        .iter()
-        .map(|(name, channel)| {
-            channel_of(name, channel).map(Arc::new).with_context(|| format!("notification channel {name}"))
-        })
-        .collect()
-}
-
-fn channel_of(name: &ChannelName, config: &NotifyConfig) -> Result<Channel> {
-    match config {
-        NotifyConfig::Email(email) => {
-            let settings = EmailSettings {
-                url: email.smtp.clone(),
-                user: email.user.clone(),
-                password: resolve_secret(email.password.as_ref(), email.password_file.as_deref())?,
-                from: email.from.clone(),
-                to: email.to.clone(),
-                timeout: email.timeout,
-                ca_file: email.ca_file.clone(),
-            };
-            Channel::email(
-                name.clone(),
-                policy(email),
-                Labels::new(email.labels.iter().map(|(kind, label)| (kind.as_str(), label.as_str())))?,
-                &settings,
-            )
-        }
-        NotifyConfig::Heartbeat(heartbeat) => {
-            let url = match (&heartbeat.url, &heartbeat.url_file) {
-                (Some(url), _) => crate::model::Secret::new(url.clone()),
-                (None, file) => {
-                    resolve_secret(None, file.as_deref())?.context("it has neither url nor url_file")?
-                }
-            };
-            Channel::heartbeat(name.clone(), &HeartbeatSettings { url, timeout: heartbeat.timeout })
-        }
-    }
-}
-
-fn policy(config: &EmailConfig) -> Policy {
-    let kind = |on: &NotifyOn| match on {
-        NotifyOn::Failure => Kind::Failure,
-        NotifyOn::Partial => Kind::Partial,
-        NotifyOn::Degraded => Kind::Degraded,
-        NotifyOn::Interrupted => Kind::Interrupted,
-        NotifyOn::Recovery => Kind::Recovery,
-    };
-    let success = match config.success {
-        SuccessMail::Always => SuccessMode::Always,
-        SuccessMail::Daily => SuccessMode::Daily,
-        SuccessMail::Never => SuccessMode::Never,
-    };
-    Policy { on: config.on.iter().map(kind).collect(), success, remind: config.remind }
-}
-
 impl Agent {
     /// The channels that tell about a job. One that the configuration no longer has is told by all.
     fn channels_for(&self, job: &JobName) -> Vec<Arc<Channel>> {
         let wanted = self.config.job.get(job).and_then(|j| j.notify.as_ref());
         let all = self.channels.iter();
-        all.filter(|c| wanted.is_none_or(|names| names.contains(&c.name))).cloned().collect()
+        all.filter(|c| wanted.is_none_or(|names| names.contains(&c.name)))
+            .filter(|c| c.tells(job))
+            .cloned()
+            .collect()
     }
 
     /// What messages about a job say beside what the state knows.
@@ -116,7 +58,7 @@ fn context_of(config: &Config, command: &str, job: &JobName, now: DateTime<Utc>)
         command: command.to_owned(),
         next_run: of_job.and_then(|j| j.schedule()).and_then(|s| s.next_after(timezone, now)),
         target_paths: target_paths(config),
-        channels: of_job.and_then(|j| j.notify.clone()),
+        channels: Some(config.channels_for(job).into_iter().map(|(name, _)| name.clone()).collect()),
         paused: false,
         notes: Vec::new(),
     }
@@ -163,7 +105,9 @@ pub fn without_state(
     now: DateTime<Utc>,
     clock: Arc<dyn crate::clock::Clock>,
 ) -> Result<Delivery> {
-    let channels = channels(config)?;
+    let wanted = config.channels_for(&facts.job);
+    let mut channels = channels(config);
+    channels.retain(|channel| wanted.iter().any(|(name, _)| **name == channel.name));
     let due = plan::without_state(&channels, facts, now);
     block_on(outbox::tell_without_state(&config.state_dir, &due.messages, &channels, clock))
 }
@@ -189,9 +133,128 @@ pub fn copy_came_after_all(agent: &Agent, copy: &Copy) -> Result<()> {
 /// degradations, recoveries after late copies.
 pub fn by_time(agent: &Agent) -> Result<()> {
     let now = agent.now();
+    broken_channels(agent)?;
     let jobs: Vec<_> = agent.config.job.keys().map(|job| agent.job_context(job)).collect();
     plan::periodic(&agent.state, &agent.channels, &jobs, now)?.enqueue(&agent.state, now)?;
     Ok(())
+}
+
+/// Records which channels cannot be used as they should, for checks and metrics, and tells the others of what
+/// is new.
+fn broken_channels(agent: &Agent) -> Result<()> {
+    let now = agent.now();
+    let found: BTreeMap<&ChannelName, String> = agent
+        .channels
+        .iter()
+        .map(|channel| (&channel.name, channel.problems().join("; ")))
+        .filter(|(_, problems)| !problems.is_empty())
+        .collect();
+    let value = serde_json::to_string(&found).context("writing down which channels cannot be used")?;
+    let known = agent.state.fact(FactKey::ChannelsBroken)?;
+    if known.as_ref().map_or("{}", |fact| fact.value.as_str()) == value {
+        return Ok(());
+    }
+    let before: BTreeMap<ChannelName, String> =
+        known.and_then(|fact| serde_json::from_str(&fact.value).ok()).unwrap_or_default();
+    for (name, problems) in &found {
+        if before.get(*name) == Some(problems) {
+            continue;
+        }
+        let facts = AgentFacts {
+            host: agent.config.host_name(),
+            timezone: agent.config.timezone,
+            at: now,
+            title: format!("the channel {name} does not work as it should"),
+            meaning:
+                "Backups are made as ever. Messages for this channel wait for three days at most, or have \
+                      their built-in texts; other channels are told as ever"
+                    .to_owned(),
+            details: vec![problems.clone()],
+            advice: Some(format!(
+                "Put it right, look at it with `{0} config check`, try it with `{0} notify test {name}`. A daemon \
+                 is told by `systemctl reload backup-agent`",
+                agent.command
+            )),
+            command: agent.command.clone(),
+        };
+        let others: Vec<&Arc<Channel>> = agent.channels.iter().filter(|c| c.name != **name).collect();
+        plan::agent(&others, &facts, now).enqueue(&agent.state, now)?;
+    }
+    match found.is_empty() {
+        true => agent.state.clear_fact(FactKey::ChannelsBroken)?,
+        false => agent.state.set_fact(FactKey::ChannelsBroken, &value, now)?,
+    }
+    Ok(())
+}
+
+/// Tells the switches that want to hear of it that a run begins: queued here, and sent by a thread of its
+/// own, since a backup does not wait for the network. [`Beginning::wait`] before the end is told, so that a
+/// switch hears of the end last.
+pub fn begun(agent: &Agent, job: &JobName, run: &RunId) -> Beginning {
+    let queued = || {
+        let now = agent.now();
+        let due = plan::run_began(&agent.state, &agent.channels_for(job), job, run, now)?;
+        due.enqueue(&agent.state, now)?;
+        anyhow::Ok(!due.is_empty())
+    };
+    match queued() {
+        Ok(false) => Beginning(None),
+        Ok(true) => {
+            let agent = agent.clone();
+            let sending = move || drop(deliver(&agent));
+            Beginning(thread::Builder::new().name("tell".to_owned()).spawn(sending).ok())
+        }
+        Err(e) => {
+            // No reason to make no backup; and should nothing come of it, the switch raises the alarm.
+            tracing::warn!("the beginning of run {run} is not told: {e:#}");
+            Beginning(None)
+        }
+    }
+}
+
+/// The beginning of a run on its way to those who want to hear of it.
+#[derive(Debug)]
+pub struct Beginning(Option<thread::JoinHandle<()>>);
+
+impl Beginning {
+    /// Waits until it was sent, or given up for now: no longer than a channel's timeout.
+    pub fn wait(&mut self) {
+        if let Some(thread) = self.0.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("telling the beginning of the run ended unexpectedly");
+        }
+    }
+}
+
+/// Queues what reading a copy back found, where it is news. To be called before the result is recorded.
+pub fn verified(agent: &Agent, copy: &Copy, location: &str, problems: &[String]) -> Result<()> {
+    use crate::state::CopyStatus;
+    let ok = problems.is_empty();
+    // Damage is news at a copy that counted, soundness at one that did not.
+    if ok != (copy.status == CopyStatus::Corrupt) {
+        return Ok(());
+    }
+    let now = agent.now();
+    let context = agent.job_context(&copy.job);
+    let other = |c: &Copy| !(c.run_id == copy.run_id && c.target == copy.target);
+    let facts = VerifyFacts {
+        job: copy.job.clone(),
+        host: context.host.clone(),
+        timezone: context.timezone,
+        at: now,
+        ok,
+        run_id: copy.run_id.clone(),
+        taken: copy.started,
+        target: copy.target.clone(),
+        location: location.to_owned(),
+        problems: problems.to_vec(),
+        newest_verified: gather::last_good_of(&agent.state, &context, &other)?,
+        before: copy.verified_at,
+        command: agent.command.clone(),
+    };
+    let channels = agent.channels_for(&copy.job);
+    Ok(plan::verified(&agent.state, &channels, &facts, now)?.enqueue(&agent.state, now)?)
 }
 
 /// Sends what the outbox holds. What goes wrong is in the result, with the messages, and in the log.
@@ -223,6 +286,28 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
 /// Tells of a run whose state failed under it.
 pub fn run_without_state(agent: &Agent, job: &JobName, error: &anyhow::Error) -> Result<Delivery> {
     run_without_agent(&agent.config, &agent.command, job, error, Arc::clone(&agent.clock))
+}
+
+/// Tells of a run whose end was recorded before the state failed: what is told is how it ended, not the
+/// state's trouble. A good one is told as degraded.
+pub fn ended_without_state(
+    agent: &Agent,
+    job: &JobName,
+    started: DateTime<Utc>,
+    ended: &EndedRun,
+    error: &anyhow::Error,
+) -> Result<Delivery> {
+    let now = agent.now();
+    let context = context_of(&agent.config, &agent.command, job, now);
+    let mut ended = ended.clone();
+    if ended.outcome.is_good() {
+        ended.degraded.push(format!("state: {error:#}"));
+    }
+    let mut facts = gather::ended(None, &context, started, &ended, None);
+    if ended.outcome.is_good() {
+        facts.copies = copies_of(agent, job, &ended);
+    }
+    without_state(&agent.config, &facts, now, Arc::clone(&agent.clock))
 }
 
 /// Tells of a run that could not begin, since the state could not even be opened.
@@ -306,7 +391,7 @@ pub fn state_unusable(
         findings: vec![finding],
         command: command.to_owned(),
     };
-    let channels = channels(config)?;
+    let channels = channels(config);
     let due = plan::check(&channels, &facts, now);
     let delivery = block_on(outbox::tell_without_state(&config.state_dir, &due.messages, &channels, clock))?;
     // Where this cannot be kept, it is told more often than need be, which is the better mistake.

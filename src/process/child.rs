@@ -1,6 +1,7 @@
 //! One running child and the thread that looks after it.
 
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
 use std::thread;
@@ -146,6 +147,19 @@ impl Drop for StreamChild {
 /// Starts a program whose output is read as a stream. The deadline of the [`Command`] runs from here to
 /// the child's end.
 pub fn stream(command: Command, cancel: Cancel) -> Result<StreamChild, ProcessError> {
+    start(command, Stdio::null(), cancel)
+}
+
+/// The same, with a standard input: the reading end of a pipe.
+pub fn stream_from(
+    command: Command,
+    stdin: io::PipeReader,
+    cancel: Cancel,
+) -> Result<StreamChild, ProcessError> {
+    start(command, Stdio::from(stdin), cancel)
+}
+
+fn start(command: Command, stdin: Stdio, cancel: Cancel) -> Result<StreamChild, ProcessError> {
     let program = command.name();
     let resolved = command.resolve()?;
     let failed = |reason: String| ProcessError::Spawn { program: program.clone(), reason };
@@ -171,7 +185,7 @@ pub fn stream(command: Command, cancel: Cancel) -> Result<StreamChild, ProcessEr
                 }
             };
             let result = runtime.block_on(async {
-                match spawn(&supervised.command, &resolved) {
+                match spawn(&supervised.command, &resolved, stdin) {
                     Ok((child, pid)) => {
                         let _ = started_sender.send(Ok(pid));
                         supervised.run(child, pid).await
@@ -202,16 +216,20 @@ pub fn stream(command: Command, cancel: Cancel) -> Result<StreamChild, ProcessEr
     })
 }
 
-fn spawn(command: &Command, resolved: &std::path::Path) -> io::Result<(Child, Pid)> {
+fn spawn(command: &Command, resolved: &std::path::Path, stdin: Stdio) -> io::Result<(Child, Pid)> {
     let mut std = std::process::Command::new(resolved);
     std.args(&command.args)
         .env_clear()
         .envs(command.environment())
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .current_dir("/");
-    std::os::unix::process::CommandExt::process_group(&mut std, 0);
+    std.process_group(0);
+    if let Some(user) = &command.user {
+        // The standard library drops root's further groups with it.
+        std.uid(user.uid).gid(user.gid);
+    }
     sys::die_with_parent(&mut std);
     let child = tokio::process::Command::from(std).spawn()?;
     let pid = child

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::checked::CheckedStream;
 use super::dump::{EndMarker, ProgramStream, Watched};
-use super::{Capture, Context, RANK_DATABASE, Source, secret_file};
+use super::{Capture, Context, Part, RANK_DATABASE, Ready, Source, StreamSource, secret_file};
 use crate::config::CommandConfig;
-use crate::manifest::Kind;
+use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
 use crate::process::{self, Command};
 
@@ -22,12 +23,15 @@ pub struct CommandSource {
 impl CommandSource {
     /// Checks the form of the settings; whether the program is there is asked by the preflight.
     pub fn new(name: ComponentName, config: CommandConfig) -> anyhow::Result<Self> {
-        let program = config.command.first().map(String::as_str).unwrap_or_default();
-        ensure!(!program.is_empty(), "command names no program");
-        ensure!(
-            !program.contains('/') || Path::new(program).is_absolute(),
-            "command must begin with an absolute path or a plain program name, not {program:?}"
-        );
+        ensure!(!config.command.is_empty(), "command names no program");
+        for (key, list) in [("command", &config.command), ("check", &config.check)] {
+            let Some(program) = list.first() else { continue };
+            ensure!(!program.is_empty(), "{key} names no program");
+            ensure!(
+                !program.contains('/') || Path::new(program).is_absolute(),
+                "{key} must begin with an absolute path or a plain program name, not {program:?}"
+            );
+        }
         ensure!(
             is_extension(&config.extension),
             "extension must be letters, digits, dots, - and _, such as \"sql\", not {:?}",
@@ -49,9 +53,14 @@ impl CommandSource {
         self.config.command.first().map(String::as_str).unwrap_or_default()
     }
 
-    fn command(&self) -> anyhow::Result<Command> {
+    /// One of the source's programs, with the source's environment, as the source's user.
+    fn command(&self, list: &[String]) -> anyhow::Result<Command> {
         let config = &self.config;
-        let mut command = Command::new(self.program()).args(&config.command[1..]).timeout(config.timeout);
+        let (program, args) = list.split_first().context("command names no program")?;
+        let mut command = Command::new(program).args(args).timeout(config.timeout);
+        if let Some(user) = &config.run_as {
+            command = command.run_as(user)?;
+        }
         for (key, value) in &config.env {
             command = command.env(key, value);
         }
@@ -81,35 +90,35 @@ impl Source for CommandSource {
         "command"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Stream
+    fn preflight(&self, _: &Context) -> anyhow::Result<Ready> {
+        for list in [&self.config.command, &self.config.check] {
+            let Some(program) = list.first() else { continue };
+            ensure!(
+                process::find_program(program).is_some(),
+                "program {program} was not found or is not executable: install it, or name it by its absolute path"
+            );
+            self.command(list)?;
+        }
+        let extension = &self.config.extension;
+        Ok(Ready::whole(Part::whole(&self.name, extension, Kind::Stream, Content::Command)))
     }
 
-    fn extension(&self) -> &str {
-        &self.config.extension
-    }
-
-    fn preflight(&self, _: &Context) -> anyhow::Result<Vec<String>> {
-        let program = self.program();
-        ensure!(
-            process::find_program(program).is_some(),
-            "program {program} was not found or is not executable: install it, or name it by its absolute path"
-        );
-        self.command()?;
-        Ok(Vec::new())
-    }
-
-    fn open(&self, context: &Context) -> anyhow::Result<Capture> {
+    fn open(&self, _: &Part, context: &Context) -> anyhow::Result<Capture> {
         let marker = self.config.end_marker.clone().map_or(EndMarker::Any, EndMarker::Text);
-        let child = process::stream(self.command()?, context.cancel())?;
-        Ok(Capture::Stream(Box::new(ProgramStream {
+        let child = process::stream(self.command(&self.config.command)?, context.cancel())?;
+        let mut stream: Box<dyn StreamSource> = Box::new(ProgramStream {
             program: self.program().to_owned(),
             output: Watched::new(child, &marker),
             marker,
             allow_empty: self.config.allow_empty,
             credentials: None,
             explain: None,
-        })))
+        });
+        if !self.config.check.is_empty() {
+            let checker = self.command(&self.config.check)?;
+            stream = Box::new(CheckedStream::new(stream, checker, context.cancel())?);
+        }
+        Ok(Capture::Stream(stream))
     }
 
     fn allow_empty(&self) -> bool {

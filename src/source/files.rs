@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{Capture, Context, RANK_FILES, Source};
+use super::{Capture, Context, Part, RANK_FILES, Ready, Source};
 use crate::archive::TreeSpec;
 use crate::config::{FilesConfig, Unreadable};
-use crate::manifest::Kind;
+use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
 
 /// Files and folders, walked by the engine.
@@ -73,22 +73,14 @@ impl Source for FilesSource {
         "files"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Tar
-    }
-
-    fn extension(&self) -> &str {
-        "tar"
-    }
-
-    fn preflight(&self, _: &Context) -> anyhow::Result<Vec<String>> {
+    fn preflight(&self, _: &Context) -> anyhow::Result<Ready> {
         ensure!(!self.config.paths.is_empty(), "paths names nothing to back up");
         check_overlap(&self.config.paths)?;
         self.config.paths.iter().try_for_each(|path| check_root(path))?;
-        Ok(Vec::new())
+        Ok(Ready::whole(Part::whole(&self.name, "tar", Kind::Tar, Content::Files)))
     }
 
-    fn open(&self, _: &Context) -> anyhow::Result<Capture> {
+    fn open(&self, _: &Part, _: &Context) -> anyhow::Result<Capture> {
         let config = self.config.clone();
         Ok(Capture::Tree(TreeSpec {
             roots: config.paths,

@@ -1,15 +1,20 @@
 //! Where the data comes from: files, databases, programs, the state of the system.
 //!
 //! A [`Source`] is made from its part of the configuration by [`build`], looked at by
-//! [`Source::preflight`] before anything is read, and opened once: as a tree that the engine walks, or as a
-//! stream of bytes. A stream is good only after [`StreamSource::finish`] said so: a dump that broke off
+//! [`Source::preflight`] before anything is read, which also says of which components it consists; each of
+//! these is opened once: as a tree that the engine walks, or as a stream of bytes. A stream is good only after [`StreamSource::finish`] said so: a dump that broke off
 //! looks like any other dump until its exit status and its end marker are known.
 
+mod checked;
 mod command;
+mod database;
 mod dotenv;
 mod dump;
 mod files;
 mod mysql;
+mod parts;
+mod postgres;
+mod redis;
 mod secret_file;
 mod sqlite;
 mod system;
@@ -18,20 +23,24 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
 use crate::archive::TreeSpec;
 use crate::config::{SourceConfig, Unreadable};
 use crate::event::Progress;
-use crate::manifest;
 use crate::model::ComponentName;
 use crate::process::Cancel;
 
 pub use command::CommandSource;
+pub use database::{Database, Load};
 pub use dotenv::{Dotenv, DotenvError};
 pub use files::FilesSource;
 pub use mysql::MysqlSource;
+pub use parts::Part;
+pub use postgres::PostgresSource;
+pub use redis::RedisSource;
 pub use sqlite::SqliteSource;
 pub use system::SystemSource;
 
@@ -71,41 +80,64 @@ pub struct Context {
     pub scratch: PathBuf,
     /// Says whether the run should stop.
     pub progress: Arc<Progress>,
+    /// Set when another component of the same source failed, so that this one is not worth finishing.
+    pub given_up: Arc<AtomicBool>,
+}
+
+/// What a look at a source found.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// The components it will make, in this order.
+    pub parts: Vec<Part>,
+    /// Sentences for a person.
+    pub warnings: Vec<String>,
+}
+
+impl Ready {
+    /// One component, and nothing to say.
+    fn whole(part: Part) -> Self {
+        Self { parts: vec![part], warnings: Vec::new() }
+    }
 }
 
 impl Context {
+    /// A context for sources that use `scratch`, in a run that `progress` watches.
+    pub fn new(scratch: PathBuf, progress: Arc<Progress>) -> Self {
+        Self { scratch, progress, given_up: Arc::default() }
+    }
+
     /// The run's wish to stop, in the form child processes understand.
     pub fn cancel(&self) -> Cancel {
-        let progress = self.progress.clone();
-        Arc::new(move || progress.is_cancelled())
+        let (progress, given_up) = (self.progress.clone(), self.given_up.clone());
+        Arc::new(move || progress.is_cancelled() || given_up.load(Ordering::Relaxed))
     }
 }
 
 /// One source of a job.
 pub trait Source: Send + Sync {
-    /// The name of the source, and of its component.
+    /// The name of the source: its component has it too, or begins with it.
     fn name(&self) -> &ComponentName;
 
     /// The type as the configuration spells it: `files`, `mysql`.
     fn type_name(&self) -> &'static str;
 
-    /// Whether [`Source::open`] yields a tree or a stream.
-    fn kind(&self) -> manifest::Kind;
+    /// Looks for everything that would make [`Source::open`] fail: files, programs, logins. An error ends
+    /// the run before anything is read of this source.
+    fn preflight(&self, context: &Context) -> anyhow::Result<Ready>;
 
-    /// The extension of the component's file, without a dot and without that of the compression: `sql`.
-    fn extension(&self) -> &str;
+    /// Opens one of the components that [`Source::preflight`] named. Blocks for as long as the source needs
+    /// before its first byte.
+    fn open(&self, part: &Part, context: &Context) -> anyhow::Result<Capture>;
 
-    /// The component's file name before the extension of the compression is added: `database.sql`.
-    fn file_name(&self) -> String {
-        format!("{}.{}", self.name(), self.extension())
+    /// The server that dumps of this source can be loaded into; none for sources that are no database server.
+    fn database(&self) -> Option<&dyn Database> {
+        None
     }
 
-    /// Looks for everything that would make [`Source::open`] fail: files, programs, logins. An error ends
-    /// the run before it begins; the returned warnings are sentences for a person.
-    fn preflight(&self, context: &Context) -> anyhow::Result<Vec<String>>;
-
-    /// Opens the source. Blocks for as long as the source needs before its first byte.
-    fn open(&self, context: &Context) -> anyhow::Result<Capture>;
+    /// How many components may be captured at the same time.
+    fn parallel(&self) -> usize {
+        1
+    }
 
     /// What an unreadable file does to the outcome.
     fn unreadable(&self) -> Unreadable {
@@ -138,6 +170,8 @@ pub fn build(name: &ComponentName, config: &SourceConfig) -> anyhow::Result<Box<
         SourceConfig::Command(config) => boxed(CommandSource::new(name.clone(), config.clone())),
         SourceConfig::Sqlite(config) => Ok(Box::new(SqliteSource::new(name.clone(), config.clone()))),
         SourceConfig::Mysql(config) => boxed(MysqlSource::new(name.clone(), config.clone())),
+        SourceConfig::Postgres(config) => boxed(PostgresSource::new(name.clone(), config.clone())),
+        SourceConfig::Redis(config) => boxed(RedisSource::new(name.clone(), config.clone())),
         SourceConfig::System(config) => Ok(Box::new(SystemSource::new(name.clone(), config.clone()))),
     };
     source.with_context(|| format!("source {name}"))

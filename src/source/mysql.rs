@@ -9,9 +9,14 @@
 //!   moments. `--no-flush-logs` is the default and stays: a backup must not rotate the server's logs.
 //! - `--no-tablespaces`: the dump needs no PROCESS privilege.
 //! - `--databases`: the dump creates its databases with their character sets, and `mysql < dump` restores it.
+//! - One dump of everything is one moment of everything; with `split` each database has a moment of its own.
+//! - Accounts and grants are SQL that any server of the kind takes, not rows of tables that only the same
+//!   version knows.
 //! - `--comments`: they hold the end marker, `-- Dump completed`, without which no dump counts as whole.
 
+mod accounts;
 mod check;
+mod load;
 mod login;
 mod version;
 
@@ -23,14 +28,17 @@ use anyhow::{Context as _, bail, ensure};
 use self::login::Login;
 use self::version::{Flavour, Version};
 use super::dump::{EndMarker, ProgramStream, Watched};
-use super::{Capture, Context, RANK_DATABASE, Source};
+use super::parts::{Choice, Part, USERS};
+use super::{Capture, Context, RANK_DATABASE, Ready, Source};
 use crate::config::MysqlConfig;
-use crate::manifest::Kind;
+use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
 use crate::process::{self, Cancel, Command};
 
 /// Dump programs, the preferred one first: on MariaDB systems `mysqldump` is an old name of the other.
 const DUMP_PROGRAMS: [&str; 2] = ["mariadb-dump", "mysqldump"];
+/// The extension of dumps.
+const EXTENSION: &str = "sql";
 /// What to do when there is none.
 const HINT: &str = "install the Debian package mariadb-client (or default-mysql-client)";
 /// The dump program's own end marker; a date may follow.
@@ -72,12 +80,7 @@ impl MysqlSource {
     /// Checks the form of the settings; server and programs are asked by the preflight.
     pub fn new(name: ComponentName, config: MysqlConfig) -> anyhow::Result<Self> {
         ensure!(!config.timeout.is_zero(), "timeout must not be 0");
-        for database in &config.databases {
-            ensure!(
-                !database.is_empty() && !database.starts_with('-') && !database.contains(['\0', '\n']),
-                "{database:?} cannot be the name of a database"
-            );
-        }
+        Choice::new(&config.databases, &config.exclude_databases, config.allow_empty)?;
         for arg in &config.extra_args {
             // A plain word would be taken for one more database.
             ensure!(
@@ -100,6 +103,28 @@ impl MysqlSource {
             }
         }
         Ok(Self { name, config })
+    }
+
+    /// Which databases are meant, by what the login says where the configuration says nothing.
+    fn choice(&self, login: &Login) -> anyhow::Result<Choice> {
+        Choice::new(&login.databases, &self.config.exclude_databases, self.config.allow_empty)
+    }
+
+    /// The components that hold `databases`.
+    fn parts(&self, choice: &Choice, databases: Vec<String>) -> anyhow::Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        if self.config.split {
+            for database in &databases {
+                parts.push(Part::database(&self.name, database, EXTENSION, Content::Mysql)?);
+            }
+        } else if !databases.is_empty() || choice.is_everything() {
+            let part = Part::whole(&self.name, EXTENSION, Kind::Stream, Content::Mysql);
+            parts.push(Part { databases, ..part });
+        }
+        if self.config.users {
+            parts.push(Part::beside(&self.name, USERS, EXTENSION, Content::MysqlUsers)?);
+        }
+        Ok(parts)
     }
 
     fn dump_program(&self) -> anyhow::Result<PathBuf> {
@@ -125,8 +150,13 @@ impl MysqlSource {
         })
     }
 
-    /// The dump, up to and including what it dumps.
-    fn dump_command(&self, login: &Login, version: Option<&Version>) -> anyhow::Result<Command> {
+    /// The dump of these databases; of all there are when `None`.
+    fn dump_command(
+        &self,
+        login: &Login,
+        version: Option<&Version>,
+        databases: Option<&[String]>,
+    ) -> anyhow::Result<Command> {
         let program = self.dump_program()?;
         let mut command = check::base(&program.to_string_lossy(), login).timeout(self.config.timeout).args([
             "--single-transaction",
@@ -152,10 +182,9 @@ impl MysqlSource {
             }
         }
         command = command.args(&self.config.extra_args);
-        Ok(if login.databases.is_empty() {
-            command.args(["--flush-privileges", "--all-databases"])
-        } else {
-            command.arg("--databases").args(&login.databases)
+        Ok(match databases {
+            None => command.args(["--flush-privileges", "--all-databases"]),
+            Some(databases) => command.arg("--databases").args(databases),
         })
     }
 }
@@ -169,26 +198,30 @@ impl Source for MysqlSource {
         "mysql"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Stream
-    }
-
-    fn extension(&self) -> &str {
-        "sql"
-    }
-
-    fn preflight(&self, context: &Context) -> anyhow::Result<Vec<String>> {
+    fn preflight(&self, context: &Context) -> anyhow::Result<Ready> {
         let cancel = context.cancel();
         let version = self.dump_version(&cancel)?;
         let login = Login::new(&self.name, &self.config, &context.scratch)?;
-        check::check(self, &login, &version, &cancel)
+        let choice = self.choice(&login)?;
+        let check::Found { databases, warnings } = check::check(self, &login, &choice, &version, &cancel)?;
+        Ok(Ready { parts: self.parts(&choice, databases)?, warnings })
     }
 
-    fn open(&self, context: &Context) -> anyhow::Result<Capture> {
+    fn open(&self, part: &Part, context: &Context) -> anyhow::Result<Capture> {
         let cancel = context.cancel();
         let version = self.dump_version(&cancel)?;
-        let mut login = Login::new(&self.name, &self.config, &context.scratch)?;
-        let command = self.dump_command(&login, Some(&version))?;
+        let mut login = Login::new(&part.name, &self.config, &context.scratch)?;
+        let command = match part.content {
+            Content::MysqlUsers if version.flavour == Flavour::Mysql => {
+                return Ok(Capture::Stream(Box::new(accounts::read(&login, &cancel)?)));
+            }
+            Content::MysqlUsers => accounts::dump(&self.dump_program()?, &login),
+            _ => {
+                let everything = !self.config.split && self.choice(&login)?.is_everything();
+                self.dump_command(&login, Some(&version), (!everything).then_some(&part.databases))?
+            }
+        };
+        let command = command.timeout(self.config.timeout);
         let program = command.name();
         let child = process::stream(command, cancel)?;
         let marker = EndMarker::LineBeginningWith(END_MARKER);
@@ -200,6 +233,14 @@ impl Source for MysqlSource {
             credentials: login.file.take(),
             explain: Some(Box::new(move |error| check::explain(error, &login))),
         })))
+    }
+
+    fn database(&self) -> Option<&dyn super::Database> {
+        Some(self)
+    }
+
+    fn parallel(&self) -> usize {
+        self.config.parallel
     }
 
     fn rank(&self) -> u8 {

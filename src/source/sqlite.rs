@@ -12,10 +12,10 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Capture, Context, RANK_DATABASE, Source, StreamSource};
+use super::{Capture, Context, Part, RANK_DATABASE, Ready, Source, StreamSource};
 use crate::config::SqliteConfig;
 use crate::event::Interrupted;
-use crate::manifest::Kind;
+use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
 
 /// The first bytes of every database that is neither empty nor encrypted.
@@ -177,15 +177,7 @@ impl Source for SqliteSource {
         "sqlite"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Stream
-    }
-
-    fn extension(&self) -> &str {
-        "sqlite"
-    }
-
-    fn preflight(&self, _: &Context) -> anyhow::Result<Vec<String>> {
+    fn preflight(&self, _: &Context) -> anyhow::Result<Ready> {
         let path = self.path();
         let mut file = fs::OpenOptions::new()
             .read(true)
@@ -202,10 +194,10 @@ impl Source for SqliteSource {
             "{} is not an SQLite database, or an encrypted one",
             path.display()
         );
-        Ok(Vec::new())
+        Ok(Ready::whole(Part::whole(&self.name, "sqlite", Kind::Stream, Content::Sqlite)))
     }
 
-    fn open(&self, context: &Context) -> anyhow::Result<Capture> {
+    fn open(&self, _: &Part, context: &Context) -> anyhow::Result<Capture> {
         // An empty file would be copied to nothing at all.
         self.preflight(context)?;
         let copy = Copy(context.scratch.join(format!("{}.sqlite", self.name)));

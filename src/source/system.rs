@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use self::table::{Ask, FOLDER, NOTES, PATHS, PROBES, Probe, README};
-use super::{Capture, Context, RANK_SYSTEM, Source};
+use super::{Capture, Context, Part, RANK_SYSTEM, Ready, Source};
 use crate::archive::{TreeSpec, VirtualFile};
 use crate::config::{SystemConfig, Unreadable};
 use crate::event::Interrupted;
-use crate::manifest::Kind;
+use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
 use crate::process::{self, Cancel, Command, ProcessError};
 
@@ -65,15 +65,7 @@ impl Source for SystemSource {
         "system"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Tar
-    }
-
-    fn extension(&self) -> &str {
-        "tar"
-    }
-
-    fn preflight(&self, _: &Context) -> anyhow::Result<Vec<String>> {
+    fn preflight(&self, _: &Context) -> anyhow::Result<Ready> {
         let given = self.config.paths.iter().flatten().chain(&self.config.extra_paths);
         let mut warnings = Vec::new();
         for path in given {
@@ -83,10 +75,11 @@ impl Source for SystemSource {
                 warnings.push(format!("{} is passed over: {error}", path.display()));
             }
         }
-        Ok(warnings)
+        let part = Part::whole(&self.name, "tar", Kind::Tar, Content::System);
+        Ok(Ready { parts: vec![part], warnings })
     }
 
-    fn open(&self, context: &Context) -> anyhow::Result<Capture> {
+    fn open(&self, _: &Part, context: &Context) -> anyhow::Result<Capture> {
         let virtual_files = ask_all(PROBES, &context.cancel(), TOTAL_TIMEOUT);
         ensure!(!context.progress.is_cancelled(), Interrupted);
         Ok(Capture::Tree(TreeSpec {
@@ -261,10 +254,10 @@ mod tests {
 
     #[test]
     fn a_missing_path_that_was_named_is_a_warning() {
-        let context = Context { scratch: "/nonexistent".into(), progress: Default::default() };
+        let context = Context::new("/nonexistent".into(), std::sync::Arc::default());
         let config = SystemConfig { extra_paths: vec!["/no/such/path".into()], ..SystemConfig::default() };
-        let warnings = source(config).preflight(&context).unwrap();
+        let warnings = source(config).preflight(&context).unwrap().warnings;
         assert!(warnings[0].contains("/no/such/path"), "{warnings:?}");
-        assert!(source(SystemConfig::default()).preflight(&context).unwrap().is_empty());
+        assert!(source(SystemConfig::default()).preflight(&context).unwrap().warnings.is_empty());
     }
 }

@@ -10,15 +10,17 @@ fn databases_come_first_then_files_then_the_system() {
         a-system = { type = "system" }
         b-files = { type = "files", paths = ["/x"] }
         a-files = { type = "files", paths = ["/y"] }
+        w-postgres = { type = "postgres" }
+        v-redis = { type = "redis" }
         z-mysql = { type = "mysql", databases = ["x"] }
         y-sqlite = { type = "sqlite", path = "/z" }
         x-command = { type = "command", command = ["pg_dumpall"], extension = "sql" }
     "#;
     let built = build_all(&sources(toml)).unwrap();
-    let names: Vec<String> = built.iter().map(|source| source.file_name()).collect();
+    let names: Vec<&str> = built.iter().map(|source| source.name().as_str()).collect();
     assert_eq!(
         names,
-        ["x-command.sql", "y-sqlite.sqlite", "z-mysql.sql", "a-files.tar", "b-files.tar", "a-system.tar"]
+        ["v-redis", "w-postgres", "x-command", "y-sqlite", "z-mysql", "a-files", "b-files", "a-system"]
     );
 }
 
@@ -34,6 +36,9 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (r#"type = "mysql", extra_args = ["-phunter2"]"#, "-p is not possible"),
         (r#"type = "mysql", extra_args = ["--compact"]"#, "end marker"),
         (r#"type = "mysql", extra_args = ["shop"]"#, "not an option"),
+        (r#"type = "postgres", extra_args = ["-Fp"]"#, "-F is not possible"),
+        (r#"type = "postgres", databases = ["a["]"#, "pattern"),
+        (r#"type = "redis", password_file = "pw""#, "absolute"),
         (r#"type = "mysql", databases = ["--all"]"#, "name of a database"),
         (r#"type = "mysql", password_file = "pw""#, "absolute"),
     ] {
@@ -53,7 +58,7 @@ fn a_path_that_cannot_be_backed_up_is_named_before_anything_is_read() {
     std::fs::create_dir(&real).unwrap();
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&real, &link).unwrap();
-    let context = Context { scratch: dir.path().to_owned(), progress: Arc::default() };
+    let context = Context::new(dir.path().to_owned(), Arc::default());
     let try_paths = |paths: &[&std::path::Path]| {
         let config = crate::config::FilesConfig {
             paths: paths.iter().map(|path| path.to_path_buf()).collect(),
@@ -63,8 +68,10 @@ fn a_path_that_cannot_be_backed_up_is_named_before_anything_is_read() {
     };
     let dangling = dir.path().join("dangling");
     std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-    assert!(try_paths(&[&real]).unwrap().is_empty());
-    assert!(try_paths(&[&link]).unwrap().is_empty());
+    assert!(try_paths(&[&real]).unwrap().warnings.is_empty());
+    let ready = try_paths(&[&link]).unwrap();
+    assert!(ready.warnings.is_empty());
+    assert_eq!(ready.parts[0].file_name, "app.tar");
     for (paths, part) in [
         (vec![], "nothing to back up"),
         (vec![dir.path().join("none")], "none cannot be backed up"),

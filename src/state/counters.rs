@@ -29,6 +29,8 @@ pub mod names {
     pub const NOTIFICATIONS: &str = "backup_notifications_total";
     /// Attempts to deliver a message that failed; the label is the channel.
     pub const NOTIFICATION_FAILURES: &str = "backup_notification_failures_total";
+    /// Messages refused for good; the label is the channel.
+    pub const NOTIFICATIONS_REFUSED: &str = "backup_notifications_refused_total";
 }
 
 /// How long single contentions are remembered.

@@ -28,8 +28,16 @@ words! {
         SchedulerTick = "scheduler-tick",
         /// Set when findings of the checks were mailed; the value says which.
         CheckMailed = "check-mailed",
+        /// Set while channels cannot be used; the value is a JSON object of reasons by channel.
+        ChannelsBroken = "channels-broken",
         /// Set when a clock far from what the state knows was met; the value says how far.
         ClockJump = "clock-jump",
+        /// Set when a log file cannot be opened or written; the value says why. Cleared when it can again.
+        LogTrouble = "log-trouble",
+        /// Set when the text file of metrics cannot be written; the value says why. Cleared when it can again.
+        TextfileTrouble = "textfile-trouble",
+        /// Set when `/metrics` was fetched; the value is what the client calls itself.
+        MetricsScraped = "metrics-scraped",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::one_job;
@@ -111,17 +111,24 @@ pub(super) fn baselines(
         .collect())
 }
 
-pub(super) fn last_run(tx: &Transaction<'_>, job: &JobName) -> rusqlite::Result<Option<Run>> {
+/// How much of a run is read: [`Run::from_row`] or [`Run::without_paths`].
+type Reading = fn(&Row<'_>) -> rusqlite::Result<Run>;
+
+pub(super) fn last_run(tx: &Transaction<'_>, job: &JobName, read: Reading) -> rusqlite::Result<Option<Run>> {
     tx.prepare_cached("SELECT * FROM runs WHERE job = ?1 AND outcome IS NOT NULL ORDER BY seq DESC LIMIT 1")?
-        .query_row([job.as_str()], Run::from_row)
+        .query_row([job.as_str()], read)
         .optional()
 }
 
-pub(super) fn last_success(tx: &Transaction<'_>, job: &JobName) -> rusqlite::Result<Option<Run>> {
+pub(super) fn last_success(
+    tx: &Transaction<'_>,
+    job: &JobName,
+    read: Reading,
+) -> rusqlite::Result<Option<Run>> {
     tx.prepare_cached(
         "SELECT * FROM runs WHERE job = ?1 AND outcome IN ('success', 'warning') ORDER BY seq DESC LIMIT 1",
     )?
-    .query_row([job.as_str()], Run::from_row)
+    .query_row([job.as_str()], read)
     .optional()
 }
 
@@ -196,12 +203,12 @@ impl State {
 
     /// The last run of a job that ended, however.
     pub fn last_run(&self, job: &JobName) -> Result<Option<Run>, StateError> {
-        self.read(&format!("read the last run of job {job}"), |tx| last_run(tx, job))
+        self.read(&format!("read the last run of job {job}"), |tx| last_run(tx, job, Run::from_row))
     }
 
     /// The last good run of a job.
     pub fn last_success(&self, job: &JobName) -> Result<Option<Run>, StateError> {
-        self.read(&format!("read the last good run of job {job}"), |tx| last_success(tx, job))
+        self.read(&format!("read the last good run of job {job}"), |tx| last_success(tx, job, Run::from_row))
     }
 
     /// The `running` row of a job. It may belong to a process that died.
@@ -227,6 +234,18 @@ impl State {
         self.read(&format!("read the baseline of job {job}"), |tx| {
             let since = one_job(tx, job)?.and_then(|row| row.baseline_ack_at);
             Ok(baselines(tx, job, since, exclude)?.remove(component))
+        })
+    }
+
+    /// What every component of a job usually holds, as [`State::baseline`] says for one.
+    pub fn baselines(
+        &self,
+        job: &JobName,
+        exclude: Option<&RunId>,
+    ) -> Result<BTreeMap<ComponentName, Baseline>, StateError> {
+        self.read(&format!("read the baselines of job {job}"), |tx| {
+            let since = one_job(tx, job)?.and_then(|row| row.baseline_ack_at);
+            baselines(tx, job, since, exclude)
         })
     }
 

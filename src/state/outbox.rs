@@ -43,6 +43,9 @@ words! {
         Agent = "agent",
         /// Asked for by `agent notify test`.
         Test = "test",
+        /// What reading a stored copy back found: damage, or that it is whole again. A kind of its own,
+        /// since it is about a copy and not about how a run ended.
+        Verify = "verify",
         /// A ping to a dead man's switch: no person reads it, so it never counts as a failure told.
         Ping = "ping",
     }
@@ -65,8 +68,12 @@ words! {
         Pending = "pending",
         /// Accepted by a server.
         Delivered = "delivered",
-        /// Given up.
+        /// Given up after many attempts.
         Failed = "failed",
+        /// Refused by its receiver for good, at the first attempt or a later one.
+        Refused = "refused",
+        /// Taken out of the queue by a person.
+        Dropped = "dropped",
         /// Replaced by another message before it was delivered.
         Superseded = "superseded",
     }
@@ -167,6 +174,8 @@ pub enum NextTry {
     At(DateTime<Utc>),
     /// None: the server refused for good.
     Never,
+    /// Not at all: it was refused, and trying again cannot help.
+    Refused,
 }
 
 pub(super) fn insert_messages(
@@ -292,6 +301,10 @@ impl State {
             let (status, not_before, closed) = match next {
                 NextTry::At(at) => (MessageStatus::Pending, at, None),
                 NextTry::Never => (MessageStatus::Failed, m.not_before, Some(ms(now))),
+                NextTry::Refused => {
+                    bump(tx, names::NOTIFICATIONS_REFUSED, "", m.channel.as_str(), 1)?;
+                    (MessageStatus::Refused, m.not_before, Some(ms(now)))
+                }
             };
             tx.execute(
                 "UPDATE outbox SET status = ?2, not_before = ?3, closed_at = ?4, last_error = ?5, claimed_until = NULL
@@ -310,6 +323,36 @@ impl State {
                 [ms(now)],
             )
         })
+    }
+
+    /// Makes one message due now, also one that was refused, given up or dropped. False when there is no
+    /// such message, or it was delivered or replaced.
+    pub fn retry_message(&self, id: i64, now: DateTime<Utc>) -> Result<bool, StateError> {
+        self.write("make a message due", |tx| {
+            let changed = tx.execute(
+                "UPDATE outbox SET status = 'pending', not_before = ?2, closed_at = NULL
+                 WHERE id = ?1 AND status IN ('pending', 'failed', 'refused', 'dropped')",
+                params![id, ms(now)],
+            )?;
+            Ok(changed > 0)
+        })
+    }
+
+    /// Takes a message out of the queue for good. False when it does not wait.
+    pub fn drop_message(&self, id: i64, now: DateTime<Utc>) -> Result<bool, StateError> {
+        self.write("drop a message", |tx| {
+            let changed = tx.execute(
+                "UPDATE outbox SET status = 'dropped', closed_at = ?2, claimed_until = NULL
+                 WHERE id = ?1 AND status = 'pending'",
+                params![id, ms(now)],
+            )?;
+            Ok(changed > 0)
+        })
+    }
+
+    /// One message.
+    pub fn message(&self, id: i64) -> Result<Option<Message>, StateError> {
+        self.read("read the outbox", |tx| Ok(select(tx, "id = ?1", vec![id.into()])?.pop()))
     }
 
     /// Messages that wait or are being sent, oldest first.

@@ -136,6 +136,18 @@ pub struct ChannelState {
     /// When the last of these was given up.
     #[serde(default)]
     pub last_given_up: Option<DateTime<Utc>>,
+    /// Messages refused for good, ever.
+    #[serde(default)]
+    pub refused: u64,
+    /// When the last of these was refused, within the last 30 days.
+    #[serde(default)]
+    pub last_refused: Option<DateTime<Utc>>,
+    /// Why that was.
+    #[serde(default)]
+    pub refusal: Option<String>,
+    /// What is wrong with the channel's settings, so that it cannot be used, or not as it should be.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// The daemon and its loops.
@@ -157,6 +169,13 @@ pub struct AgentState {
     pub config_refused: Option<DateTime<Utc>>,
     /// The last jump of the clock, and how far.
     pub clock_jump: Option<Fact>,
+    /// What is wrong with the log files, and since when.
+    pub log_trouble: Option<Fact>,
+    /// What is wrong with the text file of metrics, and since when.
+    pub textfile_trouble: Option<Fact>,
+    /// When `/metrics` was last fetched, and by whom.
+    #[serde(default)]
+    pub metrics_scraped: Option<Fact>,
 }
 
 impl Snapshot {
@@ -211,11 +230,10 @@ fn job_state(
     targets: BTreeMap<TargetName, JobTargetState>,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<JobState> {
-    let without_paths = |run: Option<Run>| run.map(|run| Run { warnings: Vec::new(), ..run });
-    let last_run = without_paths(last_run(tx, &row.job)?);
+    let last_run = last_run(tx, &row.job, Run::without_paths)?;
     let exclude = last_run.as_ref().map(|run| &run.run_id);
     Ok(JobState {
-        last_success: without_paths(last_success(tx, &row.job)?),
+        last_success: last_success(tx, &row.job, Run::without_paths)?,
         running: running(tx, Some(&row.job))?.into_iter().next(),
         counters: job_counters(counters, &row.job),
         contention: contention(tx, &row.job, now)?,
@@ -314,23 +332,39 @@ fn channels(
         match c.name.as_str() {
             names::NOTIFICATIONS => all.entry(channel).or_default().delivered = c.value,
             names::NOTIFICATION_FAILURES => all.entry(channel).or_default().failures = c.value,
+            names::NOTIFICATIONS_REFUSED => all.entry(channel).or_default().refused = c.value,
             _ => {}
         }
     }
     let mut statement = tx.prepare_cached(
-        "SELECT channel, status, created_at, last_error, closed_at FROM outbox WHERE status IN ('pending', 'failed') ORDER BY id DESC",
+        "SELECT channel, status, created_at, last_error, closed_at FROM outbox WHERE status IN ('pending', 'failed', 'refused') ORDER BY id DESC",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let state = all.entry(get_word(row, "channel")?).or_default();
-        if row.get_ref("status")?.as_str().map_err(rusqlite::Error::from)? == "failed" {
-            state.given_up += 1;
-            state.last_given_up = state.last_given_up.max(opt_time(row, "closed_at")?);
-            continue;
+        match row.get_ref("status")?.as_str().map_err(rusqlite::Error::from)? {
+            "failed" => {
+                state.given_up += 1;
+                state.last_given_up = state.last_given_up.max(opt_time(row, "closed_at")?);
+                continue;
+            }
+            "refused" => {
+                let at = opt_time(row, "closed_at")?;
+                if at > state.last_refused {
+                    (state.last_refused, state.refusal) = (at, row.get("last_error")?);
+                }
+                continue;
+            }
+            _ => {}
         }
         state.pending += 1;
         state.oldest_pending = Some(time(row, "created_at")?);
         state.last_error = state.last_error.take().or(row.get("last_error")?);
+    }
+    let broken = get_fact(tx, FactKey::ChannelsBroken.as_str())?
+        .and_then(|fact| serde_json::from_str::<BTreeMap<ChannelName, String>>(&fact.value).ok());
+    for (channel, problem) in broken.into_iter().flatten() {
+        all.entry(channel).or_default().problem = Some(problem);
     }
     Ok(all)
 }
@@ -346,5 +380,8 @@ fn agent_state(tx: &Transaction<'_>) -> rusqlite::Result<AgentState> {
         config_loaded: at(FactKey::ConfigLoaded.as_str())?,
         config_refused: at(FactKey::ConfigRefused.as_str())?,
         clock_jump: get_fact(tx, FactKey::ClockJump.as_str())?,
+        log_trouble: get_fact(tx, FactKey::LogTrouble.as_str())?,
+        textfile_trouble: get_fact(tx, FactKey::TextfileTrouble.as_str())?,
+        metrics_scraped: get_fact(tx, FactKey::MetricsScraped.as_str())?,
     })
 }

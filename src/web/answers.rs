@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, REFRESH, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, REFRESH, RETRY_AFTER, USER_AGENT,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -77,7 +79,10 @@ impl<C: Context> Answers<C> {
             Route::Job(name) => self.job(name, watched).await,
             Route::Run(id) => self.run(id, watched).await,
             Route::Icon(svg) => answer(StatusCode::OK, "image/svg+xml", svg),
-            Route::Metrics => self.metrics().await,
+            Route::Metrics => {
+                self.context.scraped(&user_agent(request));
+                self.metrics().await
+            }
             Route::Status => self.status().await,
             Route::Alive if self.context.alive() => plain(StatusCode::OK, "ok\n"),
             Route::Alive => {
@@ -240,6 +245,12 @@ fn view_of(context: &impl Context, snapshot: Arc<Snapshot>, extra: Extra) -> Vie
 
 const NO_JOB: &str = "There is no such job, neither in the configuration nor in the history.";
 const NO_RUN: &str = "There is no such run in the history.";
+
+/// What a client calls itself, cut and harmless.
+fn user_agent(request: &Request<Incoming>) -> String {
+    let named = request.headers().get(USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or("unknown");
+    named.chars().filter(|c| !c.is_control()).take(100).collect()
+}
 
 fn plain(code: StatusCode, text: &str) -> Answer {
     answer(code, "text/plain; charset=utf-8", text.to_owned())

@@ -110,6 +110,9 @@ pub trait Context: Send + Sync + 'static {
         Extra::default()
     }
 
+    /// `/metrics` was fetched by a client that calls itself so. Must not block.
+    fn scraped(&self, _by: &str) {}
+
     /// True once the start is complete; the server remembers it.
     fn ready(&self) -> bool;
 

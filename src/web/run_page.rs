@@ -236,6 +236,8 @@ impl ToldRow {
             MessageStatus::Pending => ("warning", "waits"),
             MessageStatus::Delivered => ("ok", "accepted"),
             MessageStatus::Failed => ("critical", "given up"),
+            MessageStatus::Refused => ("critical", "refused"),
+            MessageStatus::Dropped => ("unknown", "dropped by a person"),
             MessageStatus::Superseded => ("unknown", "replaced by a later one"),
         };
         Self {

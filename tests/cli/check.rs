@@ -230,3 +230,74 @@ fn a_mail_server_that_is_away_does_not_change_the_answer() {
     assert!(check.out.starts_with("BACKUP CRITICAL - web: "), "{}", check.out);
     assert!(check.err.contains("not told: "), "{}", check.err);
 }
+
+#[test]
+fn what_a_cron_line_records_is_there_for_prometheus_and_whoever_asks_later() {
+    let world = World::new(&format!("[metrics]\ntextfile = \"{{}}/backup.prom\"\n{}", SIMPLE.trim_start()));
+    // Sections come after the keys of the host.
+    let config = world.read("config.toml");
+    let (metrics, rest) = config.split_at(config.find("timezone").unwrap());
+    world.write("config.toml", &format!("{rest}{metrics}"));
+    world.agent("backup").exits(0);
+    let checked = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("backup_health_last_check_timestamp_seconds "));
+        line.map(|line| line.split(' ').nth(1).unwrap().parse::<f64>().unwrap())
+    };
+    assert_eq!(checked(&world.read("backup.prom")), None, "nobody has looked yet");
+    // A check that is not asked to writes nothing, and one job's is that of the whole host.
+    world.agent("check").exits(0);
+    assert_eq!(checked(&world.agent("metrics").out), None);
+    world.agent("check web --quiet --record").exits(0);
+    let first = checked(&world.read("backup.prom")).unwrap();
+    assert_eq!(checked(&world.agent("metrics").out), Some(first));
+    assert!(
+        world.read("backup.prom").contains("backup_health_status{backup_job=\"web\",check=\"overdue\"} 0")
+    );
+    assert!(world.read("state/status.json").contains("\"duplicate-trigger\""));
+    world.sh("mv data elsewhere");
+    world.agent("backup").exits(1);
+    world.agent("check --quiet --record").exits(2);
+    assert!(checked(&world.read("backup.prom")).unwrap() >= first);
+    assert!(
+        world
+            .read("backup.prom")
+            .contains("backup_health_status{backup_job=\"web\",check=\"last-outcome\"} 2")
+    );
+    // Who may not write is told so, and answered all the same.
+    if rustix::process::geteuid().is_root() {
+        let mut nobody = world.as_nobody();
+        let said = world.run(nobody.args(["--config", "config.toml"]), "check --record").exits(2);
+        assert!(said.err.contains("the answers were not written down: "), "{}", said.err);
+    }
+}
+
+#[test]
+fn a_target_that_is_away_is_told_as_that_and_not_as_a_lost_backup() {
+    let world = World::new(SIMPLE);
+    world.agent("backup").exits(0);
+    world.sh("mv local away");
+    let check = world.agent("check").exits(2);
+    assert!(check.out.contains("CRITICAL targets: target local cannot be used: "), "{}", check.out);
+    assert!(!check.out.contains(" web files: "), "{}", check.out);
+    world.sh("mv away local");
+    world.agent("check").exits(0);
+}
+
+#[test]
+fn a_limit_of_the_host_or_of_the_job_moves_the_answer() {
+    let world = World::new(SIMPLE);
+    for _ in 0..3 {
+        world.agent("backup").exits(0);
+    }
+    let held = world.sh("flock state/locks/web.lock $AGENT --config config.toml backup web || echo held");
+    assert!(held.contains("held"));
+    world.agent("check").exits(0);
+    let config = world.read("config.toml");
+    world.write("config.toml", &format!("{config}[health]\nmax_contention = 0\n"));
+    world.agent("check").exits(1).says(&["WARNING web contention: 1 run in a day found the lock held"]);
+    world.write(
+        "config.toml",
+        &format!("{config}[health]\nmax_contention = 0\n[job.web.health]\nmax_contention = 1\n"),
+    );
+    world.agent("check").exits(0);
+}

@@ -30,7 +30,7 @@ type = "filez"
         "config.toml:6:17: expected a whole number",
         "config.toml:8:12: expected a crontab line such as \"0 3,11,19 * * *\", found \"61 3 * * *\": minute 61: allowed are 0 to 59",
         "config.toml:9:12: there is no [target.lokal]; did you mean \"local\"?",
-        "config.toml:11:8: expected \"command\", \"files\", \"mysql\", \"sqlite\" or \"system\", found \"filez\"; did you mean \"files\"?",
+        "config.toml:11:8: expected \"command\", \"files\", \"mysql\", \"postgres\", \"redis\", \"sqlite\" or \"system\", found \"filez\"; did you mean \"files\"?",
         "  8 | schedule = \"61 3 * * *\"\n    |            ^^^^^^^^^^^^\n",
     ] {
         assert!(told.err.contains(expected), "{expected:?} is missing: {}", told.err);

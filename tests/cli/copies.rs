@@ -180,3 +180,32 @@ fn a_copy_that_a_dead_process_had_begun_is_made_by_the_next_one() {
     world.agent("tend").exits(0).says(&["1 pending copy was made"]);
     assert_eq!(states(&world, "nas"), ["verified"]);
 }
+
+#[test]
+fn copies_that_retention_would_remove_right_away_are_not_made_when_a_target_comes_back() {
+    let world = World::new(
+        &TWO.replace("keep = { last = 10, daily = 14, weekly = 8, monthly = 12 }", "keep = { last = 2 }"),
+    );
+    for _ in 0..5 {
+        world.agent("backup").exits(4);
+    }
+    assert_eq!(states(&world, "nas"), ["pending"; 5]);
+    fs::create_dir(world.path("nas")).unwrap();
+    world.agent("tend --retry").exits(0).says(&[
+        "2 pending copies were made\n",
+        "3 pending copies are not needed any more: newer ones leave them no place\n",
+    ]);
+    assert_eq!(states(&world, "nas"), ["verified"; 2]);
+    assert_eq!(world.backups("nas").len(), 2);
+    let all = world.agent("list --target nas --all --json").exits(0).json();
+    let spared: Vec<&Value> =
+        all.as_array().unwrap().iter().filter(|copy| copy["status"] == "expired").collect();
+    assert_eq!(spared.len(), 3);
+    assert!(spared.iter().all(|copy| copy["created_at"].is_null()), "they were never made: {spared:?}");
+    // Their runs lack nothing any more.
+    let history = world.agent("history --json").exits(0).json();
+    assert!(
+        history.as_array().unwrap().iter().all(|run| run["degraded"].as_array().unwrap().is_empty()),
+        "{history}"
+    );
+}

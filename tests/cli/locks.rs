@@ -26,6 +26,20 @@ fn slow() -> World {
     world
 }
 
+/// A backup in the background, ended with the test.
+fn backup(world: &World, args: &[&str]) -> Guard {
+    let mut program = world.program();
+    program.args(["--config", "config.toml", "backup"]).args(args);
+    Guard(program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+}
+
+/// A backup that reads its source, which waits.
+fn begun(world: &World) -> Guard {
+    let run = backup(world, &[]);
+    until("the run reads its source", || world.path("begun").exists());
+    run
+}
+
 #[test]
 fn a_script_under_flock_keeps_the_agent_out() {
     let world = world();
@@ -51,14 +65,7 @@ fn a_script_under_flock_keeps_the_agent_out() {
     assert!(metrics.contains("backup_lock_contention_total{backup_job=\"web\"} 4\n"), "{metrics}");
 
     // Whoever waits gets it as soon as the script ends.
-    let waiting = world
-        .program()
-        .args(["--config", "config.toml", "backup", "--lock-wait", "30s"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut waiting = Guard(waiting);
+    let mut waiting = backup(&world, &["--lock-wait", "30s"]);
     std::thread::sleep(Duration::from_millis(300));
     world.write("release", "");
     assert_eq!(waiting.0.wait().unwrap().code(), Some(0));
@@ -67,15 +74,7 @@ fn a_script_under_flock_keeps_the_agent_out() {
 #[test]
 fn the_agent_keeps_a_script_under_flock_out_and_a_second_run_too() {
     let world = slow();
-    let run = world
-        .program()
-        .args(["--config", "config.toml", "backup"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut run = Guard(run);
-    until("the run reads its source", || world.path("begun").exists());
+    let mut run = begun(&world);
     let script = world.shell("flock -n legacy.lock true").status().unwrap();
     assert_eq!(script.code(), Some(1), "flock got a lock that the agent holds");
     let second = world.agent("backup").exits(75);
@@ -98,15 +97,7 @@ fn a_run_that_is_asked_to_stop_ends_as_interrupted_and_leaves_nothing_behind() {
     world.write("go", "");
     world.agent("backup").exits(0);
     world.sh("rm go begun");
-    let run = world
-        .program()
-        .args(["--config", "config.toml", "backup"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut run = Guard(run);
-    until("the run reads its source", || world.path("begun").exists());
+    let mut run = begun(&world);
     world.sh(&format!("kill -TERM {}", run.0.id()));
     assert_eq!(run.0.wait().unwrap().code(), Some(130));
     assert_eq!(world.sh("find local -name '.partial-*'"), "");
@@ -118,15 +109,7 @@ fn a_run_that_is_asked_to_stop_ends_as_interrupted_and_leaves_nothing_behind() {
 #[test]
 fn a_run_that_was_killed_is_seen_told_apart_and_cleaned_up_after() {
     let world = slow();
-    let run = world
-        .program()
-        .args(["--config", "config.toml", "backup"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut run = Guard(run);
-    until("the run reads its source", || world.path("begun").exists());
+    let mut run = begun(&world);
     run.0.kill().unwrap();
     run.0.wait().unwrap();
     assert_ne!(world.sh("find local -name '.partial-*'"), "", "this test wants leftovers");

@@ -113,6 +113,9 @@ pub fn snapshot() -> Snapshot {
             config_loaded: Some(hours_ago(50)),
             config_refused: Some(hours_ago(2)),
             clock_jump: Some(Fact { value: "3 h ahead of the last run".to_owned(), at: hours_ago(300) }),
+            log_trouble: None,
+            textfile_trouble: None,
+            metrics_scraped: None,
         },
     }
 }
@@ -414,6 +417,7 @@ fn channels() -> BTreeMap<backup_agent::model::ChannelName, ChannelState> {
         last_error: Some("450 greylisted".to_owned()),
         given_up: 0,
         last_given_up: None,
+        ..Default::default()
     };
     [("admin".parse().unwrap(), admin)].into()
 }

@@ -153,7 +153,7 @@ impl Certificates {
         Self { authority: file("ca.pem"), certificate: file("server.pem"), key: file("server.key") }
     }
 
-    fn server_config(&self) -> Arc<ServerConfig> {
+    pub fn server_config(&self) -> Arc<ServerConfig> {
         let chain =
             CertificateDer::pem_file_iter(&self.certificate).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
@@ -231,6 +231,16 @@ impl SmtpServer {
 
     pub fn next(&self, manners: Manners) {
         self.shared.script.lock().unwrap().push_back(manners);
+    }
+
+    /// Treats everything from now on like this, until [`SmtpServer::accept_all`].
+    pub fn refuse_all(&self, manners: Manners) {
+        self.shared.script.lock().unwrap().extend(std::iter::repeat_n(manners, 10_000));
+    }
+
+    /// Ends whatever the script still says.
+    pub fn accept_all(&self) {
+        self.shared.script.lock().unwrap().clear();
     }
 
     pub fn mails(&self) -> Vec<Mail> {

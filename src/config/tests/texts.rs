@@ -1,6 +1,7 @@
 //! The example, the schema and what is shown, held against the types.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::super::shape::{Field, Shape};
 use super::*;
@@ -22,7 +23,7 @@ fn the_example_loads_as_it_is_and_with_every_commented_key() {
     assert_eq!(loaded.warnings, Vec::<String>::new());
     let whole = Site::new(&whole_example()).good();
     assert_eq!(whole.config.job.len(), 2);
-    assert_eq!(whole.config.notify.len(), 3);
+    assert_eq!(whole.config.notify.len(), 9);
 }
 
 #[test]
@@ -31,11 +32,16 @@ fn the_example_shows_the_defaults_it_says_it_shows() {
     let (job, plain) = (&whole.job["web"], JobConfig::default());
     assert_eq!((job.grace, job.splay), (plain.grace, plain.splay));
     assert_eq!((job.copy_wait, job.copy_stall), (plain.copy_wait, plain.copy_stall));
+    assert_eq!(job.engine.nice, plain.engine.nice);
+    // What it shows of limits are the defaults, at both places.
     assert_eq!(
-        (job.engine.nice, job.health.max_contention),
-        (plain.engine.nice, plain.health.max_contention)
+        whole.limits_of(job),
+        Limits {
+            max_warnings: Some(1000),
+            max_verify_age: Some(Duration::from_secs(40 * 86_400)),
+            ..Limits::default()
+        }
     );
-    assert_eq!(job.health.max_shrink, plain.health.max_shrink);
     let config = Config::default();
     assert_eq!((whole.listen, whole.max_parallel_jobs), (config.listen, config.max_parallel_jobs));
     assert_eq!(
@@ -105,6 +111,13 @@ fn every_key_stands_in_the_example() {
     keys_of(Shape::root(), "", &mut known);
     keys_in(&whole_example().parse().unwrap(), Shape::root(), "", &mut shown);
     assert!(known.len() > 90, "the shape has lost its keys: {known:?}");
+    // Limits are one type at two places, and each is shown where it is usually set.
+    for limit in LIMITS {
+        known.remove(&match limit.scope {
+            LimitScope::Job => format!("health.{}", limit.key),
+            LimitScope::Agent => format!("job.*.health.{}", limit.key),
+        });
+    }
     assert_eq!(known.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new());
     assert_eq!(shown.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new());
 }

@@ -2,19 +2,29 @@
 
 use std::io;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 
 use super::login::Login;
 use super::version::{self, Version};
-use super::{CHECK_TIMEOUT, MysqlSource};
+use super::{CHECK_TIMEOUT, HINT, MysqlSource};
 use crate::process::{self, Cancel, Command, ProcessError};
+use crate::source::parts::Choice;
 
 /// Client programs, the preferred one first.
-const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
+pub(super) const CLIENTS: [&str; 2] = ["mariadb", "mysql"];
 /// How many tables a warning names.
 const SHOWN_TABLES: usize = 5;
-/// Schemas that hold no data of their own, or, like `mysql`, are not transactional by design.
-const SYSTEM_SCHEMAS: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
+/// Schemas that hold no data of their own, or, like `mysql`, are the server's.
+pub(super) const SYSTEM_SCHEMAS: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
+
+/// What the preflight found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The databases that will be dumped, as far as they are known.
+    pub(super) databases: Vec<String>,
+    /// Sentences for a person.
+    pub(super) warnings: Vec<String>,
+}
 
 /// What a server said about itself.
 #[derive(Debug, Default)]
@@ -27,21 +37,41 @@ struct Answers {
     plain_tables: Vec<String>,
 }
 
-/// Logs in and checks that everything named is there. Returns warnings.
+/// The client program.
+pub(super) fn client() -> anyhow::Result<&'static str> {
+    CLIENTS
+        .into_iter()
+        .find(|name| process::find_program(name).is_some())
+        .with_context(|| format!("the program {} is not installed: {HINT}", CLIENTS.join(" or ")))
+}
+
+/// Logs in, chooses the databases and checks that everything named is there.
 pub(super) fn check(
     source: &MysqlSource,
     login: &Login,
+    choice: &Choice,
     dump: &Version,
     cancel: &Cancel,
-) -> anyhow::Result<Vec<String>> {
-    let Some(client) = CLIENTS.into_iter().find(|name| process::find_program(name).is_some()) else {
-        try_dump(source, login, cancel)?;
-        return Ok(vec![format!(
-            "the program {} is not installed, so neither the version of the server nor the types of its tables were checked",
-            CLIENTS.join(" or ")
-        )]);
+) -> anyhow::Result<Found> {
+    let client = match client() {
+        Ok(client) => client,
+        Err(error) if source.config.split || source.config.users => return Err(error),
+        Err(error) if choice.is_open() && !choice.is_everything() => return Err(error),
+        Err(_) => {
+            try_dump(source, login, choice, cancel)?;
+            let warning = format!(
+                "the program {} is not installed, so neither the version of the server nor the types of its tables were checked",
+                CLIENTS.join(" or ")
+            );
+            return Ok(Found { databases: choice.names().to_vec(), warnings: vec![warning] });
+        }
     };
-    let answers = ask(client, login, cancel)?;
+    let answers = ask(client, login, source.config.users, cancel)?;
+    ensure!(
+        !answers.version.is_empty(),
+        "the server at {} did not answer as a MySQL server does",
+        login.place
+    );
     let mut warnings = Vec::new();
     if let Some(server) = Version::of_server(&answers.version) {
         warnings.extend(version::compare(dump, &server).map_err(|sentence| anyhow!(sentence))?);
@@ -51,56 +81,81 @@ pub(super) fn check(
             login.place, answers.version
         ));
     }
-    for wanted in &login.databases {
-        let same =
-            |name: &String| name == wanted || (answers.folds_case && name.eq_ignore_ascii_case(wanted));
-        if !answers.databases.iter().any(same) {
-            bail!(
-                "there is no database {wanted} at {}, or {} may not see it; there are: {}",
-                login.place,
-                login.user,
-                visible(&answers.databases)
-            );
-        }
-    }
-    if !answers.plain_tables.is_empty() {
+    let is_system = |name: &str| SYSTEM_SCHEMAS.iter().any(|schema| schema.eq_ignore_ascii_case(name));
+    let databases = if choice.is_everything() && !source.config.split {
+        answers.databases.into_iter().filter(|name| !is_system(name)).collect()
+    } else {
+        let chosen =
+            choice.among(&answers.databases, answers.folds_case, is_system, &login.place, &login.user)?;
+        warnings.extend(chosen.warnings);
+        chosen.databases
+    };
+    let plain = plain_tables(client, login, &databases, cancel)?;
+    if !plain.is_empty() {
         warnings.push(format!(
             "{} of the tables know no transactions, so a dump cannot promise one moment's state of them: {}{}",
-            answers.plain_tables.len(),
-            answers.plain_tables[..answers.plain_tables.len().min(SHOWN_TABLES)].join(", "),
-            if answers.plain_tables.len() > SHOWN_TABLES { ", …" } else { "" },
+            plain.len(),
+            plain[..plain.len().min(SHOWN_TABLES)].join(", "),
+            if plain.len() > SHOWN_TABLES { ", …" } else { "" },
         ));
     }
-    Ok(warnings)
+    Ok(Found { databases, warnings })
 }
 
-fn visible(databases: &[String]) -> String {
-    let names: Vec<_> =
-        databases.iter().filter(|name| !SYSTEM_SCHEMAS.contains(&name.as_str())).take(20).cloned().collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-fn ask(client: &str, login: &Login, cancel: &Cancel) -> anyhow::Result<Answers> {
+fn run(client: &str, login: &Login, sql: &str, cancel: &Cancel) -> anyhow::Result<Answers> {
     let command = base(client, login).args([
         "--batch",
         "--skip-column-names",
         "--connect-timeout=10",
         "--default-character-set=utf8mb4",
-        &format!("--execute={}", questions(&login.databases)),
+        &format!("--execute={sql}"),
     ]);
     let output = process::output(command, cancel).map_err(|error| explain(error, login))?;
-    let answers = understand(&output.text());
-    ensure!(
-        !answers.version.is_empty(),
-        "the server at {} did not answer as a MySQL server does",
-        login.place
+    Ok(understand(&output.text()))
+}
+
+fn ask(client: &str, login: &Login, users: bool, cancel: &Cancel) -> anyhow::Result<Answers> {
+    // Whoever may not read the accounts is to be told now, and not in the middle of the night's dump.
+    let users = if users { "SELECT 'users', COUNT(*) FROM mysql.user;" } else { "" };
+    let sql = format!(
+        "SELECT 'version', VERSION();
+         SELECT 'case', @@lower_case_table_names;
+         {users}
+         SELECT 'database', SCHEMA_NAME FROM information_schema.SCHEMATA"
     );
-    Ok(answers)
+    run(client, login, &sql, cancel)
+}
+
+/// Tables of `databases` that a transaction does not protect.
+fn plain_tables(
+    client: &str,
+    login: &Login,
+    databases: &[String],
+    cancel: &Cancel,
+) -> anyhow::Result<Vec<String>> {
+    let mut tables = Vec::new();
+    // A list for thousands of databases would not fit into one argument.
+    for databases in databases.chunks(500) {
+        tables.extend(run(client, login, &plain_question(databases), cancel)?.plain_tables);
+    }
+    Ok(tables)
+}
+
+fn plain_question(databases: &[String]) -> String {
+    let list: Vec<String> = databases.iter().map(literal).collect();
+    format!(
+        "SELECT 'table', TABLE_SCHEMA, TABLE_NAME, ENGINE FROM information_schema.TABLES
+          WHERE TABLE_TYPE = 'BASE TABLE' AND TABLE_SCHEMA IN ({})
+            AND ENGINE NOT IN (SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES')
+          ORDER BY TABLE_SCHEMA, TABLE_NAME LIMIT 1000",
+        list.join(",")
+    )
 }
 
 /// Logs in by dumping structures only; for machines that have a dump program and no client.
-fn try_dump(source: &MysqlSource, login: &Login, cancel: &Cancel) -> anyhow::Result<()> {
-    let command = source.dump_command(login, None)?.arg("--no-data").timeout(CHECK_TIMEOUT);
+fn try_dump(source: &MysqlSource, login: &Login, choice: &Choice, cancel: &Cancel) -> anyhow::Result<()> {
+    let databases = (!choice.is_everything()).then(|| choice.names());
+    let command = source.dump_command(login, None, databases)?.arg("--no-data").timeout(CHECK_TIMEOUT);
     let mut child = process::stream(command, cancel.clone())?;
     // What went wrong is told by `finish`, better than by the read.
     let _ = io::copy(&mut child, &mut io::sink());
@@ -116,24 +171,7 @@ pub(super) fn base(program: &str, login: &Login) -> Command {
     command
 }
 
-fn questions(databases: &[String]) -> String {
-    let (list, not) = if databases.is_empty() {
-        (SYSTEM_SCHEMAS.map(literal).join(","), "NOT ")
-    } else {
-        (databases.iter().map(literal).collect::<Vec<_>>().join(","), "")
-    };
-    format!(
-        "SELECT 'version', VERSION();
-         SELECT 'case', @@lower_case_table_names;
-         SELECT 'database', SCHEMA_NAME FROM information_schema.SCHEMATA;
-         SELECT 'table', TABLE_SCHEMA, TABLE_NAME, ENGINE FROM information_schema.TABLES
-          WHERE TABLE_TYPE = 'BASE TABLE' AND TABLE_SCHEMA {not}IN ({list})
-            AND ENGINE NOT IN (SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES')
-          ORDER BY TABLE_SCHEMA, TABLE_NAME LIMIT 1000"
-    )
-}
-
-fn literal(text: impl AsRef<str>) -> String {
+pub(super) fn literal(text: impl AsRef<str>) -> String {
     format!("'{}'", text.as_ref().replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -236,7 +274,6 @@ mod tests {
     #[test]
     fn database_names_are_quoted_in_the_questions() {
         assert_eq!(literal("a'b\\c"), "'a''b\\\\c'");
-        assert!(questions(&["shop".to_owned()]).contains("TABLE_SCHEMA IN ('shop')"));
-        assert!(questions(&[]).contains("TABLE_SCHEMA NOT IN ('information_schema',"));
+        assert!(plain_question(&["sh'op".to_owned()]).contains("TABLE_SCHEMA IN ('sh''op')"));
     }
 }
