@@ -10,16 +10,18 @@
 //!   may still be the best there is.
 //! - Pinned ones stay.
 //!
+//! `max_bytes` takes places from the rules, oldest first, and nothing from the list above.
+//!
 //! When to ask is the caller's part: only after a new good backup at the same target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Offset, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 
-use crate::model::{Outcome, RunId};
+use crate::model::{ByteSize, Outcome, RunId};
 
 #[cfg(test)]
 mod tests;
@@ -47,12 +49,22 @@ pub struct Policy {
     pub yearly: Option<u32>,
     /// Everything that started less than this ago.
     pub within: Option<Duration>,
+    /// What all that is kept may take, in bytes; beyond it the oldest go, though a rule keeps them.
+    pub max_bytes: Option<u64>,
 }
 
 impl Policy {
-    /// True when there is no rule, so that everything is kept.
+    /// True when there is neither a rule nor a limit, so that everything is kept.
     pub fn is_empty(&self) -> bool {
-        self.counted_rules().is_empty() && self.window().is_none()
+        !self.has_rules() && self.limit().is_none()
+    }
+
+    fn has_rules(&self) -> bool {
+        !self.counted_rules().is_empty() || self.window().is_some()
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.max_bytes.filter(|limit| *limit > 0)
     }
 
     fn counted_rules(&self) -> Vec<(Period, usize)> {
@@ -181,15 +193,61 @@ pub fn decide(
         keep_periods(&copies, period, limit, counts, tz, &mut keeps);
     }
     keep_window(&copies, policy, now, &mut keeps);
-    keep_newest(&copies, &mut keeps);
-    keep_partials(&copies, &mut keeps);
-    keep_damaged(&copies, &mut keeps);
-    for (copy, keep) in copies.iter().zip(&mut keeps) {
+    if !policy.has_rules() {
+        // A limit alone: everything that fits.
+        for (_, keep) in copies.iter().zip(&mut keeps).filter(|(copy, _)| copy.is_good()) {
+            keep.push("within max_bytes".to_owned());
+        }
+    }
+    // What no limit takes away.
+    let mut safe: Vec<Vec<String>> = vec![Vec::new(); copies.len()];
+    keep_newest(&copies, &mut safe);
+    keep_partials(&copies, &mut safe);
+    keep_damaged(&copies, &mut safe);
+    for (copy, keep) in copies.iter().zip(&mut safe) {
         if copy.pinned {
             keep.push("pinned".to_owned());
         }
     }
-    copies.iter().zip(keeps).map(|(copy, reasons)| decision(copy, reasons, why_not(copy))).collect()
+    let over = policy.limit().map(|limit| over_limit(&copies, limit, &mut keeps, &safe)).unwrap_or_default();
+    for (keep, safe) in keeps.iter_mut().zip(safe) {
+        keep.extend(safe);
+    }
+    let why = |index: usize, copy: &StoredCopy| match policy.limit() {
+        Some(limit) if over.contains(&index) => {
+            format!("newer backups take max_bytes, {}", ByteSize(limit))
+        }
+        _ => why_not(copy),
+    };
+    let each = copies.iter().zip(keeps).enumerate();
+    each.map(|(index, (copy, reasons))| decision(copy, reasons, why(index, copy))).collect()
+}
+
+/// Takes the rules' reasons from the copies that go beyond `limit` bytes, from the first that does not fit on;
+/// gives their places. What is safe counts first, and the newest good backup stays as the rules say, whatever it
+/// takes.
+fn over_limit(
+    copies: &[&StoredCopy],
+    limit: u64,
+    keeps: &mut [Vec<String>],
+    safe: &[Vec<String>],
+) -> BTreeSet<usize> {
+    let newest = copies.iter().position(|copy| copy.is_good());
+    let is_safe = |index: usize| !safe[index].is_empty() || Some(index) == newest;
+    let mut used: u64 = copies.iter().enumerate().filter(|(i, _)| is_safe(*i)).map(|(_, c)| c.bytes).sum();
+    let mut over = BTreeSet::new();
+    for (index, copy) in copies.iter().enumerate() {
+        if is_safe(index) || keeps[index].is_empty() {
+            continue;
+        }
+        if over.is_empty() && used.saturating_add(copy.bytes) <= limit {
+            used += copy.bytes;
+        } else {
+            over.insert(index);
+            keeps[index].clear();
+        }
+    }
+    over
 }
 
 fn decision(copy: &StoredCopy, keeps: Vec<String>, why_not: String) -> Decision {

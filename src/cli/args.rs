@@ -108,6 +108,12 @@ pub enum Verb {
     Ack(JobArg),
     /// Remove what the retention policy lets expire
     Prune(Prune),
+    /// Keep a backup for ever, whatever the retention policy says
+    Pin(Pin),
+    /// Let the retention policy decide about a pinned backup again
+    Unpin(Pin),
+    /// Prepare a target, or look at what it holds
+    Target(Target),
     /// Show the state of every job
     Status(Json),
     /// Show the latest runs
@@ -500,6 +506,67 @@ pub struct Prune {
     #[arg(long)]
     pub dry_run: bool,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Pin {
+    /// The backup: an id as for `show`, or `latest`
+    pub id: String,
+    /// Only at this target [default: every one that has it]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Of this job, for `latest`
+    #[arg(long)]
+    pub job: Option<JobName>,
+}
+
+#[derive(Debug, Args)]
+pub struct Target {
+    #[command(subcommand)]
+    pub verb: TargetVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TargetVerb {
+    /// Give a target a sentinel file, so that another share in its place is noticed
+    ///
+    /// Writes `.backup-agent-target.json` with a random id, or takes the one that is there (made by another host
+    /// that uses the target too), and records the id. From then on nothing is written, copied or removed there
+    /// unless the same id and type of file system are found.
+    Init(TargetInit),
+    /// List the backups at a target by their manifests alone, of all hosts, and make lost ones known again
+    ///
+    /// Needs no state: what is there is read from the target. With `--adopt`, backups of this host that the state
+    /// does not know are recorded: list, freshness, retention and restore know them again, though every byte of
+    /// them counts as unverified until `agent verify`.
+    Scan(TargetScan),
+}
+
+#[derive(Debug, Args)]
+pub struct TargetScan {
+    /// The target [default: the only one there is]
+    pub name: Option<TargetName>,
+    /// Record the backups that the state does not know
+    #[arg(long)]
+    pub adopt: bool,
+    /// Only those of this host; with --adopt: of this host instead of this one
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TargetInit {
+    /// The target
+    pub name: TargetName,
+    /// Take what stands there now, though another one was known until today
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -12,8 +12,9 @@ use super::{code, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded, LogFormat};
 use crate::model::{JobName, RunId, TargetName};
+use crate::ops::isolate::At;
 use crate::ops::last_good::{self, LastGood};
-use crate::ops::{Agent, channels, isolate, tell};
+use crate::ops::{Agent, channels, isolate, scan, tell};
 use crate::state::{Copy, CopyStatus, Run, State, StateError};
 use crate::{log, metrics};
 
@@ -127,14 +128,22 @@ pub fn embedded() -> Result<Config> {
 
 /// The configuration of a folder of backups made without one.
 fn adhoc(folder: &Path) -> Result<Config> {
-    if !folder.join(ADHOC_STATE).is_dir() {
+    // A folder that other means made, or whose state is lost, is looked through when it is read.
+    if !folder.is_dir() {
         return Err(UsageError(format!(
-            "{} holds no backups made by `agent backup --to` or `agent run --now` (there is no {ADHOC_STATE} in it)",
+            "{} is no folder, and holds no backups made by `agent backup --to` or `agent run --now`",
             folder.display()
         ))
         .into());
     }
     Ok(config::adhoc(&[], folder, None))
+}
+
+fn without_state(folder: &Path, what: &str) -> UsageError {
+    UsageError(format!(
+        "{} holds no backups made by `agent backup --to` or `agent run --now` (there is no {ADHOC_STATE} in it, {what})",
+        folder.display()
+    ))
 }
 
 /// What a person at a terminal sees of the log: the end of a run says what went wrong in it.
@@ -175,6 +184,11 @@ pub fn log_settings(verbose: u8, config: Option<&Config>, quiet_level: &str) -> 
 
 /// Opens the state for writing and puts everything together.
 pub fn open(global: &Global, config: Config) -> Result<Agent> {
+    if let Some(folder) = &global.backups
+        && !config.state_dir.is_dir()
+    {
+        return Err(without_state(folder, "so that it can be read only").into());
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let state = State::open(&config.state_dir, clock.now())?;
     assemble(global, config, state, clock)
@@ -182,16 +196,32 @@ pub fn open(global: &Global, config: Config) -> Result<Agent> {
 
 /// Opens the state for writing, where there is one: a verb that looks at backups begins none.
 pub fn open_existing(global: &Global, config: Config) -> Result<Agent> {
-    drop(open_reading(global, config.clone())?);
-    open(global, config)
+    let reading = open_reading(global, config.clone())?;
+    // Only one made for this call can be written.
+    if reading.state.is_read_only() { open(global, config) } else { Ok(reading) }
 }
 
 /// Opens the state for reading only.
 pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if global.backups.is_some()
+        && !config.state_dir.is_dir()
+        && let Some((name, target)) = config.target.first_key_value()
+    {
+        let folder = target.path.clone();
+        let (target, settings) = (name.clone(), target.clone());
+        let at = At { target, config: settings, location: String::new(), expected: None };
+        let state = scan::state_of(at, clock.now())?
+            .ok_or_else(|| without_state(&folder, "nor any manifest below it"))?;
+        return assemble(global, config, state, clock);
+    }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
         StateError::NotFound { .. } => {
-            anyhow!("{e}; the first backup is made by: {} backup", command(global))
+            let agent = command(global);
+            anyhow!(
+                "{e}; the first backup is made by: {agent} backup; those that are at a target already are known again \
+                 by: {agent} target scan TARGET --adopt"
+            )
         }
         e => e.into(),
     })?;

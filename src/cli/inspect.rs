@@ -49,7 +49,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
             local(c.started, zone_of(&agent.config, &c.job)),
             if c.imported { "imported".to_owned() } else { c.outcome.to_string() },
             c.target.to_string(),
-            c.status.to_string(),
+            if c.pinned { format!("{}, pinned", c.status) } else { c.status.to_string() },
             ByteSize(c.bytes).to_string(),
             c.location.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
@@ -136,7 +136,7 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz) -
             let since = c.verified_at.or(c.created_at).unwrap_or(c.queued_at);
             table.row(vec![
                 c.target.to_string(),
-                c.status.to_string(),
+                if c.pinned { format!("{}, pinned", c.status) } else { c.status.to_string() },
                 local(since, zone),
                 c.location.clone().or_else(|| c.last_error.clone()).unwrap_or_else(|| "-".to_owned()),
             ]);

@@ -1,17 +1,18 @@
-//! Verbs that change how jobs and backups are treated: `pause`, `resume`, `ack`, `prune`.
+//! Verbs that change how jobs and backups are treated: `pause`, `resume`, `ack`, `prune`, `pin`, `unpin`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde_json::json;
 
-use super::args::{Global, JobArg, Pause, Prune};
+use super::args::{Global, JobArg, Pause, Pin, Prune};
 use super::code;
 use super::common::{self, UsageError};
 use super::output::{self, Table};
 use crate::event::Progress;
 use crate::model::ByteSize;
-use crate::ops::{Agent, open_target, prune, touch_job};
+use crate::ops::{Agent, prune, touch_job};
+use crate::state::CopyStatus;
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
     let config = common::load(global, false)?;
@@ -115,9 +116,7 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
                     ));
                 }
             } else {
-                let primary = (position == 0)
-                    .then(|| agent.target(target).map(|c| open_target(target, c)))
-                    .transpose()?;
+                let primary = (position == 0).then(|| agent.open_target(target)).transpose()?;
                 match prune::at_target(&agent, job, target, primary.as_deref(), &Progress::default()) {
                     Ok(removed) if !args.json && !table.is_empty() => {
                         output::print(&format!("{} removed\n\n", counted(removed.len(), "backup")));
@@ -140,6 +139,34 @@ pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
         common::publish(&agent)?;
     }
     Ok(if failed { code::FAILURE } else { code::OK })
+}
+
+pub fn pin(global: &Global, args: &Pin, pinned: bool) -> Result<u8> {
+    let config = common::load(global, false)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
+    let agent = common::open_existing(global, config)?;
+    let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
+    let mut copies = agent.state.copies_of(&run.run_id)?;
+    // One still to be made can be pinned already.
+    copies.retain(|c| {
+        c.status != CopyStatus::Expired && args.target.as_ref().is_none_or(|target| c.target == *target)
+    });
+    if copies.is_empty() {
+        let at = args.target.as_ref().map_or_else(String::new, |target| format!(" at {target}"));
+        bail!("run {} has no backup{at}; `{} list` shows those there are", run.run_id, agent.command);
+    }
+    for copy in &copies {
+        let changed = agent.state.set_pinned(&run.run_id, &copy.target, pinned)?;
+        let text = match (pinned, changed) {
+            (true, true) => "pinned: retention never removes it",
+            (true, false) => "was pinned already",
+            (false, true) => "no longer pinned: the retention policy decides",
+            (false, false) => "was not pinned",
+        };
+        output::print(&format!("{} at {} {text}\n", run.run_id, copy.target));
+    }
+    common::publish(&agent)?;
+    Ok(code::OK)
 }
 
 /// `1 backup`, `3 backups`.

@@ -21,6 +21,7 @@ mod progress;
 mod repair;
 mod restore;
 mod serve;
+mod target;
 mod tend;
 mod verify;
 
@@ -136,6 +137,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Resume(args) => keep::resume(global, args),
         Verb::Ack(args) => keep::ack(global, args),
         Verb::Prune(args) => keep::prune(global, args),
+        Verb::Pin(args) => keep::pin(global, args, true),
+        Verb::Unpin(args) => keep::pin(global, args, false),
+        Verb::Target(args) => target::target(global, args),
         Verb::Notify(args) => notify::notify(global, args),
         Verb::Config(args) => config::config(global, args),
         Verb::Completions { shell } => {

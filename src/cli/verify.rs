@@ -13,7 +13,7 @@ use super::{code, common, output};
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::Agent;
-use crate::ops::isolate::{At, verify_copy};
+use crate::ops::isolate::verify_copy;
 use crate::ops::rounds::{self, Done};
 use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
@@ -43,7 +43,7 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let mut found = Vec::new();
     for copy in copies {
         let Some(location) = copy.location else { continue };
-        let at = At { target: copy.target.clone(), config: agent.target(&copy.target)?.clone(), location };
+        let at = agent.at(&copy.target, location)?;
         let bar = Bar::start(&progress);
         // Looked at closely, everything is read twice: for the digests, and to be decompressed.
         let expected = if args.deep { 2 * copy.bytes } else { copy.bytes };

@@ -161,6 +161,9 @@ pub struct Keep {
     #[serde(with = "super::duration::option")]
     #[schemars(with = "Option<DurationText>")]
     pub within: Option<Duration>,
+    /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
+    #[schemars(with = "Option<SizeText>")]
+    pub max_bytes: Option<ByteSize>,
 }
 
 /// One job.

@@ -283,7 +283,9 @@ impl Rules<'_> {
 
 fn keeps_nothing(keep: &Keep) -> bool {
     let numbers = [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
-    numbers.iter().all(|number| number.unwrap_or(0) == 0) && keep.within.is_none_or(|within| within.is_zero())
+    numbers.iter().all(|number| number.unwrap_or(0) == 0)
+        && keep.within.is_none_or(|within| within.is_zero())
+        && keep.max_bytes.is_none_or(|limit| limit.0 == 0)
 }
 
 pub(super) fn dangling(section: &str, name: &str, known: &[&str]) -> String {

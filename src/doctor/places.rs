@@ -91,7 +91,7 @@ fn one(visit: &Visit, name: &TargetName, target: &TargetConfig) -> Vec<Finding> 
             .fix(format!("Say require_mount = true in [target.{name}]")),
         ];
     }
-    let at = At { target: name.clone(), config: target.clone(), location: String::new() };
+    let at = At { target: name.clone(), config: target.clone(), location: String::new(), expected: None };
     let deadline = Some(Instant::now() + PROBE);
     let reply = isolate::call(&Request::Probe { at }, PROBE, deadline, &Progress::default(), &mut |_| Ok(()));
     let mut findings = Vec::new();

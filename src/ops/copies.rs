@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, publish, tell};
-use crate::event::{Event, Interrupted, Observer, Progress};
+use super::{Agent, prune, publish, sentinel, tell};
+use crate::event::{Event, Interrupted, Level, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log;
@@ -98,6 +98,9 @@ pub fn drain(
         match result {
             Ok(()) => {
                 drained.made += 1;
+                if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
+                    observer.event(&Event::Note(Level::Warning, warning));
+                }
                 tell::copy_came_after_all(agent, &copy)?;
                 if let Err(e) = prune::at_target(agent, &copy.job, &copy.target, None, progress) {
                     let text = format!("retention {}: {e:#}", copy.target);
@@ -132,9 +135,10 @@ fn spare(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progr
     if copy.location.is_some() {
         return Ok(false);
     }
-    let as_if_made = Some((&copy.run_id, copy.started, copy.outcome));
+    let as_if_made = Some((&copy.run_id, copy.started, copy.outcome, copy.bytes));
     let plan = prune::plan(agent, &copy.job, &copy.target, as_if_made)?;
-    let goes = plan.decisions.iter().any(|decision| decision.run_id == copy.run_id && !decision.keep);
+    let goes = !copy.pinned
+        && plan.decisions.iter().any(|decision| decision.run_id == copy.run_id && !decision.keep);
     if !goes || (copy.attempts > 0 && clean(agent, copy, deadline, progress).is_err()) {
         return Ok(false);
     }
@@ -146,9 +150,7 @@ fn spare(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progr
 
 /// Removes what an attempt that died left at the target.
 fn clean(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<()> {
-    let config = agent.target(&copy.target)?.clone();
-    let at = At { target: copy.target.clone(), config, location: String::new() };
-    let request = Request::Clean { at, run: copy.run_id.clone() };
+    let request = Request::Clean { at: agent.at(&copy.target, "")?, run: copy.run_id.clone() };
     isolate::call(&request, stall(agent, copy), deadline, progress, &mut |_| Ok(())).map(drop)
 }
 
@@ -192,8 +194,7 @@ fn next_attempt(copy: &Copy, now: DateTime<Utc>) -> DateTime<Utc> {
 fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<()> {
     let state = &agent.state;
     let (run, target) = (&copy.run_id, &copy.target);
-    let config = agent.target(target)?;
-    let to = At { target: target.clone(), config: config.clone(), location: String::new() };
+    let to = agent.at(target, "")?;
     let stall = stall(agent, copy);
 
     // An attempt that died after its rename left a whole copy behind: it is read back and taken.
@@ -253,11 +254,7 @@ pub(super) fn sources(agent: &Agent, copy: &Copy) -> Result<Vec<At>> {
         .filter(|c| c.status.is_kept() && c.target != copy.target)
         .collect();
     kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
-    let at = |c: Copy| {
-        let config = agent.config.target.get(&c.target)?.clone();
-        Some(At { target: c.target, config, location: c.location? })
-    };
-    Ok(kept.into_iter().filter_map(at).collect())
+    Ok(kept.into_iter().filter_map(|c| agent.at(&c.target, c.location?).ok()).collect())
 }
 
 /// The copying itself, in the child: every byte is digested on its way and compared with the manifest before

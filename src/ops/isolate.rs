@@ -15,16 +15,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::panics::unwinding;
 use super::verify::{Depth, Report, verify, verify_files};
-use super::{copies, drill, open_target, repair};
+use super::{copies, drill, open_expecting, repair};
 use crate::config::TargetConfig;
 use crate::event::{Interrupted, Progress};
 use crate::manifest::StoredFile;
 use crate::model::{RunId, TargetName};
-use crate::target::{Space, Target};
+use crate::state::TargetIdentity;
+use crate::target::{Scan, Sentinel, Space, Target};
 
 /// The hidden verb the child is started with.
 pub const VERB: &str = "internal-target-io";
@@ -41,12 +43,14 @@ pub struct At {
     pub config: TargetConfig,
     /// The backup's folder there.
     pub location: String,
+    /// What must stand there, where that is known.
+    pub expected: Option<TargetIdentity>,
 }
 
 impl At {
     /// The target itself.
     pub fn open(&self) -> Box<dyn Target> {
-        open_target(&self.target, &self.config)
+        open_expecting(&self.target, &self.config, self.expected.clone())
     }
 }
 
@@ -58,6 +62,25 @@ pub enum Request {
     Probe {
         /// The target; its location is not looked at.
         at: At,
+    },
+    /// Say what stands there now, whatever is expected.
+    Identify {
+        /// The target; its location is not looked at.
+        at: At,
+        /// The time to give.
+        now: DateTime<Utc>,
+    },
+    /// Read all manifests.
+    Scan {
+        /// The target; its location is not looked at.
+        at: At,
+    },
+    /// Give the target a sentinel file, unless it has one.
+    Initialise {
+        /// The target; its location is not looked at.
+        at: At,
+        /// The one to write.
+        sentinel: Sentinel,
     },
     /// Copy a backup, publish it at the first free location, read it back.
     Copy {
@@ -143,6 +166,21 @@ pub enum Reply {
         /// Its room.
         space: Space,
     },
+    /// What stands there.
+    Identified {
+        /// It.
+        identity: TargetIdentity,
+    },
+    /// What the manifests say.
+    Scanned {
+        /// All of them.
+        scan: Scan,
+    },
+    /// The sentinel file the target has now.
+    Initialised {
+        /// Its content.
+        sentinel: Sentinel,
+    },
     /// The copy is published, and was read back and found equal.
     Copied {
         /// Where.
@@ -226,7 +264,9 @@ pub fn call(
 
 fn describe(request: &Request) -> String {
     match request {
-        Request::Probe { at } => format!("looking at target {}", at.target),
+        Request::Probe { at } | Request::Identify { at, .. } => format!("looking at target {}", at.target),
+        Request::Scan { at } => format!("looking through target {}", at.target),
+        Request::Initialise { at, .. } => format!("initialising target {}", at.target),
         Request::Copy { to, run, .. } => format!("copying run {run} to target {}", to.target),
         Request::Verify { at, run, .. } => format!("reading run {run} back from target {}", at.target),
         Request::VerifyFiles { at, .. } => {
@@ -392,6 +432,11 @@ fn answer(
 ) -> Result<Reply> {
     match request {
         Request::Probe { at } => Ok(Reply::Probed { space: at.open().probe()? }),
+        Request::Identify { at, now } => Ok(Reply::Identified { identity: at.open().identify(*now)? }),
+        Request::Scan { at } => Ok(Reply::Scanned { scan: at.open().scan(progress)? }),
+        Request::Initialise { at, sentinel } => {
+            Ok(Reply::Initialised { sentinel: at.open().initialise(sentinel)? })
+        }
         Request::Verify { at, run, depth } => {
             let report = verify(at.open().as_ref(), &at.location, run, *depth, progress)?;
             Ok(Reply::Verified { report })

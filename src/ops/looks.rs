@@ -40,7 +40,7 @@ pub fn used_targets(config: &Config) -> BTreeSet<TargetName> {
 /// a dead mount. What was found is recorded. True when it is back and copies wait for it: they are due at once,
 /// however long the pause after the last attempt was to be.
 pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
-    let at = At { target: name.clone(), config: agent.target(name)?.clone(), location: String::new() };
+    let at = agent.at(name, "")?;
     let deadline = Some(Instant::now() + PROBE_LIMIT);
     let reply =
         isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
@@ -93,7 +93,8 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetN
     }
     let progress = Progress::default();
     let report = if target.require_mount {
-        let at = At { target: name.clone(), config: target.clone(), location: location.clone() };
+        let at =
+            At { target: name.clone(), config: target.clone(), location: location.clone(), expected: None };
         let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),

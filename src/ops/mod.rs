@@ -24,6 +24,8 @@ pub mod repair;
 pub mod restore;
 pub mod restore_text;
 pub mod rounds;
+pub mod scan;
+pub mod sentinel;
 pub mod shrink;
 pub mod starts;
 pub mod stored;
@@ -44,7 +46,7 @@ use crate::health;
 use crate::model::{JobName, TargetName};
 use crate::notify::Channel;
 use crate::schedule::Schedule;
-use crate::state::State;
+use crate::state::{State, TargetIdentity};
 use crate::target::{DirectoryTarget, Mount, Target};
 
 /// What everything here works with: the configuration, the state, and the time.
@@ -85,6 +87,21 @@ impl Agent {
         })
     }
 
+    /// A target of the configuration, opened by this process; refused whenever another stands in its place.
+    pub fn open_target(&self, name: &TargetName) -> Result<Box<dyn Target>> {
+        Ok(open_expecting(name, self.target(name)?, self.state.target_identity(name)?))
+    }
+
+    /// The same for a child process: a folder at a target.
+    pub fn at(&self, name: &TargetName, location: impl Into<String>) -> Result<isolate::At> {
+        Ok(isolate::At {
+            target: name.clone(),
+            config: self.target(name)?.clone(),
+            location: location.into(),
+            expected: self.state.target_identity(name)?,
+        })
+    }
+
     /// Where a job's private lock stands.
     pub fn lock_path(&self, job: &JobName) -> PathBuf {
         self.config.state_dir.join("locks").join(format!("{job}.lock"))
@@ -108,12 +125,21 @@ pub fn touch_job(agent: &Agent, name: &JobName, job: &JobConfig) -> Result<()> {
     Ok(state.touch_job(name, job.schedule.as_deref(), now)?)
 }
 
-/// Makes a target from its configuration.
+/// Makes a target from its configuration, for reading: that what stands there is the right one shows by what
+/// is read. Whoever writes asks [`Agent::open_target`].
 pub fn open_target(name: &TargetName, config: &TargetConfig) -> Box<dyn Target> {
+    open_expecting(name, config, None)
+}
+
+fn open_expecting(
+    name: &TargetName,
+    config: &TargetConfig,
+    expected: Option<TargetIdentity>,
+) -> Box<dyn Target> {
     match config.kind {
         TargetKind::Directory => {
             let mount = if config.require_mount { Mount::Required } else { Mount::Any };
-            Box::new(DirectoryTarget::new(name.clone(), config.path.clone(), mount))
+            Box::new(DirectoryTarget::new(name.clone(), config.path.clone(), mount).expecting(expected))
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Agent, prune};
+use super::{Agent, prune, sentinel};
 use crate::event::{Event, Level, Observer, Progress};
 use crate::model::{ByteSize, ComponentName, JobName};
 use crate::source::{Context, Ready, Source};
@@ -25,7 +25,7 @@ pub fn target(
     let expected = agent.state.last_success(job)?.map_or(0, |run| run.stored_bytes);
     let needed = (expected as f64 * HEADROOM) as u64;
     let free = match target.probe() {
-        Ok(space) if space.free >= needed => return record(agent, target, space),
+        Ok(space) if space.free >= needed => return record(agent, target, space, observer),
         Ok(space) => Ok(space.free),
         Err(e) => Err(e),
     };
@@ -52,7 +52,7 @@ pub fn target(
             return Err(free.err().unwrap_or(e));
         }
     };
-    record(agent, target, space)?;
+    record(agent, target, space, observer)?;
     if space.free < needed {
         let text = format!(
             "target {} has {} free; the last backup took {}",
@@ -65,7 +65,15 @@ pub fn target(
     Ok(())
 }
 
-fn record(agent: &Agent, target: &dyn Target, space: crate::target::Space) -> Result<()> {
+fn record(
+    agent: &Agent,
+    target: &dyn Target,
+    space: crate::target::Space,
+    observer: &dyn Observer,
+) -> Result<()> {
+    if let Some(warning) = sentinel::learn(agent, target.name(), Some(target))? {
+        observer.event(&Event::Note(Level::Warning, warning));
+    }
     Ok(agent.state.record_probe(
         target.name(),
         agent.now(),

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Agent;
-use super::isolate::{self, At, Request};
+use super::isolate::{self, Request};
 use crate::config::Keep;
 use crate::event::Progress;
 use crate::model::{JobName, Outcome, RunId, TargetName};
@@ -50,8 +50,8 @@ fn judge_clock(now: DateTime<Utc>, newest: Option<DateTime<Utc>>) -> Option<Stri
     None
 }
 
-/// A backup that was just made and read back, and is not in the state yet.
-pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome)>;
+/// A backup that was just made and read back, and is not in the state yet: run, start, outcome, stored bytes.
+pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome, u64)>;
 
 /// What retention would do for a job at a target.
 pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>) -> Result<Plan> {
@@ -65,13 +65,13 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
         .filter(|c| !c.imported && (c.status.is_kept() || c.status == CopyStatus::Corrupt))
         .collect();
     let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
-    stored.extend(fresh.map(|(run_id, started, outcome)| StoredCopy {
+    stored.extend(fresh.map(|(run_id, started, outcome, bytes)| StoredCopy {
         run_id: run_id.clone(),
         started,
         outcome,
         status: Status::Verified,
         pinned: false,
-        bytes: 0,
+        bytes,
     }));
     let trusted = clock_problem(agent)?.is_none()
         && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
@@ -95,7 +95,7 @@ fn stored_copy(copy: &Copy) -> StoredCopy {
             CopyStatus::Corrupt => Status::Corrupt,
             _ => Status::Complete,
         },
-        pinned: false,
+        pinned: copy.pinned,
         bytes: copy.bytes,
     }
 }
@@ -110,6 +110,7 @@ fn policy(keep: Option<&Keep>) -> Policy {
         monthly: keep.monthly,
         yearly: keep.yearly,
         within: keep.within,
+        max_bytes: keep.max_bytes.map(|limit| limit.0),
     }
 }
 
@@ -157,7 +158,6 @@ fn carry_out(
     progress: &Progress,
 ) -> Result<Vec<RunId>> {
     let plan = plan(agent, job, target, fresh)?;
-    let config = agent.target(target)?;
     let mut removed = Vec::new();
     let mut problems = Vec::new();
     // Removals that were cut short first: nothing is decided anew about them.
@@ -171,7 +171,7 @@ fn carry_out(
         let result = match primary {
             Some(target) => target.remove(&location, &copy.run_id),
             None => {
-                let at = At { target: target.clone(), config: config.clone(), location };
+                let at = agent.at(target, location)?;
                 let request = Request::Remove { at, run: copy.run_id.clone() };
                 isolate::call(&request, REMOVE_STALL, None, progress, &mut |_| Ok(())).map(drop)
             }

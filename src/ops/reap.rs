@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use super::hooks::{Hooks, Verdict};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, open_target, prune, tell};
-use crate::config::{JobConfig, TargetConfig};
+use super::{Agent, prune, tell};
+use crate::config::JobConfig;
 use crate::event::{Progress, Silent, Step};
 use crate::lock::{FileLock, LockMode, ProcessIdentity};
 use crate::manifest::Manifest;
@@ -100,8 +100,8 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
         (None, None) => None,
     };
     let config = target.as_ref().and_then(|name| agent.config.target.get(name));
-    if let (Some(name), Some(config), Some(location)) = (&target, config, &run.location) {
-        match adopt(agent, run, job, name, config, location) {
+    if let (Some(name), Some(_), Some(location)) = (&target, config, &run.location) {
+        match adopt(agent, run, job, name, location) {
             Ok(Some(outcome)) => return Ok(Fate::Adopted(outcome)),
             Ok(None) => {}
             Err(e) => return Ok(Fate::Unknown(format!("{e:#}"))),
@@ -111,8 +111,8 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
         "the run ended without a word{}: its process was killed, or the machine went down",
         run.step.map(|step| format!(" in step {step}")).unwrap_or_default()
     );
-    if let (Some(name), Some(config)) = (&target, config)
-        && let Err(e) = open_target(name, config).clean(&run.run_id)
+    if let (Some(name), Some(_)) = (&target, config)
+        && let Err(e) = agent.open_target(name).and_then(|target| target.clean(&run.run_id))
     {
         reason.push_str(&format!("; what it left behind could not be removed: {e:#}"));
     }
@@ -150,10 +150,9 @@ fn adopt(
     run: &Run,
     job: Option<&JobConfig>,
     name: &TargetName,
-    config: &TargetConfig,
     location: &str,
 ) -> Result<Option<Outcome>> {
-    let target = open_target(name, config);
+    let target = agent.open_target(name)?;
     if !target.holds(location, &run.run_id)? {
         return Ok(None);
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::copies::{self, locations_for, sources};
 use super::isolate::{self, At, Reply, Request, verify_copy};
 use super::verify::{Depth, verify};
-use super::{Agent, locks, open_target, tell};
+use super::{Agent, locks, open_expecting, tell};
 use crate::event::{Interrupted, Progress};
 use crate::failpoint;
 use crate::lock::FileLock;
@@ -50,9 +50,8 @@ pub fn damaged(agent: &Agent, run: Option<&RunId>, target: Option<&TargetName>) 
 /// Repairs one damaged copy. Without a good one elsewhere nothing is touched, and the error says so.
 pub fn repair(agent: &Agent, copy: &Copy, progress: &Progress) -> Result<Repaired> {
     let (run, target) = (&copy.run_id, &copy.target);
-    let config = agent.target(target)?.clone();
     let location = copy.location.clone().with_context(|| format!("run {run} has no folder at {target}"))?;
-    let bad = At { target: target.clone(), config, location };
+    let bad = agent.at(target, location)?;
     // The damage may have been a share that was not there, or a disk that answers again.
     if verify_copy(agent, run, &bad, true, Depth::Digests, progress)?.problems.is_empty() {
         return Ok(Repaired::Whole);
@@ -112,7 +111,7 @@ pub(super) fn replace(
     progress: &Progress,
     publishing: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
-    let target = open_target(&bad.target, &bad.config);
+    let target = open_expecting(&bad.target, &bad.config, bad.expected.clone());
     target.clean(run)?;
     let mut made = None;
     // A repair that was cut short after publishing left this.

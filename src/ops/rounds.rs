@@ -7,7 +7,7 @@ use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Agent;
-use super::isolate::{At, verify_copy};
+use super::isolate::verify_copy;
 use super::repair::{self, Repaired};
 use super::verify::{Depth, Report};
 use crate::event::{Interrupted, Progress};
@@ -47,7 +47,7 @@ pub fn pass(
             }
             let (Some(location), config) = (copy.location.clone(), agent.target(target)?) else { break };
             done(Done::Reading(&copy));
-            let at = At { target: target.clone(), config: config.clone(), location };
+            let at = agent.at(target, location)?;
             match verify_copy(agent, &copy.run_id, &at, true, Depth::Digests, progress) {
                 Ok(report) => {
                     agent.state.add_verify_read(target, report.bytes, agent.now())?;
@@ -143,6 +143,7 @@ mod tests {
             claimed_until: None,
             claimer: None,
             imported: false,
+            pinned: false,
         }
     }
 

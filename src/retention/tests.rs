@@ -317,6 +317,7 @@ proptest::proptest! {
         let policy = Policy {
             last: rules[0], hourly: rules[1], daily: rules[2], weekly: rules[3], monthly: rules[4], yearly: rules[5],
             within: None,
+        max_bytes: None,
         };
         let counts = if counts { Counts::Verified } else { Counts::Complete };
         let decisions = decide(&copies, &policy, counts, BERLIN, now, true);
@@ -338,4 +339,42 @@ proptest::proptest! {
             proptest::prop_assert!(decision.keep, "{decision}");
         }
     }
+}
+
+#[test]
+fn a_limit_of_bytes_lets_the_oldest_go_and_never_the_newest_or_what_is_pinned() {
+    let mut copies = three_a_day(2);
+    copies[5].pinned = true; // the oldest but the order of the list is another
+    let policy = Policy { last: Some(6), max_bytes: Some(3500), ..Policy::default() };
+    let pinned = copies[5].run_id.to_string();
+    assert_eq!(
+        decided(&copies, &policy, "2026-11-24T18:10:00Z"),
+        [
+            "keep 20261124T180000Z-aaaaaa: last 1 of 6; newest verified".to_owned(),
+            "keep 20261124T100000Z-aaaaaa: last 2 of 6".to_owned(),
+            "delete 20261124T020000Z-aaaaaa: newer backups take max_bytes, 3.42 KiB".to_owned(),
+            format!("keep {pinned}: last 4 of 6; pinned"),
+            "delete 20261123T100000Z-aaaaaa: newer backups take max_bytes, 3.42 KiB".to_owned(),
+            "delete 20261123T020000Z-aaaaaa: newer backups take max_bytes, 3.42 KiB".to_owned(),
+        ]
+    );
+    // A limit alone keeps what fits, and the newest even when it does not.
+    let policy = Policy { max_bytes: Some(500), ..Policy::default() };
+    let kept: Vec<_> = decided(&three_a_day(1), &policy, "2026-11-24T18:10:00Z");
+    assert_eq!(
+        kept,
+        [
+            "keep 20261124T180000Z-aaaaaa: within max_bytes; newest verified",
+            "delete 20261124T100000Z-aaaaaa: newer backups take max_bytes, 500 B",
+            "delete 20261124T020000Z-aaaaaa: newer backups take max_bytes, 500 B",
+        ]
+    );
+    // Nor does it take the newest one that nobody has read back yet.
+    let unverified = with("2026-11-24T19:00:00Z", |c| c.status = Status::Complete);
+    let copies = [unverified, copy("2026-11-24T18:00:00Z"), copy("2026-11-24T17:00:00Z")];
+    let kept = decided(&copies, &policy, "2026-11-24T19:10:00Z");
+    assert!(
+        kept[0].starts_with("keep") && kept[1].starts_with("keep") && kept[2].starts_with("delete"),
+        "{kept:?}"
+    );
 }

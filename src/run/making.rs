@@ -13,7 +13,7 @@ use crate::manifest::{self, Encryption, Manifest};
 use crate::model::{ComponentName, RunId, TargetName};
 use crate::ops::hooks::{Hooks, Scope};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{capture, engine_options, open_target, preflight, prune, publish, reap};
+use crate::ops::{capture, engine_options, preflight, prune, publish, reap};
 use crate::process::Cancel;
 use crate::source::{Context, Ready, Source};
 use crate::target::{Stage, Target, candidate_locations};
@@ -38,7 +38,7 @@ impl Running<'_> {
     /// The job's first target.
     pub(super) fn primary(&self) -> Result<Primary<'_>> {
         let (name, config) = self.agent.config.primary_target(self.job).context("the job has no target")?;
-        Ok(Primary { name, config, target: open_target(name, config) })
+        Ok(Primary { name, config, target: self.agent.open_target(name)? })
     }
 
     /// Makes room and order at the target, and looks whether it can take a backup.
@@ -116,7 +116,8 @@ impl Running<'_> {
 
     /// Removes what the policy lets expire at the primary target, now that there is a new backup.
     pub(super) fn retain(&self, primary: &Primary<'_>, backup: &Backup) -> Result<Vec<RunId>> {
-        let fresh = Some((&self.run_id, self.started, backup.manifest.outcome));
+        let bytes = backup.manifest.stored_bytes();
+        let fresh = Some((&self.run_id, self.started, backup.manifest.outcome, bytes));
         let job = &self.request.job;
         prune::with_fresh(self.agent, job, primary.name, primary.target.as_ref(), fresh, self.progress)
     }

@@ -103,6 +103,9 @@ pub struct Copy {
     /// An archive that another program made: never removed, nor copied.
     #[serde(default)]
     pub imported: bool,
+    /// Kept by a person, whatever retention says.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 impl Copy {
@@ -129,6 +132,7 @@ impl Copy {
             claimed_until: opt_time(row, "claimed_until")?,
             claimer: row.get("claimer")?,
             imported: row.get("imported")?,
+            pinned: row.get("pinned")?,
         })
     }
 }
@@ -276,6 +280,21 @@ impl State {
             note_target(tx, &copy.job, target)?;
             set_verified(tx, &copy.job, target, result.is_ok(), now)
         })
+    }
+
+    /// Keeps a copy from retention, or lets it go again. False when nothing changed.
+    pub fn set_pinned(&self, run_id: &RunId, target: &TargetName, pinned: bool) -> Result<bool, StateError> {
+        let doing = if pinned { "pin the copy" } else { "unpin the copy" };
+        let mut changed = false;
+        self.change_copy(doing, run_id, target, |tx, copy| {
+            changed = copy.pinned != pinned;
+            tx.execute(
+                "UPDATE copies SET pinned = ?3 WHERE run_id = ?1 AND target = ?2",
+                params![run_id.as_str(), target.as_str(), pinned],
+            )?;
+            Ok(())
+        })?;
+        Ok(changed)
     }
 
     /// Records a backup found at a target whose run this state may not know (after the state was lost, or

@@ -12,6 +12,7 @@
 //! | `jobs` | first seen, pauses, acknowledged baselines, scheduled occurrences |
 //! | `run`, `runs` | what a run is; begin, steps, end, logs |
 //! | `history` | runs found, listed, counted; baselines |
+//! | `adopt` | backups found at a target become known again |
 //! | `copies` | backups at targets, and the queue of those still to be made |
 //! | `drills` | trial restores, and since when they are planned |
 //! | `verifies` | what was read back lately, and copies that were repaired |
@@ -21,8 +22,10 @@
 //! | `facts` | probes of targets, health results, single values |
 //! | `records` | all that is known of one job's latest runs, or of one run, for a page |
 //! | `snapshot` | everything the watchers need, in one read transaction |
+//! | `targets` | what each target was when it was last the right one |
 //! | `status_file` | `status.json`, the same for those who may not open the database |
 
+mod adopt;
 mod copies;
 mod counters;
 mod drills;
@@ -41,6 +44,7 @@ mod schema;
 mod snapshot;
 mod sql;
 mod status_file;
+mod targets;
 mod verifies;
 
 use std::fmt;
@@ -49,6 +53,7 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+pub use adopt::FoundBackup;
 pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy};
 pub use counters::{Contention, Counter, names};
 pub use drills::{Drill, DrillPlan, DrillResult, JobDrills, NewDrill};
@@ -65,6 +70,7 @@ pub use snapshot::{
     AgentState, ChannelState, JobCounters, JobState, JobTargetState, SNAPSHOT_VERSION, Snapshot,
 };
 pub use status_file::{Origin, STATUS_FILE, Unreadable, load_for_reading, read_status, write_status};
+pub use targets::TargetIdentity;
 
 /// File name of the database inside the state folder.
 pub const DATABASE_FILE: &str = "state.db";
@@ -84,6 +90,17 @@ struct Inner {
     identity: (u64, u64),
     writer: Option<Mutex<Connection>>,
     reader: Mutex<Connection>,
+    /// Whether the folder goes with the last handle.
+    temporary: bool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.temporary {
+            // What stays is a small database in the folder for temporary files.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
 }
 
 impl fmt::Debug for State {

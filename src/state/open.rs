@@ -26,6 +26,20 @@ impl State {
     /// Run by root, the files are given to the owner of the folder, so that a service that runs as that
     /// user can go on with them.
     pub fn open(dir: &Path, now: DateTime<Utc>) -> Result<State, StateError> {
+        Self::open_in(dir, now, false)
+    }
+
+    /// A new database in a private folder of its own among the temporary files, removed with the last handle.
+    pub fn open_temporary(now: DateTime<Utc>) -> Result<State, StateError> {
+        let dir = std::env::temp_dir().join(format!("backup-agent-{:016x}", rand::random::<u64>()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&dir);
+        made.map_err(|e| StateError::from_io(&dir, "make a temporary state folder", e))?;
+        Self::open_in(&dir, now, true).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&dir); // the error to report is the first one
+        })
+    }
+
+    fn open_in(dir: &Path, now: DateTime<Utc>, temporary: bool) -> Result<State, StateError> {
         make_folder(dir)?;
         let path = dir.join(DATABASE_FILE);
         if make_private_file(&path)? && dir.join(STATUS_FILE).exists() {
@@ -55,6 +69,7 @@ impl State {
             identity: file,
             writer: Some(Mutex::new(writer)),
             reader: Mutex::new(reader),
+            temporary,
         };
         Ok(State { inner: Arc::new(inner) })
     }
@@ -86,6 +101,7 @@ impl State {
             identity: file,
             writer: None,
             reader: Mutex::new(reader),
+            temporary: false,
         };
         Ok(State { inner: Arc::new(inner) })
     }

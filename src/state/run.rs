@@ -26,6 +26,8 @@ words! {
         Cron = "cron",
         /// Another program, long before: its backup was imported.
         Import = "import",
+        /// Nobody here: its backup was found at a target.
+        Found = "found",
     }
 }
 

@@ -7,7 +7,10 @@ pub(super) const APPLICATION_ID: i32 = 0x626b_6167;
 pub const VERSION: u32 = STEPS.len() as u32;
 
 /// Step `n` leads from version `n` to `n + 1`. Never change a step that was released; add one.
-pub(super) const STEPS: &[&str] = &[V1, V2];
+pub(super) const STEPS: &[&str] = &[V1, V2, V3];
+
+/// Copies that a person keeps, whatever retention says.
+const V3: &str = "ALTER TABLE copies ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0";
 
 const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;

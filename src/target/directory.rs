@@ -6,13 +6,18 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
 
+use super::scan::{self, Scan};
+use super::sentinel::{self, Sentinel};
 use super::{Cache, Published, Space, Stage, StagedFile, StoredFile, Target, is_safe_location};
 use crate::archive::ReadAt;
+use crate::event::Progress;
 use crate::failpoint::hit_at;
 use crate::fsutil;
 use crate::manifest::{self, Manifest};
 use crate::model::{ByteSize, RunId, TargetName};
+use crate::state::TargetIdentity;
 
 /// Less free space than this counts as full: not even the manifest and the logs of others would fit.
 const FULL: u64 = 1 << 20;
@@ -32,12 +37,18 @@ pub struct DirectoryTarget {
     name: TargetName,
     path: PathBuf,
     mount: Mount,
+    expected: Option<TargetIdentity>,
 }
 
 impl DirectoryTarget {
     /// The target `name` at the absolute folder `path`.
     pub fn new(name: TargetName, path: PathBuf, mount: Mount) -> Self {
-        Self { name, path, mount }
+        Self { name, path, mount, expected: None }
+    }
+
+    /// The same, refused whenever something else than `expected` stands there.
+    pub fn expecting(self, expected: Option<TargetIdentity>) -> Self {
+        Self { expected, ..self }
     }
 
     /// Its folder.
@@ -61,8 +72,17 @@ impl DirectoryTarget {
         self.path.join(format!(".expired-{run}"))
     }
 
-    /// Looks that the folder is there and on the file system it should be on; gives the device.
+    /// Looks that the folder is there, on the file system it should be on, and with the sentinel it should
+    /// have; gives the device.
     fn check(&self) -> Result<u64> {
+        let device = self.check_mount()?;
+        if let Some(expected) = &self.expected {
+            sentinel::compare(&self.name, &self.path, expected)?;
+        }
+        Ok(device)
+    }
+
+    fn check_mount(&self) -> Result<u64> {
         let metadata = fs::metadata(&self.path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => anyhow::anyhow!(
                 "target {}: the folder {} does not exist; mount it, or make it with: mkdir -p {}",
@@ -122,6 +142,25 @@ impl Target for DirectoryTarget {
             bail!("{}: all inodes are in use", describe("there is no room for another file on"));
         }
         Ok(Space { total, free })
+    }
+
+    fn identify(&self, now: DateTime<Utc>) -> Result<TargetIdentity> {
+        self.check_mount()?;
+        sentinel::identify(&self.path, now).with_context(|| format!("target {}", self.name))
+    }
+
+    fn initialise(&self, sentinel: &Sentinel) -> Result<Sentinel> {
+        self.check_mount()?;
+        let describe = || format!("target {}", self.name);
+        match Sentinel::read(&self.path).with_context(describe)? {
+            Some(found) => Ok(found),
+            None => sentinel.write(&self.path).with_context(describe).map(|()| sentinel.clone()),
+        }
+    }
+
+    fn scan(&self, progress: &Progress) -> Result<Scan> {
+        self.check()?;
+        scan::scan(&self.path, progress).with_context(|| format!("target {}", self.name))
     }
 
     fn probe_readable(&self, location: &str) -> Result<()> {

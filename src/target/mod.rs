@@ -4,16 +4,23 @@
 //! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
 
 mod directory;
+mod scan;
+mod sentinel;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
+pub use scan::{Found, Scan, Unread};
+pub use sentinel::{SENTINEL_FILE, Sentinel};
 
 use crate::archive::ReadAt;
+use crate::event::Progress;
 use crate::model::{RunId, TargetName};
+use crate::state::TargetIdentity;
 
 /// A place where backups are stored. All calls block; one that may hang is made in a child process.
 pub trait Target: Send + Sync {
@@ -22,6 +29,16 @@ pub trait Target: Send + Sync {
 
     /// Looks whether it is there, is what it should be, and can be written; says how much room it has.
     fn probe(&self) -> Result<Space>;
+
+    /// Says what stands there now, whatever was expected.
+    fn identify(&self, now: DateTime<Utc>) -> Result<TargetIdentity>;
+
+    /// Gives the target a sentinel file, or finds the one it has, which is left alone; gives the sentinel.
+    fn initialise(&self, sentinel: &Sentinel) -> Result<Sentinel>;
+
+    /// Reads every manifest there is, whatever the state knows. Each folder looked at is counted as a stored byte
+    /// of `progress`, as a sign of life.
+    fn scan(&self, progress: &Progress) -> Result<Scan>;
 
     /// Looks whether it can be read, so that a target that is away is told apart from a backup that is gone.
     fn probe_readable(&self, location: &str) -> Result<()>;

@@ -296,7 +296,9 @@ to = ["admin@example.org"]
             found.extend(
                 entries
                     .map(|e| e.unwrap().path())
-                    .filter(|p| p.file_name().unwrap().to_string_lossy().starts_with(['.'])),
+                    .filter(|p| p.file_name().unwrap().to_string_lossy().starts_with(['.']))
+                    // By `agent target init`, to stay.
+                    .filter(|p| !p.ends_with(".backup-agent-target.json")),
             );
         }
         found

@@ -59,7 +59,7 @@ pub fn drill(
         process: ProcessIdentity::current(),
         started: agent.now(),
     })?;
-    let at = At { target: copy.target.clone(), config: agent.target(&copy.target)?.clone(), location };
+    let at = agent.at(&copy.target, location)?;
     let mut outcome =
         scratch::make(&folder).and_then(|()| conduct(agent, job, &copy, at, &folder, &wanted, progress));
     if let Err(e) = scratch::remove(&folder) {

@@ -1,0 +1,49 @@
+//! What a target was when it was last known to be the right one.
+
+use chrono::{DateTime, Utc};
+use rusqlite::OptionalExtension;
+use serde::{Deserialize, Serialize};
+
+use super::{State, StateError};
+use crate::model::TargetName;
+
+/// What tells one file system from another that is mounted in its place.
+///
+/// Device numbers are not in it: those of network shares change with every mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetIdentity {
+    /// The id in the target's sentinel file; none where it has no such file.
+    pub id: Option<String>,
+    /// The type of its file system, such as `nfs`, `cifs`, `ext4`.
+    pub file_system: String,
+    /// When this was recorded.
+    pub recorded: DateTime<Utc>,
+}
+
+fn key(target: &TargetName) -> String {
+    format!("target-identity:{target}")
+}
+
+impl State {
+    /// What a target was when it was initialised or first used; none when it never was.
+    pub fn target_identity(&self, target: &TargetName) -> Result<Option<TargetIdentity>, StateError> {
+        let text: Option<String> = self.read(&format!("read what target {target} was"), |tx| {
+            tx.query_row("SELECT value FROM meta WHERE key = ?1", [key(target)], |row| row.get(0)).optional()
+        })?;
+        // A text of a later version that this one does not understand is as good as none.
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// Records what a target is from now on.
+    pub fn set_target_identity(
+        &self,
+        target: &TargetName,
+        identity: &TargetIdentity,
+    ) -> Result<(), StateError> {
+        self.write(&format!("record what target {target} is"), |tx| {
+            let text = super::sql::json(identity)?;
+            tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key(target), text])?;
+            Ok(())
+        })
+    }
+}
