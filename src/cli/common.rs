@@ -219,8 +219,8 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
         StateError::NotFound { .. } => {
             let agent = command(global);
             anyhow!(
-                "{e}; the first backup is made by: {agent} backup; those that are at a target already are known again \
-                 by: {agent} target scan TARGET --adopt"
+                "{e}; backups that are at a target already are known again by: {agent} target scan TARGET --adopt; the \
+                 first backup is made by: {agent} backup"
             )
         }
         e => e.into(),
