@@ -217,11 +217,7 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
         StateError::NotFound { .. } => {
-            let agent = command(global);
-            anyhow!(
-                "{e}; the first backup is made by: {agent} backup; those that are at a target already are known again \
-                 by: {agent} target scan TARGET --adopt"
-            )
+            anyhow!("{e}; the first backup is made by: {} backup", command(global))
         }
         e => e.into(),
     })?;
