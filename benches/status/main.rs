@@ -17,7 +17,6 @@
 #[path = "../first_backup/daemon.rs"]
 mod daemon;
 mod fill;
-#[allow(dead_code)]
 #[path = "../first_backup/measure.rs"]
 mod measure;
 
