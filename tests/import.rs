@@ -113,7 +113,7 @@ fn archives_of_a_script_are_listed_verified_restored_and_never_touched() {
         copies(&world).iter().filter(|c| c["imported"] == true).map(|c| c["status"].clone()).collect();
     assert_eq!(statuses, ["verified"; 3]);
     let own = world.agent("show latest --json").json();
-    assert_eq!(own["run"]["trigger"], "manual");
+    assert_ne!(own["run"]["trigger"], "import");
     assert_eq!(listing(&world), before, "nothing of theirs was changed");
     // What the script makes beside the agent does not hide that the agent makes nothing.
     let now = moment(&world, 0, "00:00");
