@@ -250,6 +250,7 @@ pub fn live() -> Day {
     host.run("02:30:00", "backup mail", 0);
     host.run("03:00:00", "backup web", 0);
     host.run("04:00:00", "verify --job web --target local", 0);
+    host.run("04:20:00", "drill web", 0);
     host.run("04:30:00", "backup wiki", 0);
     host.daemon("06:00:00");
 
