@@ -53,11 +53,11 @@ impl Stage {
 }
 
 impl Context for Stage {
-    fn snapshot(&self) -> anyhow::Result<Snapshot> {
+    fn snapshot(&self) -> anyhow::Result<Arc<Snapshot>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let delay = *self.delay.lock().unwrap();
         std::thread::sleep(delay);
-        self.snapshot.lock().unwrap().clone().map_err(anyhow::Error::msg)
+        self.snapshot.lock().unwrap().clone().map(Arc::new).map_err(anyhow::Error::msg)
     }
 
     fn config(&self) -> Arc<Config> {

@@ -28,6 +28,8 @@ pub fn configuration(folder: &Path, address: &str, jobs: usize) -> String {
         let _ = write!(
             text,
             "\n[target.{target}]\ntype = \"directory\"\npath = \"{at}/{target}\"\n\
+             # There is nothing to be read back: only the state is made.\n\
+             verify = {{ enabled = false }}\n\
              template = \"daily/{{job}}/%Y/%m/%d/%H%M\"\n"
         );
     }

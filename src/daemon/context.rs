@@ -34,7 +34,7 @@ pub(super) struct Shared {
     /// Jobs whose dead runs are being dealt with; they are not started meanwhile.
     reaping: Mutex<BTreeSet<JobName>>,
     extra: Mutex<Extra>,
-    snapshot: Mutex<Option<(Instant, Snapshot)>>,
+    snapshot: Mutex<Option<(Instant, Arc<Snapshot>)>>,
     /// When `/metrics` was last fetched, and by whom, since that was last written down.
     scraped: Mutex<Option<(DateTime<Utc>, String)>>,
     turned: Mutex<Option<Instant>>,
@@ -235,14 +235,14 @@ impl Shared {
 }
 
 impl web::Context for Shared {
-    fn snapshot(&self) -> anyhow::Result<Snapshot> {
+    fn snapshot(&self) -> anyhow::Result<Arc<Snapshot>> {
         // Read under the lock: those who come meanwhile wait for this answer instead of asking again.
         let mut kept = lock(&self.snapshot);
         if let Some((_, snapshot)) = kept.as_ref().filter(|(taken, _)| taken.elapsed() < SNAPSHOT_AGE) {
-            return Ok(snapshot.clone());
+            return Ok(Arc::clone(snapshot));
         }
-        let snapshot = self.state.snapshot(self.now())?;
-        *kept = Some((Instant::now(), snapshot.clone()));
+        let snapshot = Arc::new(self.state.snapshot(self.now())?);
+        *kept = Some((Instant::now(), Arc::clone(&snapshot)));
         Ok(snapshot)
     }
 

@@ -213,7 +213,7 @@ impl<C: Context> Answers<C> {
             let (context, last) = (Arc::clone(&self.context), Arc::clone(&self.last));
             let task = tokio::task::spawn_blocking(move || {
                 let _place = place;
-                let snapshot = Arc::new(context.snapshot()?);
+                let snapshot = context.snapshot()?;
                 *last.lock().unwrap_or_else(|e| e.into_inner()) = Some(Arc::clone(&snapshot));
                 let extra = context.extra();
                 let view = view_of(&*context, snapshot, extra);

@@ -76,7 +76,7 @@ impl RunProgress {
 /// Where the pages get what they show.
 pub trait Context: Send + Sync + 'static {
     /// The state of this moment. May block; it is called on the blocking pool.
-    fn snapshot(&self) -> anyhow::Result<Snapshot>;
+    fn snapshot(&self) -> anyhow::Result<Arc<Snapshot>>;
 
     /// The configuration in use.
     fn config(&self) -> Arc<Config>;
