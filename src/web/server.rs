@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::Context;
 use super::answers::Answers;
+use super::encoding;
 
 /// Connections served at once; the rest wait in the kernel's queue. Each costs a buffer and a descriptor.
 const CONNECTIONS_MAX: usize = 64;
@@ -54,7 +55,10 @@ pub async fn serve<C: Context>(
         let answers = Arc::clone(&answers);
         let service = service_fn(move |request| {
             let answers = Arc::clone(&answers);
-            async move { Ok::<_, Infallible>(answers.answer(&request).await) }
+            async move {
+                let answer = answers.answer(&request).await;
+                Ok::<_, Infallible>(encoding::fitting(answer, request.headers()).await)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
