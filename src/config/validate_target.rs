@@ -27,6 +27,8 @@ impl Rules<'_> {
                 );
             }
             self.place(name.as_str(), &target.place);
+            self.write_only(name, target);
+            self.object_lock(name.as_str(), target);
             if let Some(keep) = &target.keep
                 && keeps_nothing(keep)
             {
@@ -50,6 +52,49 @@ impl Rules<'_> {
                 );
                 self.say(&["target", name.as_str(), "template"], message);
             }
+        }
+    }
+
+    /// Where nothing can be read or removed, nothing must be asked for that needs it.
+    fn write_only(&mut self, name: &TargetName, target: &TargetConfig) {
+        if !target.write_only {
+            return;
+        }
+        let key = ["target", name.as_str(), "write_only"];
+        if !matches!(target.place, Place::S3(_)) {
+            self.say(&key, "only targets of the type \"s3\" can be write-only");
+        }
+        if target.keep.is_some() {
+            self.say(
+                &["target", name.as_str(), "keep"],
+                "nothing can be removed where `write_only` is set; run `agent prune` from a host whose credentials may remove",
+            );
+        }
+        let primary = self.config.job.iter().find(|(_, job)| job.targets.first() == Some(name));
+        if let Some((job, _)) = primary {
+            self.say(
+                &key,
+                format!(
+                    "it is the first target of the job {job}: a backup is read back there before it counts; make another target the first"
+                ),
+            );
+        }
+    }
+
+    /// A lock needs to know how long it lasts.
+    fn object_lock(&mut self, name: &str, target: &TargetConfig) {
+        let Place::S3(s3) = &target.place else { return };
+        let key = ["target", name, "lock_for"];
+        match (s3.object_lock, s3.lock_for) {
+            (None, Some(_)) => self.say(&key, "this has no effect without `object_lock`"),
+            (Some(_), Some(period)) if period.is_zero() => {
+                self.say(&key, "objects must be locked for some time, such as \"14days\"");
+            }
+            (Some(_), None) if target.lock_period().is_none() => self.say(
+                &["target", name, "object_lock"],
+                "nothing says how long objects are locked: give `lock_for`, or a `keep` with `daily` or `within`",
+            ),
+            _ => {}
         }
     }
 
@@ -96,6 +141,15 @@ impl Rules<'_> {
                     self.say(
                         &key("bucket"),
                         "this is no name of a bucket; what stands before the keys belongs into `prefix`",
+                    );
+                }
+                let endpoint = s3.endpoint.as_deref().map(reqwest::Url::parse);
+                if let Some(Ok(url)) = endpoint
+                    && (!url.username().is_empty() || url.query().is_some())
+                {
+                    self.say(
+                        &key("endpoint"),
+                        "an endpoint is an address such as https://s3.example.org only",
                     );
                 }
                 if s3.prefix.split('/').any(|part| matches!(part, "." | "..")) {

@@ -12,7 +12,7 @@ mod sentinel;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
@@ -140,15 +140,25 @@ pub fn open(
     name: &TargetName,
     config: &TargetConfig,
     expected: Option<TargetIdentity>,
-    _scratch: Option<&Path>,
+    scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
+    let settings = || remote::Settings {
+        name: name.clone(),
+        scratch: scratch.map(Path::to_owned),
+        expected: expected.clone(),
+        write_only: config.write_only,
+    };
     match &config.place {
         Place::Directory(directory) => {
             let mount = if directory.require_mount { Mount::Required } else { Mount::Any };
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
             Ok(Box::new(target.expecting(expected)))
         }
-        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
+        Place::S3(s3) => {
+            let store = remote::s3::open(s3, config, scratch).with_context(|| format!("target {name}"))?;
+            Ok(remote::target(Box::new(store), settings()))
+        }
+        Place::Sftp(_) | Place::Webdav(_) => {
             anyhow::bail!("target {name}: this build has no such targets")
         }
     }

@@ -9,6 +9,7 @@
 mod memory;
 mod objects;
 mod patient;
+pub mod s3;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
@@ -55,6 +57,16 @@ pub trait Store: Send + Sync {
 
     /// Removes an object; one that is not there is removed.
     fn delete(&self, key: &str) -> Result<()>;
+
+    /// Until when the store refuses to remove an object, when it does.
+    fn retained_until(&self, _key: &str) -> Result<Option<DateTime<Utc>>> {
+        Ok(None)
+    }
+
+    /// Gives up what was begun below a folder and never finished, as far as it is not visible and that is allowed.
+    fn discard(&self, _folder: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Its folders, when it has such.
     fn tree(&self) -> Option<&dyn Tree>;

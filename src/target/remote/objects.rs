@@ -68,6 +68,7 @@ impl Base {
         if files.iter().any(foreign) || self.is_of_another(location, run)? {
             return self.store.delete(&format!("{location}/{own}"));
         }
+        self.store.discard(location)?;
         // The mark last, so that what is left by a death midway is known for this run's.
         for file in files.iter().filter(|file| **file != own) {
             self.store.delete(&format!("{location}/{file}"))?;
@@ -91,22 +92,32 @@ impl Base {
         Ok(true)
     }
 
-    fn withdraw(&self, location: &str, run: &RunId) -> Result<()> {
+    /// Removes a backup; gives until when the store keeps it, and then nothing happened.
+    fn withdraw(&self, location: &str, run: &RunId) -> Result<Option<DateTime<Utc>>> {
         let mark = expired(run);
         let begun = self.marked(&mark)?.is_some();
         if self.is_of_another(location, run)? {
             // Ours went before that one came.
-            return if begun { self.store.delete(&mark) } else { Ok(()) };
+            if begun {
+                self.store.delete(&mark)?;
+            }
+            return Ok(None);
+        }
+        let manifest = format!("{location}/{}", manifest::FILE);
+        // The manifest was written last, so that its lock ends last.
+        if let Some(until) = self.store.retained_until(&manifest)? {
+            return Ok(Some(until));
         }
         if !begun {
             if self.files(location)?.is_empty() {
-                return Ok(());
+                return Ok(None);
             }
             self.write_small(&mark, location.as_bytes(), Mode::Replace)?;
         }
-        self.store.delete(&format!("{location}/{}", manifest::FILE))?;
+        self.store.delete(&manifest)?;
         self.remove_rest(location, run)?;
-        self.store.delete(&mark)
+        self.store.delete(&mark)?;
+        Ok(None)
     }
 }
 
@@ -180,7 +191,14 @@ impl Target for ObjectTarget {
     fn remove(&self, location: &str, run: &RunId) -> Result<()> {
         self.base.check()?;
         self.base.key(location, "x")?;
-        self.base.named(self.base.withdraw(location, run))
+        if let Some(until) = self.base.named(self.base.withdraw(location, run))? {
+            bail!(
+                "target {}: {location} is locked until {}; it stays until then",
+                self.name(),
+                until.format("%Y-%m-%d %H:%M UTC")
+            );
+        }
+        Ok(())
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {
@@ -205,7 +223,8 @@ impl Target for ObjectTarget {
                     self.base.manifest(&location).is_ok_and(|m| m.is_some_and(|m| m.run_id == *run));
                 match published && mark == partial(run) {
                     true => self.base.store.delete(&format!("{location}/{mark}"))?,
-                    false => self.base.withdraw(&location, run)?,
+                    // What the store keeps of it is no backup without its manifest.
+                    false => drop(self.base.withdraw(&location, run)?),
                 }
                 self.base.store.delete(&mark)?;
             }
@@ -235,7 +254,11 @@ impl Stage for ObjectStage {
         let upload = self.base.named(self.base.store.upload(&key, Mode::New))?;
         self.written.push(file.to_owned());
         let (target, address) = (self.base.settings.name.clone(), self.base.store.address(&key));
-        Ok(Box::new(RemoteStagedFile { upload, target, address }))
+        let file = RemoteStagedFile { upload, target, address };
+        Ok(match self.base.settings.write_only {
+            true => Box::new(MaybeThere(file)),
+            false => Box::new(file),
+        })
     }
 
     fn scratch(&mut self) -> Result<PathBuf> {
@@ -264,7 +287,9 @@ impl Stage for ObjectStage {
             .and_then(|()| self.base.write_small(&key, &bytes, Mode::New));
         match put {
             Ok(()) => {}
-            Err(e) if e.chain().any(|cause| cause.is::<AlreadyThere>()) => return Ok(Published::Taken),
+            // The name has the run's id in it, so that it is this very manifest, and the answer was lost.
+            Err(e) if is_there(&e) && self.base.settings.write_only => {}
+            Err(e) if is_there(&e) => return Ok(Published::Taken),
             Err(e) => return self.base.named(Err(e).with_context(|| format!("publishing {location}"))),
         }
         self.written.push(manifest::FILE.to_owned());
@@ -289,10 +314,38 @@ impl Stage for ObjectStage {
             for file in self.written.iter().rev() {
                 self.base.store.delete(&format!("{}/{file}", self.location))?;
             }
+            self.base.store.discard(&self.location)?;
             self.base.store.delete(&format!("{}/{mark}", self.location))?;
             self.base.store.delete(&mark)
         };
         self.base.named(remove())
+    }
+}
+
+fn is_there(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<AlreadyThere>())
+}
+
+/// A file where nothing can be removed: an earlier attempt of the same copy may have written it. It is the same
+/// then, since its folder has the run's id, and files become visible as a whole.
+struct MaybeThere(RemoteStagedFile);
+
+impl Write for MaybeThere {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl StagedFile for MaybeThere {
+    fn finish(self: Box<Self>, length: u64) -> Result<()> {
+        match Box::new(self.0).finish(length) {
+            Err(e) if is_there(&e) => Ok(()),
+            done => done,
+        }
     }
 }
 

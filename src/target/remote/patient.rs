@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 
 use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
@@ -75,6 +76,14 @@ impl Patient {
 
     pub(super) fn delete(&self, key: &str) -> Result<()> {
         patiently(|| self.store.delete(key))
+    }
+
+    pub(super) fn retained_until(&self, key: &str) -> Result<Option<DateTime<Utc>>> {
+        patiently(|| self.store.retained_until(key))
+    }
+
+    pub(super) fn discard(&self, folder: &str) -> Result<()> {
+        patiently(|| self.store.discard(folder))
     }
 
     fn tree(&self) -> Result<&dyn Tree> {

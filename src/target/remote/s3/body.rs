@@ -146,12 +146,10 @@ pub(super) fn nameless_file(folder: &Path) -> io::Result<File> {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
             use std::os::unix::fs::OpenOptionsExt as _;
             let path = folder.join(format!(".backup-agent-part-{:016x}", rand::random::<u64>()));
-            let file =
-                File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
             std::fs::remove_file(&path)?;
             Ok(file)
         }
         Err(e) => Err(e.into()),
     }
 }
-

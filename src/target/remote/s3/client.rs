@@ -116,8 +116,7 @@ pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 impl Client {
     pub(super) fn new(settings: &S3Settings) -> Result<Self> {
         let endpoint = settings.endpoint.clone();
-        let endpoint =
-            endpoint.unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", settings.region));
+        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", settings.region));
         let url = Url::parse(&endpoint).with_context(|| format!("`endpoint` {endpoint:?} is no address"))?;
         let Some(name) = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https")) else {
             bail!("`endpoint` {endpoint:?} must begin with https:// or http://");
@@ -196,7 +195,8 @@ impl Client {
             None if self.above.is_empty() => "/".to_owned(),
             None => self.above.clone(),
         };
-        let parts: Vec<(&str, &str)> = call.query.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let parts: Vec<(&str, &str)> =
+            call.query.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let query = sign::query(&parts);
         let mut headers: Vec<(String, String)> = vec![
             ("host".to_owned(), self.host.clone()),
@@ -231,7 +231,8 @@ impl Client {
         }
         let taken = Taken::default();
         if !matches!(call.method, Method::GET | Method::HEAD | Method::DELETE) {
-            request = request.body(reqwest::Body::wrap(Body::new(call.payload.source.clone(), taken.clone())));
+            request =
+                request.body(reqwest::Body::wrap(Body::new(call.payload.source.clone(), taken.clone())));
         }
         let response = self.watched(request.header("authorization", authorization), &taken, call).await?;
         if response.status().is_success() {

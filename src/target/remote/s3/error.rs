@@ -156,8 +156,11 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let answer = match self.fault {
             Fault::Broken { text, certificate } => {
-                let hint =
-                    if *certificate { "; check the certificate, `ca_file` and this machine's clock" } else { "" };
+                let hint = if *certificate {
+                    "; check the certificate, `ca_file` and this machine's clock"
+                } else {
+                    ""
+                };
                 return write!(f, "{}{hint}", one_line(text));
             }
             Fault::Answer(answer) => answer,
@@ -171,15 +174,17 @@ impl fmt::Display for Told<'_> {
         }
         let region = answer.body.region.as_ref().or(answer.region.as_ref());
         match (answer.body.code.as_str(), answer.status) {
-            ("AuthorizationHeaderMalformed" | "PermanentRedirect", _) | (_, 301 | 307 | 308) => match region {
-                Some(found) if found != self.region => write!(
-                    f,
-                    "; the bucket is in the region {}, and `region` says {}: correct it",
-                    one_line(found),
-                    self.region
-                ),
-                _ => write!(f, "; check `region` (it says {}) and `endpoint`", self.region),
-            },
+            ("AuthorizationHeaderMalformed" | "PermanentRedirect", _) | (_, 301 | 307 | 308) => {
+                match region {
+                    Some(found) if found != self.region => write!(
+                        f,
+                        "; the bucket is in the region {}, and `region` says {}: correct it",
+                        one_line(found),
+                        self.region
+                    ),
+                    _ => write!(f, "; check `region` (it says {}) and `endpoint`", self.region),
+                }
+            }
             ("InvalidAccessKeyId", _) => write!(f, "; check `access_key_id`"),
             ("SignatureDoesNotMatch", _) => write!(
                 f,
@@ -188,7 +193,8 @@ impl fmt::Display for Told<'_> {
             ("RequestTimeTooSkewed" | "RequestExpired", _) => {
                 let theirs = answer.body.server_time.as_ref().or(answer.date.as_ref());
                 let theirs = theirs.map_or_else(|| "unknown".to_owned(), |time| one_line(time));
-                let ours = answer.signed.map_or_else(String::new, |t| t.format("%Y-%m-%dT%H:%M:%SZ").to_string());
+                let ours =
+                    answer.signed.map_or_else(String::new, |t| t.format("%Y-%m-%dT%H:%M:%SZ").to_string());
                 write!(f, "; the store's clock says {theirs}, this machine's {ours}: set the wrong one (NTP)")
             }
             ("AccessDenied" | "", 401 | 403) => write!(
@@ -264,7 +270,11 @@ mod tests {
         answer.body.code = "AuthorizationHeaderMalformed".to_owned();
         answer.body.region = Some("eu-central-1".to_owned());
         let (text, _) = told(Fault::Answer(answer));
-        assert!(text.ends_with("the bucket is in the region eu-central-1, and `region` says us-east-1: correct it"));
+        assert!(
+            text.ends_with(
+                "the bucket is in the region eu-central-1, and `region` says us-east-1: correct it"
+            )
+        );
     }
 
     #[test]

@@ -52,7 +52,8 @@ fn pages(inner: &Inner, below: &str, folders: bool, mut take: impl FnMut(Page)) 
             call = call.query("continuation-token", token);
         }
         let answer = inner.wait(client.exchange(&call)).map_err(|f| client.error(f, "listing", below))?;
-        let mut page = xml::page(&answer.text).map_err(|e| e.context(format!("listing {}", client.address(below))))?;
+        let mut page =
+            xml::page(&answer.text).map_err(|e| e.context(format!("listing {}", client.address(below))))?;
         let next = page.next.take();
         take(page);
         match next {
@@ -71,7 +72,9 @@ pub(super) fn delete(inner: &Inner, key: &str) -> Result<()> {
     let client = &inner.client;
     let versioned = match inner.wait(client.exchange(&Call::new(Method::DELETE, Some(key)))) {
         Ok(answer) => {
-            let says = |name| header(&answer.headers, name).is_some_and(|value| !matches!(value, "" | "null" | "false"));
+            let says = |name| {
+                header(&answer.headers, name).is_some_and(|value| !matches!(value, "" | "null" | "false"))
+            };
             says("x-amz-version-id") || says("x-amz-delete-marker")
         }
         Err(fault) if fault.is_missing() => false,

@@ -16,7 +16,7 @@ mod xml;
 
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use self::client::{Call, Client, header};
 use self::error::Fault;
 use super::{Entry, Mode, Object, Store, Tree, Upload};
 use crate::clock::{Clock, SystemClock};
+use crate::config::{ObjectLock, S3Place, TargetConfig, resolve_secret};
 use crate::model::Secret;
 use crate::target::{Permanent, Space, is_permanent};
 
@@ -118,7 +119,9 @@ impl LockMode {
 impl Lock {
     fn until(self, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
         let period = chrono::TimeDelta::from_std(self.period).ok();
-        period.and_then(|period| now.checked_add_signed(period)).context("objects cannot be locked for that long")
+        period
+            .and_then(|period| now.checked_add_signed(period))
+            .context("objects cannot be locked for that long")
     }
 }
 
@@ -200,6 +203,41 @@ impl S3Store {
             }),
         })
     }
+}
+
+/// Makes a store of what the configuration says. Large parts wait in `scratch`, where it is given.
+///
+/// # Errors
+/// A secret or a certificate that cannot be read.
+pub fn open(place: &S3Place, target: &TargetConfig, scratch: Option<&Path>) -> Result<S3Store> {
+    let secret = resolve_secret(place.secret_access_key.as_ref(), place.secret_access_key_file.as_deref())?;
+    let secret = secret.context("it has no secret for its access key")?;
+    let mode = place.object_lock.map(|lock| match lock {
+        ObjectLock::Governance => LockMode::Governance,
+        ObjectLock::Compliance => LockMode::Compliance,
+    });
+    let lock = match mode {
+        Some(mode) => {
+            let period = target.lock_period().context("nothing says how long objects are locked")?;
+            Some(Lock { mode, period })
+        }
+        None => None,
+    };
+    let mut plan = PartPlan::default();
+    if let Some(scratch) = scratch {
+        plan.folder = scratch.to_owned();
+    }
+    S3Store::new(S3Settings {
+        endpoint: place.endpoint.clone(),
+        region: place.region.clone(),
+        prefix: place.prefix.clone(),
+        path_style: place.path_style,
+        ca_file: place.ca_file.clone(),
+        lock,
+        write_only: target.write_only,
+        plan,
+        ..S3Settings::new(&place.bucket, &place.access_key_id, secret)
+    })
 }
 
 impl Store for S3Store {

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use bytes::{Buf as _, Bytes};
 use reqwest::{Method, Response, StatusCode};
 
-use super::{Inner, into_io};
 use super::client::{Call, header};
 use super::error::Fault;
+use super::{Inner, into_io};
 use crate::archive::ReadAt;
 use crate::target::remote::Object;
 
@@ -32,7 +32,8 @@ impl S3Object {
             Err(fault) => return Err(inner.explained(fault, key)),
         };
         let length = header(&answer.headers, "content-length").and_then(|length| length.parse().ok());
-        let length = length.with_context(|| format!("{}: the store gave no length", inner.client.address(key)))?;
+        let length =
+            length.with_context(|| format!("{}: the store gave no length", inner.client.address(key)))?;
         let etag = header(&answer.headers, "etag").map(str::to_owned);
         Ok(Some(Self { key: key.to_owned(), length, etag, inner }))
     }
@@ -46,7 +47,8 @@ impl S3Object {
         let response = self.inner.wait(self.inner.client.send(&call))?;
         let begins = format!("bytes {first}-{last}/");
         let whole = first == 0 && last + 1 == self.length && response.status() == StatusCode::OK;
-        let right = header(response.headers(), "content-range").is_some_and(|range| range.starts_with(&begins));
+        let right =
+            header(response.headers(), "content-range").is_some_and(|range| range.starts_with(&begins));
         match whole || right {
             true => Ok(response),
             false => Err(Fault::broken(format!(
@@ -119,8 +121,7 @@ struct Streaming {
 
 impl Read for Streaming {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let failed =
-            |inner: &Inner, key: &str, fault| into_io(inner.client.error(fault, "reading", key));
+        let failed = |inner: &Inner, key: &str, fault| into_io(inner.client.error(fault, "reading", key));
         while self.chunk.is_empty() && self.left > 0 {
             let next = self.inner.wait(self.inner.client.chunk(&mut self.response));
             match next.map_err(|fault| failed(&self.inner, &self.key, fault))? {

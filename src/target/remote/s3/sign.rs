@@ -84,8 +84,10 @@ pub(super) fn encode(text: &str, keep_slashes: bool) -> String {
 
 /// The query of a request: encoded, sorted.
 pub(super) fn query(parts: &[(&str, &str)]) -> String {
-    let mut parts: Vec<String> =
-        parts.iter().map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false))).collect();
+    let mut parts: Vec<String> = parts
+        .iter()
+        .map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false)))
+        .collect();
     parts.sort_unstable();
     parts.join("&")
 }

@@ -12,12 +12,12 @@ use reqwest::Method;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::{Inner, into_io};
 use super::body::{Payload, Source, nameless_file};
 use super::client::{Call, header};
 use super::error::Fault;
 use super::plan::Tier;
 use super::xml::{self, Part};
+use super::{Inner, into_io};
 use crate::target::remote::{AlreadyThere, Mode, Upload};
 
 /// Tells whose an object is, when the answer to its writing was lost.
@@ -108,9 +108,10 @@ impl S3Upload {
         let is_mark = self.key.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
         if let Some(lock) = self.inner.lock.filter(|_| !is_mark) {
             let until = lock.until(self.inner.client.clock.now())?;
-            call = call
-                .header("x-amz-object-lock-mode", lock.mode.as_str())
-                .header("x-amz-object-lock-retain-until-date", until.format("%Y-%m-%dT%H:%M:%SZ").to_string());
+            call = call.header("x-amz-object-lock-mode", lock.mode.as_str()).header(
+                "x-amz-object-lock-retain-until-date",
+                until.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            );
         }
         Ok(call)
     }

@@ -205,7 +205,8 @@ mod tests {
             <NextVersionIdMarker>2</NextVersionIdMarker><DeleteMarker><Key>k</Key><VersionId>3</VersionId></DeleteMarker>\
             <Version><Key>k</Key><VersionId>2</VersionId></Version></ListVersionsResult>";
         let page = versions(text).unwrap();
-        let ids: Vec<(&str, bool)> = page.found.iter().map(|found| (found.id.as_str(), found.hides)).collect();
+        let ids: Vec<(&str, bool)> =
+            page.found.iter().map(|found| (found.id.as_str(), found.hides)).collect();
         assert_eq!(ids, [("3", true), ("2", false)]);
         assert_eq!(page.next, Some(("k".to_owned(), "2".to_owned())));
     }
