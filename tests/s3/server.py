@@ -1,6 +1,6 @@
 """An S3 server for the tests: moto, and around it what moto leaves out.
 
-    server.py FOLDER
+    server.py FOLDER [CERTIFICATE KEY]
 
 Prints one line of JSON when it is ready: its port and the keys of its users. Ends when its standard input
 does. FOLDER/requests.jsonl gets one line a request. FOLDER/options.json, when it is there, is read at each request:
@@ -11,6 +11,7 @@ does. FOLDER/requests.jsonl gets one line a request. FOLDER/options.json, when i
     lose                 carry out so many of the next writes, and answer 500
     cut                  end so many of the next answers to a GET of an object in the middle
 
+Buckets: `backups`; `locked`, with versions and Object Lock; `many`, with 1,005 objects named `f/NUMBER/manifest.json`.
 Users: `admin` may do everything, `writer` may only write.
 """
 
@@ -28,11 +29,16 @@ os.environ.setdefault("S3_UPLOAD_PART_MIN_SIZE", "1024")
 os.environ.setdefault("S3_IGNORE_SUBDOMAIN_BUCKETNAME", "true")
 
 import boto3
+import urllib3
 from botocore.config import Config
 from moto import settings
 from moto.core.responses import ActionAuthenticatorMixin
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+# The certificate is the test's own.
+urllib3.disable_warnings()
 
 FOLDER = sys.argv[1]
 REGION = "eu-central-1"
@@ -137,8 +143,6 @@ class Front:
 
     @staticmethod
     def exists(environ):
-        from moto.s3.models import s3_backends
-
         _, bucket, key = environ["PATH_INFO"].split("/", 2)
         return s3_backends["123456789012"]["aws"].get_object(bucket, key) is not None
 
@@ -170,23 +174,28 @@ class Handler(WSGIRequestHandler):
 
 def main():
     front = Front(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, front, threaded=True, request_handler=Handler)
+    tls = tuple(sys.argv[2:4]) or None
+    server = make_server("127.0.0.1", 0, front, threaded=True, request_handler=Handler, ssl_context=tls)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def client(service):
-        address = f"http://127.0.0.1:{server.port}"
+        address = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
         return boto3.client(
             service,
             region_name=REGION,
             endpoint_url=address,
             aws_access_key_id="setup",
             aws_secret_access_key="setup",
+            verify=False,
             config=Config(s3={"addressing_style": "path"}),
         )
 
     s3, iam = client("s3"), client("iam")
     place = {"LocationConstraint": REGION}
     s3.create_bucket(Bucket="backups", CreateBucketConfiguration=place)
+    s3.create_bucket(Bucket="many", CreateBucketConfiguration=place)
+    for number in range(1005):
+        s3_backends["123456789012"]["aws"].put_object("many", f"f/{number:04}/manifest.json", b"x")
     s3.create_bucket(Bucket="locked", CreateBucketConfiguration=place, ObjectLockEnabledForBucket=True)
     keys = {}
     for user, actions in {"admin": ["s3:*"], "writer": ["s3:PutObject", "s3:AbortMultipartUpload"]}.items():

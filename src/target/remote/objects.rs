@@ -132,19 +132,29 @@ impl Target for ObjectTarget {
     }
 
     fn identify(&self, now: DateTime<Utc>) -> Result<TargetIdentity> {
+        if self.base.settings.write_only {
+            return Ok(TargetIdentity {
+                id: None,
+                file_system: self.base.store.kind().to_owned(),
+                recorded: now,
+            });
+        }
         self.base.named(self.base.identify(now))
     }
 
     fn initialise(&self, sentinel: &Sentinel) -> Result<Sentinel> {
+        self.base.readable()?;
         self.base.named(self.base.initialise(sentinel))
     }
 
     fn scan(&self, progress: &Progress) -> Result<Scan> {
+        self.base.readable()?;
         self.base.check()?;
         self.base.named(self.base.scan(progress))
     }
 
     fn probe_readable(&self, _location: &str) -> Result<()> {
+        self.base.readable()?;
         self.base.check()?;
         self.base.named(self.base.store.probe().map(drop))
     }
@@ -179,16 +189,19 @@ impl Target for ObjectTarget {
     }
 
     fn open(&self, location: &str, file: &str, _cache: Cache) -> Result<Box<dyn StoredFile>> {
+        self.base.readable()?;
         self.base.open(location, file)
     }
 
     fn holds(&self, location: &str, run: &RunId) -> Result<bool> {
+        self.base.readable()?;
         self.base.check()?;
         let found = self.base.named(self.base.manifest(location))?;
         Ok(found.is_some_and(|manifest| manifest.run_id == *run))
     }
 
     fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+        self.base.readable()?;
         self.base.check()?;
         self.base.key(location, "x")?;
         if let Some(until) = self.base.named(self.base.withdraw(location, run))? {
@@ -223,8 +236,8 @@ impl Target for ObjectTarget {
                     self.base.manifest(&location).is_ok_and(|m| m.is_some_and(|m| m.run_id == *run));
                 match published && mark == partial(run) {
                     true => self.base.store.delete(&format!("{location}/{mark}"))?,
-                    // What the store keeps of it is no backup without its manifest.
-                    false => drop(self.base.withdraw(&location, run)?),
+                    // What the store keeps of it stays whole, and is found by its manifest.
+                    false => self.base.withdraw(&location, run).map(|_| ())?,
                 }
                 self.base.store.delete(&mark)?;
             }
