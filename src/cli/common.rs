@@ -324,7 +324,7 @@ pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<
         copies.retain(|c| c.target == *target);
     }
     // What cannot be read from here comes last of all: it is asked for its reason only.
-    let write_only = |c: &Copy| agent.config.target.get(&c.target).is_some_and(|target| target.write_only);
+    let write_only = |c: &Copy| agent.config.target.get(&c.target).is_some_and(|target| target.write_only());
     copies.sort_by_key(|c| {
         (write_only(c), c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary)
     });

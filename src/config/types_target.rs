@@ -28,9 +28,6 @@ pub struct TargetConfig {
     #[serde(default)]
     #[schemars(with = "Option<SizeText>")]
     pub min_free: Option<ByteSize>,
-    /// The credentials may only write: nothing here is read, listed or removed by this host. For `s3`.
-    #[serde(default)]
-    pub write_only: bool,
     /// When backups here are read back, and how much a day.
     #[serde(default)]
     pub verify: VerifyConfig,
@@ -116,6 +113,9 @@ pub struct S3Place {
     #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
     #[schemars(schema_with = "super::schema::environment_only")]
     pub secret_access_key: Option<Secret>,
+    /// The credentials may only write: nothing there is read, listed or removed by this host.
+    #[serde(default)]
+    pub write_only: bool,
     /// Lock what is written, so that nobody removes it before its time: the bucket must have Object Lock.
     #[serde(default)]
     pub object_lock: Option<ObjectLock>,
@@ -180,6 +180,11 @@ impl TargetConfig {
     /// empty.
     pub fn address(&self, below: &str) -> String {
         self.place.address(below)
+    }
+
+    /// Whether this host may only write there.
+    pub fn write_only(&self) -> bool {
+        matches!(&self.place, Place::S3(s3) if s3.write_only)
     }
 
     /// How long what is written here is locked; none without Object Lock, or where nothing says how long.

@@ -57,13 +57,10 @@ impl Rules<'_> {
 
     /// Where nothing can be read or removed, nothing must be asked for that needs it.
     fn write_only(&mut self, name: &TargetName, target: &TargetConfig) {
-        if !target.write_only {
+        if !target.write_only() {
             return;
         }
         let key = ["target", name.as_str(), "write_only"];
-        if !matches!(target.place, Place::S3(_)) {
-            self.say(&key, "only targets of the type \"s3\" can be write-only");
-        }
         if target.keep.is_some() {
             self.say(
                 &["target", name.as_str(), "keep"],

@@ -255,7 +255,7 @@ pub(super) fn sources(agent: &Agent, copy: &Copy) -> Result<Vec<At>> {
         .collect();
     kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
     let all = kept.into_iter().filter_map(|c| agent.at(&c.target, c.location?).ok());
-    Ok(all.filter(|at| !at.config.write_only).collect())
+    Ok(all.filter(|at| !at.config.write_only()).collect())
 }
 
 /// The copying itself, in the child: every byte is digested on its way and compared with the manifest before

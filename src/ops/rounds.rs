@@ -73,7 +73,7 @@ pub fn pass(
 fn next(agent: &Agent, target: &TargetName) -> Result<Option<Copy>> {
     let target_config = agent.target(target)?;
     let config = &target_config.verify;
-    if !config.enabled || target_config.write_only {
+    if !config.enabled || target_config.write_only() {
         return Ok(None);
     }
     let now = agent.now();

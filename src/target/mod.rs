@@ -146,7 +146,7 @@ pub fn open(
         name: name.clone(),
         scratch: scratch.map(Path::to_owned),
         expected: expected.clone(),
-        write_only: config.write_only,
+        write_only: config.write_only(),
     };
     match &config.place {
         Place::Directory(directory) => {

@@ -234,7 +234,7 @@ pub fn open(place: &S3Place, target: &TargetConfig, scratch: Option<&Path>) -> R
         path_style: place.path_style,
         ca_file: place.ca_file.clone(),
         lock,
-        write_only: target.write_only,
+        write_only: place.write_only,
         plan,
         ..S3Settings::new(&place.bucket, &place.access_key_id, secret)
     })
