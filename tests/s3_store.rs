@@ -9,12 +9,11 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_agent::archive::ReadAt as _;
 use backup_agent::clock::ManualClock;
 use backup_agent::model::Secret;
 use backup_agent::target::is_permanent;
 use backup_agent::target::remote::s3::{Limits, Lock, LockMode, PartPlan, S3Settings, S3Store, Tier};
-use backup_agent::target::remote::{AlreadyThere, Mode, Object, Store};
+use backup_agent::target::remote::{AlreadyThere, Mode, Store};
 use s3::S3Server;
 use serde_json::json;
 
@@ -66,7 +65,7 @@ fn parts_sent(server: &S3Server) -> usize {
 #[test]
 fn objects_of_every_length_are_stored_in_the_parts_they_need_and_read_back() {
     let server = S3Server::start();
-    let store = server.store(small_parts(&server, "backups"));
+    let store = S3Server::store(small_parts(&server, "backups"));
     store.probe().unwrap();
     // Nothing, one request, exactly a part, parts of every kind, and the last one short.
     for (length, parts) in [(0, 0), (10, 0), (16 << 10, 0), (40 << 10, 3), (300_000, 7)] {
@@ -101,12 +100,12 @@ fn objects_of_every_length_are_stored_in_the_parts_they_need_and_read_back() {
 #[test]
 fn an_object_that_is_there_is_not_written_over() {
     let server = S3Server::start();
-    let store = server.store(small_parts(&server, "backups"));
+    let store = S3Server::store(small_parts(&server, "backups"));
     for length in [10, 100_000] {
         let key = format!("k{length}");
         for unknown in [false, true] {
             // A store of its own: one that learned that conditions are unknown does not ask again.
-            let store = server.store(small_parts(&server, "backups"));
+            let store = S3Server::store(small_parts(&server, "backups"));
             server.options(&json!({"unknown_conditions": unknown}));
             write(&store, &key, &vec![b'a'; length], Mode::New).unwrap();
             let error = write(&store, &key, &vec![b'b'; length], Mode::New).unwrap_err();
@@ -125,7 +124,7 @@ fn what_is_refused_changed_or_lost_on_the_way_is_sent_again() {
     let server = S3Server::start();
     for option in ["busy", "corrupt", "lose"] {
         for length in [1000, 100_000] {
-            let store = server.store(small_parts(&server, "backups"));
+            let store = S3Server::store(small_parts(&server, "backups"));
             let (key, bytes) = (format!("{option}/{length}"), noise(length));
             // Counted from the beginning of the server, so a later step asks for more.
             let times = if length == 1000 { 2 } else { 4 };
@@ -140,7 +139,7 @@ fn what_is_refused_changed_or_lost_on_the_way_is_sent_again() {
     }
     // Busy for good: given up after so many attempts.
     server.options(&json!({"busy": 1000}));
-    let store = server.store(small_parts(&server, "backups"));
+    let store = S3Server::store(small_parts(&server, "backups"));
     let error = write(&store, "never", b"x", Mode::New).unwrap_err();
     assert!(format!("{error:#}").contains("SlowDown") && !is_permanent(&error), "{error:#}");
 }
@@ -148,7 +147,7 @@ fn what_is_refused_changed_or_lost_on_the_way_is_sent_again() {
 #[test]
 fn an_answer_that_is_cut_is_an_error_and_never_taken_for_the_end() {
     let server = S3Server::start();
-    let store = server.store(S3Settings {
+    let store = S3Server::store(S3Settings {
         limits: Limits { idle: Duration::from_secs(2), ..Limits::default() },
         ..server.settings("backups")
     });
@@ -168,7 +167,7 @@ fn an_answer_that_is_cut_is_an_error_and_never_taken_for_the_end() {
 #[test]
 fn uploads_that_are_not_finished_leave_nothing() {
     let server = S3Server::start();
-    let store = server.store(small_parts(&server, "backups"));
+    let store = S3Server::store(small_parts(&server, "backups"));
     let given_up = |server: &S3Server| {
         let is_abort = |r: &&serde_json::Value| {
             r["method"] == "DELETE" && r["query"].as_str().unwrap().contains("uploadId") && r["status"] == 204
@@ -199,10 +198,10 @@ fn uploads_that_are_not_finished_leave_nothing() {
 #[test]
 fn listings_go_on_over_pages() {
     let server = S3Server::start();
-    let store = server.store(server.settings("many"));
+    let store = S3Server::store(server.settings("many"));
     assert_eq!(store.find("manifest.json").unwrap().unwrap().len(), 1005);
     assert_eq!(store.list("f").unwrap().len(), 1005);
-    let below = server.store(S3Settings { prefix: "f/0007".to_owned(), ..server.settings("many") });
+    let below = S3Server::store(S3Settings { prefix: "f/0007".to_owned(), ..server.settings("many") });
     assert_eq!(below.list("").unwrap().len(), 1);
     assert!(
         below.find("manifest.json").unwrap().unwrap().is_empty(),
@@ -213,7 +212,7 @@ fn listings_go_on_over_pages() {
 #[test]
 fn locked_objects_say_until_when_and_versions_go_with_their_object() {
     let server = S3Server::start();
-    let plain = server.store(server.settings("locked"));
+    let plain = S3Server::store(server.settings("locked"));
     for content in [b"a", b"b"] {
         write(&plain, "k", content, Mode::Replace).unwrap();
     }
@@ -223,7 +222,7 @@ fn locked_objects_say_until_when_and_versions_go_with_their_object() {
     assert_eq!(server.requests().iter().filter(versions).count(), 3, "two versions and what hid them");
 
     let lock = Some(Lock { mode: LockMode::Compliance, period: Duration::from_secs(3600) });
-    let locking = server.store(S3Settings { lock, ..small_parts(&server, "locked") });
+    let locking = S3Server::store(S3Settings { lock, ..small_parts(&server, "locked") });
     for (key, length) in [("short", 10), ("long", 100_000)] {
         write(&locking, key, &noise(length), Mode::New).unwrap();
         let until = locking.retained_until(key).unwrap().unwrap();
@@ -237,7 +236,7 @@ fn locked_objects_say_until_when_and_versions_go_with_their_object() {
     write(&locking, ".partial-x", b"m", Mode::Replace).unwrap();
     assert_eq!(locking.retained_until(".partial-x").unwrap(), None);
     // A bucket without Object Lock says so.
-    let wrong = server.store(S3Settings { lock, ..server.settings("backups") });
+    let wrong = S3Server::store(S3Settings { lock, ..server.settings("backups") });
     let error = write(&wrong, "k", b"x", Mode::New).unwrap_err();
     assert!(format!("{error:#}").contains("needs a bucket that was made with Object Lock"), "{error:#}");
     assert!(is_permanent(&error));
@@ -260,7 +259,7 @@ fn what_needs_a_person_is_told_as_such_and_with_what_to_do() {
         (S3Settings { bucket: "nosuch".to_owned(), ..good.clone() }, "create the bucket"),
     ];
     for (settings, expected) in cases {
-        let store = server.store(settings);
+        let store = S3Server::store(settings);
         let failures = [
             store.probe().map(drop).unwrap_err(),
             write(&store, "k", b"x", Mode::New).unwrap_err(),

@@ -49,7 +49,7 @@ fn same_tree(a: &Path, b: &Path) {
 
 /// Keys below the prefix of the targets.
 fn keys(server: &S3Server, bucket: &str) -> Vec<String> {
-    let store = server.store(S3Settings { prefix: "hosts/all".to_owned(), ..server.settings(bucket) });
+    let store = S3Server::store(S3Settings { prefix: "hosts/all".to_owned(), ..server.settings(bucket) });
     let mut folders = vec![String::new()];
     let mut keys = Vec::new();
     while let Some(folder) = folders.pop() {
@@ -105,7 +105,7 @@ fn copies_in_a_bucket_are_verified_restored_pruned_and_known_again_from_the_buck
     assert_eq!(ids(&at_cloud(&world)), ids(&copies));
     same_tree(&world.path("src"), &restored(&world, &[]));
     // Damage there is found.
-    let store = server.store(S3Settings { prefix: "hosts/all".to_owned(), ..server.settings("backups") });
+    let store = S3Server::store(S3Settings { prefix: "hosts/all".to_owned(), ..server.settings("backups") });
     let location = copies[0]["location"].as_str().unwrap();
     store.delete(&format!("{location}/application.tar.zst")).unwrap();
     let out = world.run(&["verify", "latest", "--target", "cloud"]);

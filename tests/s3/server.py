@@ -24,6 +24,7 @@ import os
 import re
 import sys
 import threading
+from urllib.parse import unquote
 
 os.environ.setdefault("S3_UPLOAD_PART_MIN_SIZE", "1024")
 os.environ.setdefault("S3_IGNORE_SUBDOMAIN_BUCKETNAME", "true")
@@ -44,6 +45,7 @@ FOLDER = sys.argv[1]
 REGION = "eu-central-1"
 LOCK = threading.Lock()
 USED = {}
+LOCKS = {}
 
 
 def options():
@@ -95,6 +97,8 @@ class Front:
 
         answer = b"".join(self.app(environ, begin))
         status, method = seen["status"], environ["REQUEST_METHOD"]
+        if method == "POST" and status < 300:
+            self.lock(environ, answer)
         if self.open and status < 300 and method in ("PUT", "POST") and spend("lose"):
             status, answer = error(500, "InternalError", "The answer was lost.")
             seen["headers"] = [("Content-Length", str(len(answer)))]
@@ -137,14 +141,26 @@ class Front:
             if options().get("unknown_conditions"):
                 return error(501, "NotImplemented", "A header you provided implies what is not implemented.")
             # moto looks at it for PUT only.
-            if environ["REQUEST_METHOD"] == "POST" and self.exists(environ):
+            if environ["REQUEST_METHOD"] == "POST" and self.stored(environ) is not None:
                 return error(412, "PreconditionFailed", "At least one of the pre-conditions did not hold.")
         return None
 
     @staticmethod
-    def exists(environ):
-        _, bucket, key = environ["PATH_INFO"].split("/", 2)
-        return s3_backends["123456789012"]["aws"].get_object(bucket, key) is not None
+    def stored(environ):
+        _, bucket, key = environ["PATH_INFO"].encode("latin-1").decode().split("/", 2)
+        return s3_backends["123456789012"]["aws"].get_object(bucket, key)
+
+    def lock(self, environ, answer):
+        """Lets an upload in parts have the lock it was begun with, which moto forgets."""
+        query = environ.get("QUERY_STRING", "")
+        mode = environ.get("HTTP_X_AMZ_OBJECT_LOCK_MODE")
+        begun = re.search(rb"<UploadId>([^<]+)</UploadId>", answer)
+        if query.startswith("uploads") and mode and begun:
+            LOCKS[begun.group(1).decode()] = (mode, environ["HTTP_X_AMZ_OBJECT_LOCK_RETAIN_UNTIL_DATE"])
+        ended = re.search(r"uploadId=([^&]+)", query)
+        if ended and unquote(ended.group(1)) in LOCKS:
+            stored = self.stored(environ)
+            stored.lock_mode, stored.lock_until = LOCKS[unquote(ended.group(1))]
 
     def note(self, environ, status, out, came):
         line = {

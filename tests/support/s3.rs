@@ -118,7 +118,7 @@ secret_access_key_file = "{}"
         }
     }
 
-    pub fn store(&self, settings: S3Settings) -> S3Store {
+    pub fn store(settings: S3Settings) -> S3Store {
         let _ = rustls::crypto::ring::default_provider().install_default();
         S3Store::new(settings).unwrap()
     }

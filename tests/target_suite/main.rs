@@ -1,4 +1,9 @@
 //! Every kind of target is held against one suite of clauses.
 
 mod directory;
+#[cfg(feature = "real-peers")]
+mod s3;
+#[cfg(feature = "real-peers")]
+#[path = "../support/s3.rs"]
+mod s3_server;
 mod suite;

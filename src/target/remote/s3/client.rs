@@ -81,13 +81,15 @@ pub(super) struct Call {
 
 impl Call {
     pub(super) fn new(method: Method, key: Option<&str>) -> Self {
+        // Short questions are answered soon; what carries a body may be stored first.
+        let patience = if matches!(method, Method::PUT | Method::POST) { 2 } else { 1 };
         Self {
             method,
             key: key.map(str::to_owned),
             query: Vec::new(),
             headers: Vec::new(),
             payload: Payload::empty(),
-            patience: 2,
+            patience,
         }
     }
 
