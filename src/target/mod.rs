@@ -142,25 +142,31 @@ pub fn open(
     expected: Option<TargetIdentity>,
     scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
-    let settings = || remote::Settings {
-        name: name.clone(),
-        scratch: scratch.map(Path::to_owned),
-        expected: expected.clone(),
-        write_only: config.write_only(),
+    let remote = |store: Box<dyn remote::Store>| {
+        let settings = remote::Settings {
+            name: name.clone(),
+            scratch: scratch.map(Path::to_path_buf),
+            expected: expected.clone(),
+            write_only: config.write_only(),
+        };
+        remote::target(store, settings)
     };
     match &config.place {
         Place::Directory(directory) => {
             let mount = if directory.require_mount { Mount::Required } else { Mount::Any };
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
-            Ok(Box::new(target.expecting(expected)))
+            Ok(Box::new(target.expecting(expected.clone())))
         }
         Place::S3(s3) => {
             let store = remote::s3::open(s3, config, scratch).with_context(|| format!("target {name}"))?;
-            Ok(remote::target(Box::new(store), settings()))
+            Ok(remote(Box::new(store)))
         }
-        Place::Sftp(_) | Place::Webdav(_) => {
-            anyhow::bail!("target {name}: this build has no such targets")
-        }
+        #[cfg(feature = "azblob")]
+        Place::Azblob(azblob) => Ok(remote(Box::new(remote::opendal::OpendalStore::azblob(azblob)?))),
+        #[cfg(feature = "gcs")]
+        Place::Gcs(gcs) => Ok(remote(Box::new(remote::opendal::OpendalStore::gcs(gcs)?))),
+        #[allow(unreachable_patterns)] // all kinds may be built in
+        _ => anyhow::bail!("target {name}: this program was built without targets of its type"),
     }
 }
 
