@@ -5,6 +5,10 @@
 //! rename a folder (SFTP, WebDAV), `objects` for those that cannot (S3). Below both, `patient` tries again what
 //! failed for a moment.
 
+#[allow(dead_code)] // until the first store uses it
+mod http;
+#[allow(dead_code)]
+mod http_body;
 #[cfg(test)]
 mod memory;
 mod objects;
