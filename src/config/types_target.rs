@@ -122,7 +122,7 @@ pub struct S3Place {
 /// A folder of a WebDAV server.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WebdavPlace {
-    /// Address of the folder.
+    /// Address of the folder, which exists.
     #[schemars(with = "HttpUrl")]
     pub url: String,
     /// Login name.
@@ -140,6 +140,11 @@ pub struct WebdavPlace {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
+    /// The longest time without a byte from or to the server. Four times that for an answer that comes after work:
+    /// a large file stored, a folder renamed or removed.
+    #[serde(default = "super::defaults::silence", with = "super::duration")]
+    #[schemars(with = "DurationText")]
+    pub timeout: Duration,
 }
 
 impl TargetConfig {

@@ -115,12 +115,20 @@ impl Rules<'_> {
                 if webdav.user.is_some() != has_password {
                     self.say(&key("user"), "`user` and `password_file` belong together");
                 }
-                let url = reqwest::Url::parse(&webdav.url);
-                if url.is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
-                    self.say(
-                        &key("url"),
-                        "a login does not belong in the address; use `user` and `password_file`",
-                    );
+                self.not_zero(&key("timeout"), webdav.timeout);
+                if let Ok(url) = reqwest::Url::parse(&webdav.url) {
+                    if !url.username().is_empty() || url.password().is_some() {
+                        self.say(
+                            &key("url"),
+                            "a login does not belong in the address; use `user` and `password_file`",
+                        );
+                    }
+                    if url.query().is_some() || url.fragment().is_some() {
+                        self.say(
+                            &key("url"),
+                            "this is the address of a folder: nothing may stand after the path",
+                        );
+                    }
                 }
             }
         }

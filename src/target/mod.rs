@@ -12,16 +12,18 @@ mod sentinel;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
+use remote::{WebdavSettings, WebdavStore};
+
 pub use failure::{Permanent, is_permanent};
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
 
 use crate::archive::ReadAt;
-use crate::config::{Place, TargetConfig};
+use crate::config::{self, Place, TargetConfig, WebdavPlace};
 use crate::event::Progress;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
@@ -103,6 +105,9 @@ pub enum Published {
 
 /// A file of a backup being written.
 pub trait StagedFile: Write + Send {
+    /// Says before the first byte how many there will be, where that is known.
+    fn expect(&mut self, _length: u64) {}
+
     /// Checks that exactly `length` bytes arrived, makes them durable, and closes, each error reported.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -140,7 +145,7 @@ pub fn open(
     name: &TargetName,
     config: &TargetConfig,
     expected: Option<TargetIdentity>,
-    _scratch: Option<&Path>,
+    scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
     match &config.place {
         Place::Directory(directory) => {
@@ -148,10 +153,24 @@ pub fn open(
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
             Ok(Box::new(target.expecting(expected)))
         }
-        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
-            anyhow::bail!("target {name}: this build has no such targets")
+        Place::Webdav(webdav) => {
+            let store = webdav_store(webdav).with_context(|| format!("target {name}"))?;
+            let scratch = scratch.map(Path::to_owned);
+            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only: false };
+            Ok(remote::target(Box::new(store), settings))
         }
+        Place::Sftp(_) | Place::S3(_) => anyhow::bail!("target {name}: this build has no such targets"),
     }
+}
+
+fn webdav_store(webdav: &WebdavPlace) -> Result<WebdavStore> {
+    let password = config::resolve_secret(webdav.password.as_ref(), webdav.password_file.as_deref())?;
+    WebdavStore::new(&WebdavSettings {
+        url: webdav.url.clone(),
+        login: webdav.user.clone().zip(password),
+        ca_file: webdav.ca_file.clone(),
+        silence: webdav.timeout,
+    })
 }
 
 /// The folder of a backup relative to its target, and the names to try when it is taken: with seconds, then

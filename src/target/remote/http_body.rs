@@ -29,6 +29,8 @@ pub(super) struct Outgoing {
     /// What is sent; none once it is on its way.
     request: Option<RequestBuilder>,
     length: Option<u64>,
+    /// How much was handed on.
+    sent: u64,
     buffer: BytesMut,
     under_way: Option<UnderWay>,
 }
@@ -48,7 +50,7 @@ impl Outgoing {
     /// Sends nothing yet. `address` is for errors.
     pub(super) fn new(http: Arc<Http>, request: RequestBuilder, address: String) -> Self {
         let buffer = BytesMut::with_capacity(PIECE);
-        Self { http, address, request: Some(request), length: None, buffer, under_way: None }
+        Self { http, address, request: Some(request), length: None, sent: 0, buffer, under_way: None }
     }
 
     /// Says how long it will be.
@@ -71,11 +73,19 @@ impl Outgoing {
             return self.http.send(request.body(self.buffer.split().freeze()), slow);
         }
         self.pass_on()?;
-        self.push(Piece::End)?;
+        match self.length {
+            None => self.push(Piece::End)?,
+            // The body is over with its last byte, and nobody takes anything after it.
+            Some(length) if length == self.sent => {}
+            Some(length) => {
+                return Err(Failure::passing(format!("{} bytes came, {length} were to", self.sent)));
+            }
+        }
         let Some(UnderWay { answer, pieces }) = self.under_way.take() else {
             return Err(Failure::passing("the upload had failed"));
         };
         let answer = self.http.wait(slow, joined(answer));
+        // Not before: its end would break off a body that is still on its way.
         drop(pieces);
         answer
     }
@@ -98,6 +108,7 @@ impl Outgoing {
         }
         let piece = self.buffer.split().freeze();
         self.buffer.reserve(PIECE);
+        self.sent += piece.len() as u64;
         self.push(Piece::Bytes(piece))
     }
 

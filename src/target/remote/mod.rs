@@ -5,9 +5,7 @@
 //! rename a folder (SFTP, WebDAV), `objects` for those that cannot (S3). Below both, `patient` tries again what
 //! failed for a moment.
 
-#[allow(dead_code)] // until the first store uses it
 mod http;
-#[allow(dead_code)]
 mod http_body;
 #[cfg(test)]
 mod memory;
@@ -17,11 +15,14 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod webdav;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::Result;
+
+pub(super) use webdav::{WebdavSettings, WebdavStore};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
@@ -90,6 +91,9 @@ pub enum Mode {
 
 /// An object being written. Dropped unfinished, it leaves nothing visible, and as little as can be otherwise.
 pub trait Upload: Write + Send {
+    /// Says before the first byte how many there will be, where that is known: some servers need it.
+    fn expect(&mut self, _length: u64) {}
+
     /// Sends the rest, and has the store confirm that `length` bytes arrived.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
