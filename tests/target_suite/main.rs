@@ -1,4 +1,9 @@
 //! Every kind of target is held against one suite of clauses.
 
 mod directory;
+#[cfg(feature = "real-peers")]
+#[path = "../peers/mod.rs"]
+mod peers;
 mod suite;
+#[cfg(feature = "real-peers")]
+mod webdav;
