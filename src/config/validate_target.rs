@@ -19,7 +19,7 @@ impl Rules<'_> {
                     Place::Directory(_) => ("path", "path; one folder"),
                     Place::Sftp(_) => ("path", "folder; one folder"),
                     Place::Azblob(_) => ("container", "container and prefix; one place"),
-                    Place::S3(_) | Place::Gcs(_) => ("bucket", "bucket and prefix; one place"),
+                    Place::S3(_) => ("bucket", "bucket and prefix; one place"),
                     Place::Webdav(_) => ("url", "address; one folder"),
                 };
                 self.say(
@@ -164,21 +164,25 @@ impl Rules<'_> {
                     );
                 }
             }
-            Place::Gcs(gcs) => {
-                self.built_with(name, "gcs", cfg!(feature = "gcs"));
-                self.bucket(&key("bucket"), &gcs.bucket, &key("prefix"), &gcs.prefix);
-            }
             Place::Webdav(webdav) => {
                 let has_password = webdav.password_file.is_some() || webdav.password.is_some();
                 if webdav.user.is_some() != has_password {
                     self.say(&key("user"), "`user` and `password_file` belong together");
                 }
-                let url = reqwest::Url::parse(&webdav.url);
-                if url.is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
-                    self.say(
-                        &key("url"),
-                        "a login does not belong in the address; use `user` and `password_file`",
-                    );
+                self.not_zero(&key("timeout"), webdav.timeout);
+                if let Ok(url) = reqwest::Url::parse(&webdav.url) {
+                    if !url.username().is_empty() || url.password().is_some() {
+                        self.say(
+                            &key("url"),
+                            "a login does not belong in the address; use `user` and `password_file`",
+                        );
+                    }
+                    if url.query().is_some() || url.fragment().is_some() {
+                        self.say(
+                            &key("url"),
+                            "this is the address of a folder: nothing may stand after the path",
+                        );
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ mod sentinel;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
@@ -103,6 +103,9 @@ pub enum Published {
 
 /// A file of a backup being written.
 pub trait StagedFile: Write + Send {
+    /// Says before the first byte how many there will be, where that is known.
+    fn expect(&mut self, _length: u64) {}
+
     /// Checks that exactly `length` bytes arrived, makes them durable, and closes, each error reported.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -142,31 +145,24 @@ pub fn open(
     expected: Option<TargetIdentity>,
     scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
-    let remote = |store: Box<dyn remote::Store>| {
-        let settings = remote::Settings {
-            name: name.clone(),
-            scratch: scratch.map(Path::to_path_buf),
-            expected: expected.clone(),
-            write_only: config.write_only(),
-        };
-        remote::target(store, settings)
-    };
     match &config.place {
         Place::Directory(directory) => {
             let mount = if directory.require_mount { Mount::Required } else { Mount::Any };
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
-            Ok(Box::new(target.expecting(expected.clone())))
+            Ok(Box::new(target.expecting(expected)))
         }
-        Place::S3(s3) => {
-            let store = remote::s3::open(s3, config, scratch).with_context(|| format!("target {name}"))?;
-            Ok(remote(Box::new(store)))
+        away => {
+            let store = match away {
+                Place::S3(s3) => remote::s3::open(s3, config, scratch)
+                    .map(|store| Box::new(store) as Box<dyn remote::Store>),
+                away => remote::store(away),
+            };
+            let store = store.with_context(|| format!("target {name}"))?;
+            let write_only = config.write_only();
+            let scratch = scratch.map(Path::to_path_buf);
+            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only };
+            Ok(remote::target(store, settings))
         }
-        #[cfg(feature = "azblob")]
-        Place::Azblob(azblob) => Ok(remote(Box::new(remote::opendal::OpendalStore::azblob(azblob)?))),
-        #[cfg(feature = "gcs")]
-        Place::Gcs(gcs) => Ok(remote(Box::new(remote::opendal::OpendalStore::gcs(gcs)?))),
-        #[allow(unreachable_patterns)] // all kinds may be built in
-        _ => anyhow::bail!("target {name}: this program was built without targets of its type"),
     }
 }
 
