@@ -13,6 +13,7 @@ pub(crate) mod duration;
 mod embedded;
 mod environment;
 mod files;
+mod keep;
 mod kinds;
 pub(crate) mod limits;
 mod load;
