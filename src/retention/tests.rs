@@ -410,7 +410,7 @@ fn a_floor_of_bytes_gives_the_newest_back_that_no_rule_keeps() {
         [
             "keep 20261124T180000Z-aaaaaa: within max_bytes; newest verified",
             "keep 20261124T100000Z-aaaaaa: the others have less than min_bytes, 1.46 KiB",
-            "delete 20261124T020000Z-aaaaaa: newer backups take max_bytes, 1.85 KiB",
+            "delete 20261124T020000Z-aaaaaa: newer backups take max_bytes, 1.86 KiB",
         ]
     );
 }
