@@ -28,11 +28,6 @@ fn admin(world: &World, lines: &str) -> String {
     world.path("admin.toml").display().to_string()
 }
 
-fn copy_state(world: &World, from: &str, to: &str) {
-    let _ = fs::remove_dir_all(world.path(to));
-    system("cp", &["-a", world.path(from).to_str().unwrap(), world.path(to).to_str().unwrap()]);
-}
-
 /// Backups of two hosts at one target, three each; gives the ids of the first host's, oldest first.
 fn two_hosts() -> (World, Vec<String>) {
     let world = World::with(Setup { local: "template = \"{host}/%Y/%m/%d/%H%M\"", ..Setup::default() });

@@ -72,7 +72,7 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     // The manifest has what the state does not: digests and all warnings. A target that is away only means
     // that these are not shown.
     let manifest = copies.iter().filter(|c| c.status.is_kept()).find_map(|c| {
-        agent.config.target.get(&c.target).filter(|t| !t.require_mount)?;
+        agent.config.target.get(&c.target).filter(|t| t.folder().is_some() && !t.requires_mount())?;
         let (target, location) = (agent.open_target(&c.target).ok()?, c.location.as_deref()?);
         target.probe_readable(location).ok()?;
         read_manifest(target.as_ref(), location).ok()

@@ -175,7 +175,7 @@ fn at_target(global: &Global, args: &Prune, config: &Config) -> Result<u8> {
     common::stop_on_signals(&progress)?;
     let state = state_here(global, args, config)?;
     let expected = state.as_ref().map(|state| state.target_identity(&name)).transpose()?.flatten();
-    let at = At { target: name.clone(), config: settings.clone(), location: String::new(), expected };
+    let at = At::new(&name, settings, "").expecting(expected);
     let found = scan::scan(at.clone(), &progress)?;
     for unread in &found.unread {
         output::error(&anyhow::anyhow!("{}: {}", unread.location, unread.error));

@@ -230,14 +230,11 @@ fn imported(
             }
             Err(command) => {
                 bad = true;
-                let top = &agent.target(&copy.target)?.path;
+                let top = agent.target(&copy.target)?.address("");
                 if args.json {
                     answers.push(json!({"file": file, "folder": folder, "command": command}));
                 } else {
-                    output::print(&format!(
-                        "{file} is packed by another program; in {}: {command}\n",
-                        top.display()
-                    ));
+                    output::print(&format!("{file} is packed by another program; in {}: {command}\n", top));
                 }
             }
         }

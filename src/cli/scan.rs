@@ -63,8 +63,7 @@ pub fn scan(global: &Global, args: &TargetScan) -> Result<u8> {
             Err(e) => return Err(e.into()),
         };
         let expected = state.as_ref().map(|state| state.target_identity(&name)).transpose()?.flatten();
-        let target = config.target[&name].clone();
-        let at = At { target: name.clone(), config: target, location: String::new(), expected };
+        let at = At::new(&name, &config.target[&name], "").expecting(expected);
         let scan = scanning::scan(at, &progress)?;
         let known = scanning::known(state.as_ref(), &name, &scan)?;
         let missing = match &state {

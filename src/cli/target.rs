@@ -35,7 +35,7 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
     let agent = common::open(global, config)?;
     let (host, template) = (agent.config.host_name(), agent.target(&args.name)?.template.clone());
     let done = initialise(&agent, &args.name, args.force)?;
-    let path = agent.target(&args.name)?.path.join(SENTINEL_FILE);
+    let path = agent.target(&args.name)?.address(SENTINEL_FILE);
     if args.json {
         output::json(&json!({
             "target": args.name, "file": path, "was_there": done.was_there, "sentinel": done.sentinel,
@@ -54,10 +54,7 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
     output::print(&format!(
         "target {} {made}: {}\nid {}, file system {}: from now on nothing is written or removed there unless both \
          are the same\n",
-        args.name,
-        path.display(),
-        done.sentinel.id,
-        done.identity.file_system
+        args.name, path, done.sentinel.id, done.identity.file_system
     ));
     if done.was_there && done.sentinel.host != host && !template.contains("{host}") {
         output::warn(&format!(

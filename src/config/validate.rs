@@ -1,8 +1,5 @@
 //! Rules between keys, which no single value can break. All are checked; each broken one names its key.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use super::kinds::nearest;
 use super::limits::{HealthConfig, LIMITS, LimitScope, Limits};
 use super::problem::Problem;
@@ -117,42 +114,6 @@ impl Rules<'_> {
         if value.is_zero() {
             let name = key.last().copied().unwrap_or_default();
             self.say(key, format!("`{name}` must be longer than 0s"));
-        }
-    }
-
-    fn targets(&mut self) {
-        let config = self.config;
-        let mut by_path: BTreeMap<&Path, &TargetName> = BTreeMap::new();
-        for (name, target) in &config.target {
-            let key = ["target", name.as_str(), "path"];
-            // Not `canonicalize`: a check must not touch a NAS that hangs.
-            if let Some(other) = by_path.insert(&target.path, name) {
-                self.say(
-                    &key,
-                    format!("[target.{other}] has the same path; one folder can be one target only"),
-                );
-            }
-            if target.path.parent().is_none() {
-                self.say(&key, "a target cannot be the root folder; name a folder of its own");
-            }
-            if let Some(problem) = target.keep.as_ref().and_then(Keep::problem) {
-                self.say(&["target", name.as_str(), "keep"], problem);
-            }
-            self.verify(name.as_str(), &target.verify);
-            let jobs: Vec<&str> = config
-                .job
-                .iter()
-                .filter(|(_, job)| job.targets.contains(name))
-                .map(|(job, _)| job.as_str())
-                .collect();
-            if jobs.len() > 1 && !target.template.contains("{job}") {
-                let message = format!(
-                    "the jobs {} share this target, so `template` must contain {{job}}, such as \"{{job}}/{}\"",
-                    jobs.join(", "),
-                    target.template
-                );
-                self.say(&["target", name.as_str(), "template"], message);
-            }
         }
     }
 

@@ -48,7 +48,7 @@ pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
     match reply {
         Ok(Reply::Probed { space }) => {
             let was_down = agent.state.probes()?.iter().any(|(probed, probe)| probed == name && !probe.up);
-            agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
+            agent.state.record_probe(name, now, true, space.map(|s| s.total), space.map(|s| s.free), None)?;
             return Ok(was_down && agent.state.retry_copies(Some(name), now)? > 0);
         }
         Ok(other) => bail!("an unexpected answer to a look at target {name}: {other:?}"),
@@ -99,8 +99,9 @@ fn files_of(
     let progress = Progress::default();
     // Another share in its place is not a backup that is gone.
     let expected = snapshot.identities.get(name).cloned();
-    let at = At { target: name.clone(), config: target.clone(), location: location.clone(), expected };
-    let report = if target.require_mount {
+    let at = At::new(name, target, location.clone()).expecting(expected);
+    // Nothing that may hang, or costs requests, is waited for by whoever only looks.
+    let report = if target.requires_mount() || target.folder().is_none() {
         let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),
@@ -108,7 +109,7 @@ fn files_of(
             Err(e) => Err(e),
         }
     } else {
-        verify(at.open().as_ref(), location, &run.run_id, Depth::Lengths, &progress)
+        at.open().and_then(|target| verify(target.as_ref(), location, &run.run_id, Depth::Lengths, &progress))
     };
     Some((name.clone(), report.map(|report| report.result())))
 }

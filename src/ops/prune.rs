@@ -291,9 +291,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::config;
     use crate::state::{EndedRun, NewCopy, NewRun, RunTrigger};
-    use crate::target::{
-        Cache, DirectoryTarget, Mount, Scan, Sentinel, Space, Stage, StoredFile, Target as _,
-    };
+    use crate::target::{Cache, DirectoryTarget, Mount, Scan, Sentinel, Space, Stage, StoredFile};
 
     #[test]
     fn a_clock_far_from_what_is_known_is_not_trusted() {
@@ -312,7 +310,7 @@ mod tests {
         fn name(&self) -> &TargetName {
             self.0.name()
         }
-        fn probe(&self) -> Result<Space> {
+        fn probe(&self) -> Result<Option<Space>> {
             self.0.probe()
         }
         fn identify(&self, now: DateTime<Utc>) -> Result<crate::state::TargetIdentity> {
@@ -327,8 +325,8 @@ mod tests {
         fn probe_readable(&self, location: &str) -> Result<()> {
             self.0.probe_readable(location)
         }
-        fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
-            self.0.stage(run)
+        fn stage(&self, run: &RunId, locations: &[String]) -> Result<Box<dyn Stage>> {
+            self.0.stage(run, locations)
         }
         fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>> {
             self.0.open(location, file, cache)

@@ -228,13 +228,13 @@ fn as_found(found: &Found, primary: bool) -> FoundBackup {
 /// is gone with the last handle. None when there is no backup. Of backups of several hosts those of `own` are taken;
 /// when it has none they are refused: which `latest` is meant could not be told.
 pub fn state_of(at: At, own: &str, now: DateTime<Utc>) -> Result<Option<State>> {
-    let (target, path) = (at.target.clone(), at.config.path.clone());
+    let (target, config) = (at.target.clone(), at.config.clone());
     let mut scan = scan(at, &Progress::default())?;
     if scan.found.iter().any(|found| found.host == own) {
         scan.found.retain(|found| found.host == own);
     }
     for unread in &scan.unread {
-        tracing::warn!("{}: {}", path.join(&unread.location).display(), unread.error);
+        tracing::warn!("{}: {}", config.address(&unread.location), unread.error);
     }
     let hosts: BTreeSet<&str> = scan.found.iter().map(|found| found.host.as_str()).collect();
     if hosts.is_empty() {
@@ -244,14 +244,14 @@ pub fn state_of(at: At, own: &str, now: DateTime<Utc>) -> Result<Option<State>> 
         let folders: Vec<String> = hosts
             .iter()
             .map(|host| match folder_of(&scan, host) {
-                Some(folder) => format!("{host} (--backups {})", path.join(folder).display()),
+                Some(folder) => format!("{host} (--backups {})", config.address(folder)),
                 None => (*host).to_owned(),
             })
             .collect();
         bail!(
             "{} holds backups of several hosts: name the folder of one, or say which with `host = …` in a \
              configuration; there are: {}",
-            path.display(),
+            config.address(""),
             folders.join(", ")
         );
     }

@@ -177,7 +177,7 @@ impl Group {
             let Some(newest) = newest else { return Ok(()) };
             let run = self.copies[newest].run_id.clone();
             let Some(found) = self.found.iter().find(|found| found.run_id == run) else { return Ok(()) };
-            let at = At { location: found.location.clone(), ..at.clone() };
+            let at = at.clone().below(&found.location);
             let request = Request::Verify { at, run: run.clone(), depth: Depth::Lengths };
             let problems = match isolate::call(&request, LOOK_STALL, None, progress, &mut |_| Ok(()))? {
                 Reply::Verified { report } => report.problems,
@@ -217,7 +217,7 @@ impl Group {
             }
             let mut outcome = Ok(None);
             for found in of_run.get(run).into_iter().flatten() {
-                let at = At { location: found.location.clone(), ..at.clone() };
+                let at = at.clone().below(&found.location);
                 match remove_isolated(at, run, progress) {
                     Ok(None) => {}
                     other => outcome = other,
