@@ -22,7 +22,10 @@ impl Keep {
                 Ok(number) if !key.ends_with("_bytes") => number.to_string(),
                 _ => toml::Value::String(value.to_owned()).to_string(),
             };
-            let _ = writeln!(table, "{key} = {value}");
+            let line = format!("{key} = {value}");
+            // Alone first, so that the error is that of this part.
+            toml::from_str::<Self>(&line).map_err(|e| format!("{part:?}: {}", e.message()))?;
+            let _ = writeln!(table, "{line}");
         }
         let keep: Self = toml::from_str(&table).map_err(|e| e.message().to_owned())?;
         keep.problem().map_or(Ok(keep), Err)
