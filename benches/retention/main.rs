@@ -117,7 +117,7 @@ fn report(name: &str, times: usize, mut work: impl FnMut() -> Result<usize>) -> 
     println!(
         "{name:<34} {:>10} {:>10} {:>10}",
         shown(median(&took)),
-        shown(percentile(&took, 95)),
+        shown(percentile(&took, 95.0)),
         shown(slowest)
     );
     Ok(())

@@ -66,7 +66,10 @@ mod tests {
     fn runs_that_share_a_folder_are_named_and_those_that_do_not_are_not() {
         let warned = found("{host}/%Y/%m/%d", "0 3,11,19 * * *");
         assert_eq!(warned.len(), 1, "{warned:?}");
-        assert!(warned[0].contains("job web") && warned[0].contains("target a (\"host/2026/12/"), "{warned:?}");
+        assert!(
+            warned[0].contains("job web") && warned[0].contains("target a (\"host/2026/12/"),
+            "{warned:?}"
+        );
         assert!(found("%Y-%m-%d", "0 3 * * *").is_empty());
         assert!(found("%G-W%V", "0 3 * * 1").is_empty());
         assert!(found("{job}/%Y/%m/%d/%H%M", "*/5 * * * *").is_empty());
