@@ -204,6 +204,21 @@ fn freshness_is_told_by_host_and_job_as_a_monitoring_plugin() {
 }
 
 #[test]
+fn a_job_that_was_renamed_takes_its_backups_with_it_here_and_elsewhere() {
+    let world = World::with(Setup { local: "keep = { last = 2 }", ..Setup::default() });
+    let old: Vec<String> = (0..2).map(|_| world.backup().expect(0).run_id().unwrap()).collect();
+    world.edit_config("[job.web]", "[job.www]\naliases = [\"web\"]");
+    world.edit_config("[job.web.source", "[job.www.source");
+    let new = world.run(&["backup", "www", "--json"]).expect(0).run_id().unwrap();
+    let ids: Vec<_> = world.list().iter().map(|c| c["run_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, [new.clone(), old[1].clone()]);
+    let config = admin(&world, "keep = { last = 1 }");
+    let out = bare(&["--config", &config, "prune", "--json"]).expect(0).json();
+    let became: Vec<_> = out.as_array().unwrap().iter().map(|d| (&d["job"], &d["became"])).collect();
+    assert_eq!(became, [(&"www".into(), &Value::Null), (&"www".into(), &"removed".into())]);
+}
+
+#[test]
 fn a_pin_stands_at_every_target_and_survives_a_lost_state() {
     let world = World::with(Setup { nas: true, local: "keep = { last = 1 }", ..Setup::default() });
     let first = world.backup().expect(0).run_id().unwrap();

@@ -12,7 +12,6 @@
 //! an admin host, from as many manifests of 50 hosts; last `agent prune --dry-run`, the whole program.
 
 #[path = "../first_backup/measure.rs"]
-#[allow(dead_code)] // shared with another benchmark, which uses all of it
 mod measure;
 
 use std::fs;

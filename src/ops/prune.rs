@@ -151,13 +151,12 @@ pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome, u64)>;
 pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>) -> Result<Plan> {
     let config = agent.target(target)?;
     let zone = agent.config.job.get(job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
-    let copies: Vec<Copy> = agent
-        .state
-        .present_copies(job, target)?
-        .into_iter()
-        // What another program made is not ours to remove.
-        .filter(|c| !c.imported)
-        .collect();
+    let mut copies: Vec<Copy> = Vec::new();
+    for name in names(agent, job) {
+        copies.extend(agent.state.present_copies(name, target)?);
+    }
+    // What another program made is not ours to remove.
+    copies.retain(|copy| !copy.imported);
     let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
     stored.extend(fresh.map(|(run_id, started, outcome, bytes)| StoredCopy {
         run_id: run_id.clone(),
@@ -173,6 +172,12 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
     let decisions =
         decide(&stored, &policy(config.keep.as_ref()), Counts::Verified, zone, agent.now(), trusted);
     Ok(Plan { decisions, copies })
+}
+
+/// The job, and what it was called before: its backups are one.
+fn names<'a>(agent: &'a Agent, job: &'a JobName) -> impl Iterator<Item = &'a JobName> {
+    let aliases = agent.config.job.get(job).map_or(&[][..], |job| &job.aliases);
+    std::iter::once(job).chain(aliases)
 }
 
 /// A clock jump keeps retention still for a day: long enough to be told and looked at.
@@ -257,7 +262,10 @@ fn carry_out(
     let mut pruned = Pruned::default();
     let mut problems = Vec::new();
     // Removals that were cut short first: nothing is decided anew about them.
-    let mut going = agent.state.half_removed_copies(job, target)?;
+    let mut going = Vec::new();
+    for name in names(agent, job) {
+        going.extend(agent.state.half_removed_copies(name, target)?);
+    }
     let goes: HashSet<&RunId> = plan.decisions.iter().filter(|d| !d.keep).map(|d| &d.run_id).collect();
     going.extend(plan.copies.into_iter().filter(|copy| goes.contains(&copy.run_id)));
     for copy in going {
