@@ -13,7 +13,7 @@ use backup_agent::clock::ManualClock;
 use backup_agent::model::Secret;
 use backup_agent::target::is_permanent;
 use backup_agent::target::remote::s3::{Limits, Lock, LockMode, PartPlan, S3Settings, S3Store, Tier};
-use backup_agent::target::remote::{AlreadyThere, Mode, Store};
+use backup_agent::target::remote::{AlreadyThere, Kept, Mode, Store};
 use s3::S3Server;
 use serde_json::json;
 
@@ -225,16 +225,19 @@ fn locked_objects_say_until_when_and_versions_go_with_their_object() {
     let locking = S3Server::store(S3Settings { lock, ..small_parts(&server, "locked") });
     for (key, length) in [("short", 10), ("long", 100_000)] {
         write(&locking, key, &noise(length), Mode::New).unwrap();
-        let until = locking.retained_until(key).unwrap().unwrap();
+        let until = locking.locked_until(key).unwrap().unwrap();
         let left = (until - chrono::Utc::now()).num_minutes();
         assert!((58..=60).contains(&left), "{key} {until}");
-        // Hidden, since that is all the store allows.
-        locking.delete(key).unwrap();
+        let error = locking.delete(key).unwrap_err();
+        assert_eq!(error.downcast_ref::<Kept>().unwrap().until, Some(until));
+        assert!(read(&locking, key).is_some(), "nothing happened");
+        // Out of sight, since that is all the store allows.
+        locking.put_away(key).unwrap();
         assert_eq!(read(&locking, key), None);
     }
     // Marks have to go, and are not locked.
     write(&locking, ".partial-x", b"m", Mode::Replace).unwrap();
-    assert_eq!(locking.retained_until(".partial-x").unwrap(), None);
+    assert_eq!(locking.locked_until(".partial-x").unwrap(), None);
     // A bucket without Object Lock says so.
     let wrong = S3Server::store(S3Settings { lock, ..server.settings("backups") });
     let error = write(&wrong, "k", b"x", Mode::New).unwrap_err();

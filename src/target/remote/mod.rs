@@ -61,12 +61,14 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Removes an object; one that is not there is removed.
+    /// Removes an object; one that is not there is removed. One that write-once storage keeps is [`Kept`], also
+    /// where the store would hide it and keep what is in it.
     fn delete(&self, key: &str) -> Result<()>;
 
-    /// Until when the store refuses to remove an object, when it does.
-    fn retained_until(&self, _key: &str) -> Result<Option<DateTime<Utc>>> {
-        Ok(None)
+    /// Removes an object that is no backup's any more, or from sight at least: what write-once storage keeps of it
+    /// is left to its own rules, and that is no error.
+    fn put_away(&self, key: &str) -> Result<()> {
+        self.delete(key)
     }
 
     /// Gives up what was begun below a folder and never finished, as far as it is not visible and that is allowed.
@@ -130,6 +132,17 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is there already")]
 pub struct AlreadyThere(pub String);
+
+/// The store does not let something go yet, and that is meant so: write-once storage. [`Store::delete`] and
+/// [`Tree::rename`] fail with it in the chain, and then nothing happened; it is not tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the storage keeps {address}{}", .until.map_or(String::new(), |until| format!(" until {until}")))]
+pub struct Kept {
+    /// What it keeps.
+    pub address: String,
+    /// Until when, where it says so.
+    pub until: Option<DateTime<Utc>>,
+}
 
 /// What a target over the network is made with.
 pub struct Settings {

@@ -16,14 +16,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::patient::Patient;
-use super::shared::{Base, LocalScratch, RemoteStagedFile, unfinished_in};
+use super::shared::{Base, LocalScratch, RemoteStagedFile, kept, unfinished_in};
 use super::{AlreadyThere, Mode, Settings};
 use crate::event::Progress;
 use crate::failpoint::hit_at;
-use crate::manifest;
+use crate::manifest::{self, Pin};
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
-use crate::target::{Cache, Published, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target};
+use crate::target::{
+    Cache, Published, Removal, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target,
+};
 
 /// A target in a store without folders.
 pub(super) struct ObjectTarget {
@@ -66,14 +68,14 @@ impl Base {
         let files = self.files(location)?;
         let foreign = |name: &String| name.starts_with(".partial-") && *name != own;
         if files.iter().any(foreign) || self.is_of_another(location, run)? {
-            return self.store.delete(&format!("{location}/{own}"));
+            return self.store.put_away(&format!("{location}/{own}"));
         }
         self.store.discard(location)?;
         // The mark last, so that what is left by a death midway is known for this run's.
         for file in files.iter().filter(|file| **file != own) {
-            self.store.delete(&format!("{location}/{file}"))?;
+            self.store.put_away(&format!("{location}/{file}"))?;
         }
-        self.store.delete(&format!("{location}/{own}"))
+        self.store.put_away(&format!("{location}/{own}"))
     }
 
     /// Takes a folder name for a run, if nobody else has it or is about to.
@@ -86,38 +88,38 @@ impl Base {
         let beside = format!("{location}/{mark}");
         self.write_small(&beside, location.as_bytes(), Mode::Replace)?;
         if self.store.list(location)?.iter().any(|entry| entry.name != mark) {
-            self.store.delete(&beside)?;
+            self.store.put_away(&beside)?;
             return Ok(false);
         }
         Ok(true)
     }
 
-    /// Removes a backup; gives until when the store keeps it, and then nothing happened.
-    fn withdraw(&self, location: &str, run: &RunId) -> Result<Option<DateTime<Utc>>> {
+    fn withdraw(&self, location: &str, run: &RunId) -> Result<Removal> {
         let mark = expired(run);
         let begun = self.marked(&mark)?.is_some();
         if self.is_of_another(location, run)? {
             // Ours went before that one came.
             if begun {
-                self.store.delete(&mark)?;
+                self.store.put_away(&mark)?;
             }
-            return Ok(None);
-        }
-        let manifest = format!("{location}/{}", manifest::FILE);
-        // The manifest was written last, so that its lock ends last.
-        if let Some(until) = self.store.retained_until(&manifest)? {
-            return Ok(Some(until));
+            return Ok(Removal::Removed);
         }
         if !begun {
             if self.files(location)?.is_empty() {
-                return Ok(None);
+                return Ok(Removal::Removed);
             }
             self.write_small(&mark, location.as_bytes(), Mode::Replace)?;
         }
-        self.store.delete(&manifest)?;
+        if let retained @ Removal::Retained { .. } =
+            kept(self.store.delete(&format!("{location}/{}", manifest::FILE)))?
+        {
+            // The mark may be kept as well. Then it says that a removal is to go on, which it is.
+            let _ = self.store.put_away(&mark);
+            return Ok(retained);
+        }
         self.remove_rest(location, run)?;
-        self.store.delete(&mark)?;
-        Ok(None)
+        self.store.put_away(&mark)?;
+        Ok(Removal::Removed)
     }
 }
 
@@ -200,18 +202,25 @@ impl Target for ObjectTarget {
         Ok(found.is_some_and(|manifest| manifest.run_id == *run))
     }
 
-    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal> {
         self.base.readable()?;
         self.base.check()?;
         self.base.key(location, "x")?;
-        if let Some(until) = self.base.named(self.base.withdraw(location, run))? {
-            bail!(
-                "target {}: {location} is locked until {}; it stays until then",
-                self.name(),
-                until.format("%Y-%m-%d %H:%M UTC")
-            );
+        self.base.named(self.base.withdraw(location, run))
+    }
+
+    fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        if self.base.settings.write_only {
+            return Ok(None);
         }
-        Ok(())
+        self.base.check()?;
+        self.base.named(self.base.pin(location))
+    }
+
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        self.base.readable()?;
+        self.base.check()?;
+        self.base.named(self.base.set_pin(location, run, pin))
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {
@@ -235,11 +244,10 @@ impl Target for ObjectTarget {
                 let published =
                     self.base.manifest(&location).is_ok_and(|m| m.is_some_and(|m| m.run_id == *run));
                 match published && mark == partial(run) {
-                    true => self.base.store.delete(&format!("{location}/{mark}"))?,
-                    // What the store keeps of it stays whole, and is found by its manifest.
-                    false => self.base.withdraw(&location, run).map(|_| ())?,
+                    true => self.base.store.put_away(&format!("{location}/{mark}"))?,
+                    false => self.base.withdraw(&location, run).map(drop)?,
                 }
-                self.base.store.delete(&mark)?;
+                self.base.store.put_away(&mark)?;
             }
             Ok(found)
         };
@@ -309,8 +317,8 @@ impl Stage for ObjectStage {
         if !self.base.settings.write_only {
             let mark = partial(&self.run);
             // A mark that stays says nothing wrong: whoever cleans up finds the manifest, and removes it.
-            let _ = self.base.store.delete(&format!("{location}/{mark}"));
-            let _ = self.base.store.delete(&mark);
+            let _ = self.base.store.put_away(&format!("{location}/{mark}"));
+            let _ = self.base.store.put_away(&mark);
         }
         Ok(Published::Done)
     }
@@ -325,11 +333,11 @@ impl Stage for ObjectStage {
         let remove = || {
             // The manifest was written last, and goes first.
             for file in self.written.iter().rev() {
-                self.base.store.delete(&format!("{}/{file}", self.location))?;
+                self.base.store.put_away(&format!("{}/{file}", self.location))?;
             }
             self.base.store.discard(&self.location)?;
-            self.base.store.delete(&format!("{}/{mark}", self.location))?;
-            self.base.store.delete(&mark)
+            self.base.store.put_away(&format!("{}/{mark}", self.location))?;
+            self.base.store.put_away(&mark)
         };
         self.base.named(remove())
     }

@@ -31,7 +31,7 @@ pub use plan::{PartPlan, Tier};
 
 use self::client::{Call, Client, header};
 use self::error::Fault;
-use super::{Entry, Mode, Object, Store, Tree, Upload};
+use super::{Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ObjectLock, S3Place, TargetConfig, open_to_others, resolve_secret};
 use crate::model::Secret;
@@ -203,6 +203,24 @@ impl S3Store {
             }),
         })
     }
+
+    /// Until when an object cannot be removed; none for one that can, or is not there.
+    ///
+    /// # Errors
+    /// As of all operations of a [`Store`].
+    pub fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>> {
+        let call = Call::new(Method::HEAD, Some(key));
+        match self.inner.wait(self.inner.client.exchange(&call)) {
+            Ok(answer) => {
+                let until = header(&answer.headers, "x-amz-object-lock-retain-until-date");
+                let until = until.and_then(|until| DateTime::parse_from_rfc3339(until).ok());
+                let now = self.inner.client.clock.now();
+                Ok(until.map(|until| until.to_utc()).filter(|until| *until > now))
+            }
+            Err(fault) if fault.is_missing() => Ok(None),
+            Err(fault) => Err(self.inner.explained(fault, key)),
+        }
+    }
 }
 
 /// Makes a store of what the configuration says. Large parts wait in `scratch`, where it is given.
@@ -284,21 +302,15 @@ impl Store for S3Store {
     }
 
     fn delete(&self, key: &str) -> Result<()> {
+        // A bucket with versions would hide it, and keep what is in it.
+        if let Some(until) = self.locked_until(key)? {
+            return Err(Kept { address: self.address(key), until: Some(until) }.into());
+        }
         listing::delete(&self.inner, key)
     }
 
-    fn retained_until(&self, key: &str) -> Result<Option<DateTime<Utc>>> {
-        let call = Call::new(Method::HEAD, Some(key));
-        match self.inner.wait(self.inner.client.exchange(&call)) {
-            Ok(answer) => {
-                let until = header(&answer.headers, "x-amz-object-lock-retain-until-date");
-                let until = until.and_then(|until| DateTime::parse_from_rfc3339(until).ok());
-                let now = self.inner.client.clock.now();
-                Ok(until.map(|until| until.to_utc()).filter(|until| *until > now))
-            }
-            Err(fault) if fault.is_missing() => Ok(None),
-            Err(fault) => Err(self.inner.explained(fault, key)),
-        }
+    fn put_away(&self, key: &str) -> Result<()> {
+        listing::delete(&self.inner, key)
     }
 
     fn discard(&self, folder: &str) -> Result<()> {
