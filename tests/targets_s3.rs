@@ -220,6 +220,7 @@ fn what_is_locked_stays_and_is_no_error() {
         world.backup().expect(0);
     }
     assert_eq!(manifests(&server, "locked"), 2, "both are locked");
+    assert_eq!(at_cloud(&world).len(), 2, "and still listed");
     same_tree(&world.path("src"), &restored(&world, &[]));
 }
 

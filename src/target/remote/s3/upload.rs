@@ -18,6 +18,7 @@ use super::error::Fault;
 use super::plan::Tier;
 use super::xml::{self, Part};
 use super::{Inner, into_io};
+use crate::manifest;
 use crate::target::remote::{AlreadyThere, Mode, Upload};
 
 /// Tells whose an object is, when the answer to its writing was lost.
@@ -104,8 +105,9 @@ impl S3Upload {
         let mut call = Call::new(method, Some(&self.key))
             .header(TOKEN, &self.token)
             .header("content-type", "application/octet-stream");
-        // Marks and the sentinel, which begin with a dot, must be removable.
-        let is_mark = self.key.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
+        // Marks and the sentinel, which begin with a dot, and what pins a backup must be removable.
+        let name = self.key.rsplit('/').next().unwrap_or_default();
+        let is_mark = name.starts_with('.') || name == manifest::PIN_FILE;
         if let Some(lock) = self.inner.lock.filter(|_| !is_mark) {
             let until = lock.until(self.inner.client.clock.now())?;
             call = call.header("x-amz-object-lock-mode", lock.mode.as_str()).header(
