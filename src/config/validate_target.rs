@@ -63,6 +63,13 @@ impl Rules<'_> {
                 "nothing can be removed where `write_only` is set; run `agent prune` from a host whose credentials may remove",
             );
         }
+        let drilled = |job: &JobConfig| job.drill.as_ref().and_then(|drill| drill.target.as_ref()) == Some(name);
+        for (job, _) in self.config.job.iter().filter(|(_, job)| drilled(job)) {
+            self.say(
+                &["job", job.as_str(), "drill", "target"],
+                format!("[target.{name}] is `write_only`: nothing can be restored from it"),
+            );
+        }
         let primary = self.config.job.iter().find(|(_, job)| job.targets.first() == Some(name));
         if let Some((job, _)) = primary {
             self.say(
