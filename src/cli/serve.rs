@@ -83,8 +83,9 @@ fn on_this_machine(address: SocketAddr) -> Result<SocketAddr> {
 /// The folder of backups made without a configuration is made here: nobody else may make targets.
 fn prepare(config: &Config) -> Result<()> {
     for target in config.target.values() {
-        std::fs::create_dir_all(&target.path)
-            .with_context(|| format!("making folder {}", target.path.display()))?;
+        if let Some(folder) = target.folder() {
+            std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+        }
     }
     Ok(())
 }
@@ -155,14 +156,15 @@ fn introduction(config: &Config) -> String {
             .flatten()
             .map(|p| p.display().to_string())
             .collect();
-        let state = match config.state_dir.strip_prefix(&target.path) {
-            Ok(below) => format!("{} there", below.display()),
-            Err(_) => config.state_dir.display().to_string(),
-        };
+        let below = target.folder().and_then(|folder| config.state_dir.strip_prefix(folder).ok());
+        let state = below.map_or_else(
+            || config.state_dir.display().to_string(),
+            |below| format!("{} there", below.display()),
+        );
         text.push_str(&format!(
             "job {name}: {} into {}, state in {state}\nnow, and at {} ({}){}\n",
             paths.join(", "),
-            target.path.display(),
+            target.address(""),
             job.schedule.as_deref().unwrap_or("no other time"),
             config.job_timezone(job),
             kept(target.keep.as_ref())
