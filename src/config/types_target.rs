@@ -274,4 +274,7 @@ pub struct Keep {
     /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
     #[schemars(with = "Option<SizeText>")]
     pub max_bytes: Option<ByteSize>,
+    /// What a job's good backups have here at least: below it nothing good goes, though no rule keeps it.
+    #[schemars(with = "Option<SizeText>")]
+    pub min_bytes: Option<ByteSize>,
 }

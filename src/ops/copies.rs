@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, publish, sentinel, tell};
+use super::{Agent, pins, prune, publish, sentinel, tell};
 use crate::event::{Event, Interrupted, Level, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
@@ -98,6 +98,7 @@ pub fn drain(
         match result {
             Ok(()) => {
                 drained.made += 1;
+                pins::carry_over(agent, &copy.run_id, &copy.target, progress)?;
                 if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
                     observer.event(&Event::Note(Level::Warning, warning));
                 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
@@ -23,6 +24,7 @@ pub use sentinel::{SENTINEL_FILE, Sentinel};
 use crate::archive::ReadAt;
 use crate::config::{Place, TargetConfig};
 use crate::event::Progress;
+use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
 
@@ -59,7 +61,18 @@ pub trait Target: Send + Sync {
 
     /// Removes a finished backup. Whatever happens midway, a half-removed backup is never taken for a whole
     /// one, and calling again goes on. A folder that is another run's is left alone: this run's is gone.
-    fn remove(&self, location: &str, run: &RunId) -> Result<()>;
+    /// With [`Removal::Retained`] nothing happened: the backup is there, whole. A pin goes with its backup; whoever
+    /// must not remove a pinned one asks [`Target::pin`] first.
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal>;
+
+    /// Why a person keeps the backup at `location`, when somebody does: the content of its file
+    /// [`PIN_FILE`](crate::manifest::PIN_FILE). None for a backup that is not there, and where reading is not allowed.
+    fn pin(&self, location: &str) -> Result<Option<Pin>>;
+
+    /// Writes that file beside the manifest of the backup of `run`, or takes it away; both may be done again.
+    /// Storage that can hold a backup for good may do that, too. A location that holds no backup of this run is an
+    /// error.
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()>;
 
     /// Runs of which something unfinished is here, whether they still write it or left it behind.
     fn unfinished(&self) -> Result<Vec<RunId>>;
@@ -99,6 +112,19 @@ pub enum Published {
     Done,
     /// Something of that name is there.
     Taken,
+}
+
+/// What became of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// The storage does not let it go yet, and that is meant so: it keeps what was written for a time.
+    Retained {
+        /// Until when, where the storage says so.
+        until: Option<DateTime<Utc>>,
+    },
 }
 
 /// A file of a backup being written.

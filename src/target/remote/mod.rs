@@ -23,6 +23,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
@@ -59,7 +60,8 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Removes an object; one that is not there is removed.
+    /// Removes an object; one that is not there is removed. One that write-once storage keeps is [`Kept`], also
+    /// where the store would hide it and keep what is in it.
     fn delete(&self, key: &str) -> Result<()>;
 
     /// Its folders, when it has such.
@@ -118,6 +120,17 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is there already")]
 pub struct AlreadyThere(pub String);
+
+/// The store does not let something go yet, and that is meant so: write-once storage. [`Store::delete`] and
+/// [`Tree::rename`] fail with it in the chain, and then nothing happened; it is not tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the storage keeps {address}{}", .until.map_or(String::new(), |until| format!(" until {until}")))]
+pub struct Kept {
+    /// What it keeps.
+    pub address: String,
+    /// Until when, where it says so.
+    pub until: Option<DateTime<Utc>>,
+}
 
 /// What a target over the network is made with.
 pub struct Settings {
