@@ -15,6 +15,7 @@ mod export;
 mod import;
 mod inspect;
 mod keep;
+mod key;
 mod notify;
 mod output;
 mod progress;
@@ -136,6 +137,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),
         Verb::Ack(args) => keep::ack(global, args),
+        Verb::Key(args) => key::key(global, args),
         Verb::Prune(args) => keep::prune(global, args),
         Verb::Pin(args) => keep::pin(global, args, true),
         Verb::Unpin(args) => keep::pin(global, args, false),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::stored::Backup;
-use crate::archive::{EntryKind, FrameReader, IndexEntry, StreamDecoder, copy_entry, path_order};
+use crate::archive::{EntryKind, FrameReader, IndexEntry, copy_entry, path_order};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::{Component, Kind, PathText};
 
@@ -95,7 +95,7 @@ pub fn cat<'b>(
                 EntryKind::Symlink => path = resolve(&path, &target()?),
                 EntryKind::Dir => bail!("{} is a folder", located.entry.path.display()),
                 EntryKind::File => {
-                    let stored = backup.file(&tree.file)?;
+                    let stored = backup.content(&tree.file)?;
                     let mut frames =
                         FrameReader::new(stored.read_at(), backup.manifest.codec, located.frames.clone())?;
                     let bytes = copy_entry(&mut frames, &path, out)
@@ -141,8 +141,7 @@ pub fn cat_stream(
     if component.kind == Kind::Tar {
         bail!("component {} is a tree of files; say which file", component.name);
     }
-    let mut decoder = StreamDecoder::new(backup.file(&component.file)?, backup.manifest.codec);
-    let totals = decoder.totals();
+    let (mut decoder, totals) = backup.stream(component)?;
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     loop {

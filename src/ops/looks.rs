@@ -9,6 +9,7 @@ use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
 use super::{Agent, open_target, reap};
 use crate::config::Config;
+use crate::crypt::KeyFiles;
 use crate::event::Progress;
 use crate::health::{self, Extra, Finding};
 use crate::lock;
@@ -95,7 +96,8 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetN
     let report = if target.require_mount {
         let at =
             At { target: name.clone(), config: target.clone(), location: location.clone(), expected: None };
-        let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
+        let request =
+            Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths, keys: KeyFiles::default() };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),
             Ok(other) => Err(anyhow::anyhow!("an unexpected answer: {other:?}")),

@@ -10,6 +10,8 @@ pub mod failed;
 pub mod hooks;
 pub mod import;
 pub mod isolate;
+pub mod key_check;
+pub mod keys;
 pub mod last_good;
 pub mod limits;
 pub mod load;
@@ -144,7 +146,7 @@ fn open_expecting(
     }
 }
 
-/// The engine's options for a job. `fast` asks for all cores and no restraint.
+/// The engine's options for a job, without encryption. `fast` asks for all cores and no restraint.
 pub fn engine_options(config: &EngineConfig, fast: bool, progress: Arc<Progress>) -> archive::Options {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let codec = match config.codec {
@@ -157,6 +159,7 @@ pub fn engine_options(config: &EngineConfig, fast: bool, progress: Arc<Progress>
         nice: if fast { 0 } else { config.nice },
         idle_io: !fast && config.ionice == IoNice::Idle,
         read_limit: if fast { None } else { config.read_limit.map(|l| l.0) },
+        seal: None,
         progress,
     }
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 
 use super::{Backup, Running};
+use crate::archive;
 use crate::config::{CodecName, TargetConfig};
 use crate::event::Level;
-use crate::manifest::{self, Encryption, Manifest};
+use crate::manifest::{self, Manifest};
 use crate::model::{ComponentName, RunId, TargetName};
 use crate::ops::hooks::{Hooks, Scope};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{capture, engine_options, preflight, prune, publish, reap};
+use crate::ops::{capture, engine_options, keys, preflight, prune, publish, reap};
 use crate::process::Cancel;
 use crate::source::{Context, Ready, Source};
 use crate::target::{Stage, Target, candidate_locations};
@@ -44,6 +45,8 @@ impl Running<'_> {
     /// Makes room and order at the target, and looks whether it can take a backup.
     pub(super) fn look_at_target(&self, primary: &Primary<'_>, hooks: &Hooks<'_>) -> Result<()> {
         let target = primary.target.as_ref();
+        // A key that is not there shows before anything is started.
+        keys::seal(&self.agent.config, self.job)?;
         let progress = Arc::clone(self.progress);
         hooks.before(&Scope::Run, &(Arc::new(move || progress.is_cancelled()) as Cancel))?;
         // First, since it makes room; a target that is away is for the look at it to tell.
@@ -67,7 +70,9 @@ impl Running<'_> {
         context: &Context,
         hooks: &Hooks<'_>,
     ) -> Result<capture::Captured> {
+        let seal = keys::seal(&self.agent.config, self.job)?;
         let options = engine_options(&self.job.engine, self.request.fast, Arc::clone(self.progress));
+        let options = archive::Options { seal, ..options };
         let baselines = self.baselines();
         let plan = capture::Plan {
             options: &options,
@@ -152,7 +157,7 @@ impl Running<'_> {
                 CodecName::Zstd => manifest::Codec::Zstd,
                 CodecName::Gzip => manifest::Codec::Gzip,
             },
-            encryption: Encryption::None,
+            encryption: captured.encryption,
             components: captured.components,
             other: Default::default(),
         }

@@ -3,6 +3,7 @@
 //! A target holds finished backups, each in a folder of its own, and unfinished ones where nobody takes them
 //! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
 
+mod decrypted;
 mod directory;
 mod scan;
 mod sentinel;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 
+pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
