@@ -325,11 +325,13 @@ fn compare(
                 })
             }
             _ if !path.is_empty() => Ok(()),
-            (Some(a), Some(b)) if a.sha256 == b.sha256 => Ok(()),
-            (Some(a), Some(b)) => {
-                let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
-                say(b, '~', b.file.clone(), sizes)
-            }
+            (Some(a), Some(b)) => match browse::same_stream((before, a), (after, b))? {
+                true => Ok(()),
+                false => {
+                    let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
+                    say(b, '~', b.file.clone(), sizes)
+                }
+            },
             (None, Some(b)) => say(b, '+', b.file.clone(), "the whole component".to_owned()),
             (Some(a), None) => say(a, '-', a.file.clone(), "the whole component".to_owned()),
             (None, None) => Ok(()),

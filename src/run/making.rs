@@ -1,6 +1,7 @@
 //! What the steps of a run do to make a backup, and to take back a bad one.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,31 @@ pub(super) struct Made {
     pub(super) degraded: Vec<String>,
 }
 
+/// A private folder of this host, removed with all that is in it. The job's lock keeps others out of it.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it anew: what stands there was left by a run that died.
+    fn make(folder: PathBuf) -> Result<Self> {
+        let making = || format!("making the scratch folder {}", folder.display());
+        match std::fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(making),
+            _ => {}
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&folder).with_context(making)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("removing {}, which holds data in clear: {e}", self.0.display());
+        }
+    }
+}
+
 impl Running<'_> {
     /// The job's first target.
     pub(super) fn primary(&self) -> Result<Primary<'_>> {
@@ -56,9 +82,19 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// What sources work with.
-    pub(super) fn context(&self, stage: &mut dyn Stage) -> Result<Context> {
-        Ok(Context::new(stage.scratch()?, Arc::clone(self.progress)))
+    /// What sources work with. What they put down on the way stands beside the backup; of an encrypted one in the
+    /// state folder, since it is in clear, until the second value is dropped.
+    pub(super) fn context(&self, stage: &mut dyn Stage) -> Result<(Context, Option<Scratch>)> {
+        let config = &self.agent.config;
+        let scratch = match config.encryption_of(self.job) {
+            None => None,
+            Some(_) => Some(Scratch::make(config.state_dir.join("scratch").join(self.request.job.as_str()))?),
+        };
+        let folder = match &scratch {
+            None => stage.scratch()?,
+            Some(scratch) => scratch.0.clone(),
+        };
+        Ok((Context::new(folder, Arc::clone(self.progress)), scratch))
     }
 
     /// Reads the sources into the stage.

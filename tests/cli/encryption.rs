@@ -41,8 +41,8 @@ fn commands(world: &World, folder: &Path, to: &str, key: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| line.strip_prefix("    "))
         .filter(|line| !line.starts_with('#') && !line.contains("PATH/AS/LISTED"))
-        .map(|line| line.replace("/restore", &world.path(to).display().to_string()))
         .map(|line| line.replace("key.txt", &world.path(key).display().to_string()))
+        .map(|line| line.replace("/restore", &world.path(to).display().to_string()))
         .collect()
 }
 
