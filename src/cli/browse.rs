@@ -40,7 +40,7 @@ fn with_backup<T>(
 ) -> Result<T> {
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     let keys = Arc::new(key::files(agent, &run.job, &of.keys)?.read()?);
     body(&Backup::open(target.as_ref(), &location, &run.run_id)?.with_keys(keys)?)
 }

@@ -144,7 +144,7 @@ fn try_job(
         return Ok(Found::NoBackup);
     }
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
     if backup.manifest.encryption == Encryption::None {
         return Ok(Found::InClear { run: run.run_id, target: copy.target });

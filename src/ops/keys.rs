@@ -46,9 +46,17 @@ pub fn described(seal: Option<&Seal>) -> Encryption {
 
 /// The keys to open a job's backups with: those that were given, else the passphrase that this host encrypts with.
 pub fn files(config: &Config, job: Option<&JobConfig>, given: &KeyFiles) -> KeyFiles {
-    let own = || job.and_then(|job| config.encryption_of(job)).and_then(|e| e.passphrase_file.clone());
-    match given.is_empty() {
-        true => KeyFiles { identities: Vec::new(), passphrase_file: own() },
-        false => given.clone(),
+    if !given.is_empty() {
+        return given.clone();
     }
+    let own = job.and_then(|job| config.encryption_of(job)).and_then(|e| e.passphrase_file.clone());
+    // A backup in clear can be read without it.
+    let own = own.filter(|file| match secret_file::check(file) {
+        Ok(()) => true,
+        Err(e) => {
+            tracing::warn!("{e:#}");
+            false
+        }
+    });
+    KeyFiles { identities: Vec::new(), passphrase_file: own }
 }

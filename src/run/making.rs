@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -82,13 +82,17 @@ impl Running<'_> {
         Ok(())
     }
 
+    /// Begins the backup at its target.
+    pub(super) fn stage(&self, primary: &Primary<'_>) -> Result<Box<dyn Stage>> {
+        primary.target.stage(&self.run_id, &self.locations(&primary.config.template))
+    }
+
     /// What sources work with. What they put down on the way stands beside the backup; of an encrypted one in the
     /// state folder, since it is in clear, until the second value is dropped.
     pub(super) fn context(&self, stage: &mut dyn Stage) -> Result<(Context, Option<Scratch>)> {
-        let config = &self.agent.config;
-        let scratch = match config.encryption_of(self.job) {
+        let scratch = match self.agent.config.encryption_of(self.job) {
             None => None,
-            Some(_) => Some(Scratch::make(config.state_dir.join("scratch").join(self.request.job.as_str()))?),
+            Some(_) => Some(Scratch::make(self.agent.scratch_path(&self.request.job))?),
         };
         let folder = match &scratch {
             None => stage.scratch()?,
@@ -207,7 +211,7 @@ impl Running<'_> {
 
     /// What no source may capture: backups of backups, and a database that changes with every step.
     fn own_folders(&self) -> Vec<PathBuf> {
-        let targets = self.agent.config.target.values().map(|t| t.path.clone());
+        let targets = self.agent.config.target.values().filter_map(|t| t.folder().map(Path::to_path_buf));
         targets.chain([self.agent.config.state_dir.clone()]).collect()
     }
 }

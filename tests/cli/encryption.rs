@@ -330,6 +330,29 @@ fn a_private_key_among_the_public_ones_is_refused_and_not_shown() {
 }
 
 #[test]
+fn what_sources_put_down_on_the_way_is_never_at_the_target() {
+    let (world, _) = sealed("[job.web.source.queue]\ntype = \"sqlite\"\npath = \"{}/queue.db\"\n");
+    world.sh("sqlite3 queue.db \"CREATE TABLE t(x); INSERT INTO t VALUES ('row-canary')\"");
+    // Its own copy of the database stands in the state folder while it runs, and what a dead run left goes.
+    world.write("state/scratch/web/left-behind", "");
+    let traced = world.sh(
+        "strace -f -e trace=openat,mkdir -o trace \"$AGENT\" --config config.toml backup >&2
+         grep -E 'O_CREAT|mkdir' trace | grep -c 'state/scratch/web'
+         grep -E 'O_CREAT' trace | grep 'local/' | grep -vE '\\.age\"|RESTORE.txt|SHA256SUMS|manifest.json' || true",
+    );
+    let (inside, outside) = traced.split_once('\n').unwrap();
+    assert!(inside.trim().parse::<u32>().unwrap() >= 1, "{traced}");
+    assert!(!outside.contains("local/"), "{outside}");
+    assert!(!world.path("state/scratch/web").exists());
+    assert_eq!(world.sh("grep -rlaF row-canary local state || true"), "");
+    // On a new host there is nothing but the target and the key.
+    world.sh("mv local new-host; rm -r state config.toml");
+    world.bare("--backups new-host restore latest -i key.txt --to back").exits(0);
+    assert_eq!(world.sh("sqlite3 back/queue/queue.sqlite 'SELECT x FROM t'").trim(), "row-canary");
+    world.bare("--backups new-host key check -i key.txt").exits(0).says(&["opened"]);
+}
+
+#[test]
 fn key_files_are_private_and_never_replaced() {
     let world = World::empty();
     let public = generate(&world, "key.txt");

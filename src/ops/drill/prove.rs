@@ -63,7 +63,7 @@ pub fn prove(
     keys: &KeyFiles,
     progress: &Arc<Progress>,
 ) -> Result<Proof> {
-    let target = at.open();
+    let target = at.open()?;
     target.probe_readable(&at.location)?;
     let keys = Arc::new(keys.read()?);
     let backup = Backup::open(target.as_ref(), &at.location, run)?.with_keys(Arc::clone(&keys))?;
