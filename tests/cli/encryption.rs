@@ -109,7 +109,7 @@ fn any_of_several_keys_opens_a_backup_by_the_commands_of_its_restore_text_and_by
             world
                 .agent(&format!("key check --identity {key}"))
                 .exits(0)
-                .says(&["opened", "application, ldap"]);
+                .says(&["opened", "ldap, application"]);
         }
     }
 }
