@@ -388,7 +388,7 @@ fn a_drill_on_a_schedule_needs_the_key_and_works_with_it() {
     world.agent("config check").exits(2).says(&["config.toml:", "set `identity_file`"]);
     let with = world.read("config.toml") + &format!("identity_file = \"{}/key.txt\"\n", world.root());
     world.write("config.toml", &with);
-    world.agent("config check").exits(0);
+    world.agent("config check").exits(0).says(&["  encrypted: web"]);
     world.agent("backup").exits(0);
     world.agent("drill").exits(0).says(&["came back from local"]);
     world.agent("config show").exits(0).says(&["recipients = [", "identity_file"]);
