@@ -212,7 +212,7 @@ mod tests {
     fn a_generated_file_is_read_back_and_names_its_public_key() {
         let made = generate(DateTime::UNIX_EPOCH);
         let read = keys(made.file.expose(), 0o600).unwrap();
-        assert_eq!(read.names(), [made.public.clone()]);
+        assert_eq!(read.names(), std::slice::from_ref(&made.public));
         assert!(made.file.expose().starts_with("# created: 1970-01-01T00:00:00Z\n# public key: age1"));
         assert!(format!("{read:?}").contains(&made.public) && !format!("{read:?}").contains("SECRET"));
     }

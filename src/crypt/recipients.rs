@@ -67,11 +67,11 @@ impl FromStr for PublicKey {
         if looks_private(text) {
             return Err(BadRecipient::Private);
         }
-        if text.starts_with("age1") {
+        if let Some(data) = text.strip_prefix("age1") {
             return match text.parse() {
                 Ok(key) => Ok(Self(Kind::X25519(key))),
                 // Plugins have a name after age1, and no other data part is as long as theirs.
-                Err(_) if text[4..].contains('1') => Err(BadRecipient::Plugin),
+                Err(_) if data.contains('1') => Err(BadRecipient::Plugin),
                 Err(_) => Err(BadRecipient::Malformed),
             };
         }

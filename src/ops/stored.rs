@@ -32,8 +32,10 @@ pub struct Backup<'a> {
 #[error("{0}")]
 pub struct Locked(String);
 
-/// A stored stream that is read from its beginning, and what was read of it so far.
-pub type Counted = (Box<dyn Read + Send>, Arc<StreamTotals>);
+/// A stored file that is read from its beginning, decrypted, and what was read of it so far.
+pub type Counted<'r> = (Box<dyn Read + Send + 'r>, Arc<StreamTotals>);
+/// A component that is read from its beginning, decompressed, and what was read of its file so far.
+pub type Decoded = (StreamDecoder<Box<dyn Read + Send>>, Arc<StreamTotals>);
 
 impl<'a> Backup<'a> {
     /// Opens the backup of `run` at `location`; one of another run is an error. What is encrypted in it cannot be
@@ -135,16 +137,12 @@ impl<'a> Backup<'a> {
 
     /// Reads a file of the backup from its beginning, decrypted. What is counted and digested are the bytes that
     /// are stored.
-    pub fn sequential(&self, file: &str) -> Result<Counted> {
+    pub fn sequential(&self, file: &str) -> Result<Counted<'static>> {
         self.sequential_of(self.file(file)?, file)
     }
 
     /// The same, of what reads the stored file.
-    pub(super) fn sequential_of<'r>(
-        &self,
-        stored: impl Read + Send + 'r,
-        file: &str,
-    ) -> Result<(Box<dyn Read + Send + 'r>, Arc<StreamTotals>)> {
+    pub(super) fn sequential_of<'r>(&self, stored: impl Read + Send + 'r, file: &str) -> Result<Counted<'r>> {
         let stored = Tallied::new(stored);
         let totals = stored.totals();
         if !self.manifest.encryption.is_some() {
@@ -156,10 +154,7 @@ impl<'a> Backup<'a> {
     }
 
     /// A component decrypted and decompressed from its beginning to its end.
-    pub fn stream(
-        &self,
-        component: &Component,
-    ) -> Result<(StreamDecoder<Box<dyn Read + Send>>, Arc<StreamTotals>)> {
+    pub fn stream(&self, component: &Component) -> Result<Decoded> {
         let (stored, totals) = self.sequential(&component.file)?;
         Ok((StreamDecoder::new(stored, self.manifest.codec), totals))
     }

@@ -353,6 +353,16 @@ fn what_sources_put_down_on_the_way_is_never_at_the_target() {
 }
 
 #[test]
+fn a_full_disk_is_what_is_told_though_encryption_stands_before_it() {
+    let (world, _) = sealed("");
+    world.sh("head -c 9000000 /dev/urandom > data/noise");
+    let mut full = world.shell("ulimit -f 4000; exec \"$AGENT\" --config config.toml backup");
+    world.run(&mut full, "").exits(1).says(&["File too large"]);
+    assert_eq!(world.sh("find local -mindepth 1; find state/scratch -mindepth 1"), "");
+    world.agent("backup").exits(0);
+}
+
+#[test]
 fn key_files_are_private_and_never_replaced() {
     let world = World::empty();
     let public = generate(&world, "key.txt");
