@@ -263,7 +263,7 @@ fn pins(open: Open<'_>) {
     let (first, second) = (run("aaaaaa"), run("bbbbbb"));
     let location = back_up(open().as_ref(), &first, b"first");
     let other = back_up(open().as_ref(), &second, b"second");
-    let pin = |reason: &str| Pin::new(Utc::now(), "root@web1".to_owned(), Some(reason.to_owned()));
+    let pin = |reason: &str| Pin::new(noon(), "root@web1".to_owned(), Some(reason.to_owned()));
     let (before, after) = (pin("before the move"), pin("Größe \u{1F980}\n"));
     let target = open();
     assert!(target.set_pin(&location, &second, Some(&before)).is_err(), "another run's backup was pinned");
