@@ -63,7 +63,8 @@ impl Rules<'_> {
                 "nothing can be removed where `write_only` is set; run `agent prune` from a host whose credentials may remove",
             );
         }
-        let drilled = |job: &JobConfig| job.drill.as_ref().and_then(|drill| drill.target.as_ref()) == Some(name);
+        let drilled =
+            |job: &JobConfig| job.drill.as_ref().and_then(|drill| drill.target.as_ref()) == Some(name);
         for (job, _) in self.config.job.iter().filter(|(_, job)| drilled(job)) {
             self.say(
                 &["job", job.as_str(), "drill", "target"],
