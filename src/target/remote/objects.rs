@@ -210,15 +210,11 @@ impl Target for ObjectTarget {
     }
 
     fn pin(&self, location: &str) -> Result<Option<Pin>> {
-        if self.base.settings.write_only {
-            return Ok(None);
-        }
         self.base.check()?;
         self.base.named(self.base.pin(location))
     }
 
     fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
-        self.base.readable()?;
         self.base.check()?;
         self.base.named(self.base.set_pin(location, run, pin))
     }
