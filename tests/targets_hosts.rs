@@ -117,7 +117,8 @@ fn a_policy_may_be_said_and_without_one_everything_stays() {
 fn a_newest_backup_that_is_damaged_does_not_let_the_others_go() {
     let (world, ids) = two_hosts();
     let config = admin(&world, "keep = { last = 1 }");
-    let newest = world.stored("local/testhost").into_iter().max().unwrap();
+    let of_newest = |f: &PathBuf| fs::read_to_string(f.join("manifest.json")).unwrap().contains(&ids[2]);
+    let newest = world.stored("local/testhost").into_iter().find(of_newest).unwrap();
     let archive = newest.join("application.tar.zst");
     let whole = fs::read(&archive).unwrap();
     fs::write(&archive, &whole[..whole.len() / 2]).unwrap();
