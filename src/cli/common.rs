@@ -84,9 +84,12 @@ impl Begun {
                 last_good::keep(agent, loaded)
             }
             Begun::Kept { at, reason, .. } => {
-                tracing::error!(
-                    "the configuration is refused, the last good one, of {at}, is used. {reason}"
-                );
+                tracing::error!("the configuration is refused, the last good one, of {at}, is used");
+                // One line for each problem, as `agent config check` shows them.
+                reason
+                    .lines()
+                    .filter(|line| !line.trim().is_empty())
+                    .for_each(|line| tracing::error!("  {line}"));
                 last_good::refuse(agent, reason, "Jobs go on with the last good configuration")
             }
         }

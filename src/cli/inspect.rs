@@ -13,7 +13,7 @@ use super::backup::warnings;
 use super::output::{self, Table};
 use super::{code, common};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Trigger};
 use crate::health::{self, Extra};
 use crate::manifest::Manifest;
 use crate::metrics::{Facts, render};
@@ -182,7 +182,8 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, n
         let skipped = run.warning_counts.skipped;
         let skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
         let counted = warnings(&run.warning_counts);
-        text.push_str(&format!("\nfiles{}{skipped}\n", counted.strip_prefix(',').unwrap_or(&counted)));
+        let counts = format!("{counted}{skipped}");
+        text.push_str(&format!("\nfiles:{}\n", counts.trim_start_matches(',')));
         for warning in files.iter().take(100) {
             text.push_str(&format!(
                 "  {:<10} {}: {}\n",
@@ -205,6 +206,7 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
     let extra = match origin {
         Origin::Database => looks::look(&config, &snapshot),
         Origin::StatusFile(_) => Extra::default(),
+        Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why), ..Extra::default() },
     };
     let findings = health::findings(&snapshot, &config, now, &extra);
     if args.json {
@@ -333,10 +335,14 @@ pub fn schedule(global: &Global, args: &Schedule) -> Result<u8> {
     let mut answers = Vec::new();
     for (name, job) in config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name)) {
         let zone = config.job_timezone(job);
+        // A line between jobs, none at the end.
+        if !args.json && !answers.is_empty() {
+            output::print("\n");
+        }
         let Some(schedule) = job.schedule() else {
             answers.push(json!({"job": name, "schedule": null, "timezone": zone.name(), "next": []}));
             if !args.json {
-                output::print(&format!("{name}: no schedule; it runs when it is started\n\n"));
+                output::print(&format!("{name}: no schedule; it runs when it is started\n"));
             }
             continue;
         };
@@ -347,11 +353,11 @@ pub fn schedule(global: &Global, args: &Schedule) -> Result<u8> {
             "next": next.iter().map(DateTime::to_rfc3339).collect::<Vec<_>>(),
         }));
         if !args.json {
-            output::print(&format!("{name}: {schedule} in {zone}\n"));
+            let by = if job.trigger == Trigger::External { ", started by cron" } else { "" };
+            output::print(&format!("{name}: {schedule} in {zone}{by}\n"));
             for at in &next {
                 output::print(&format!("  {}\n", at.format("%a %Y-%m-%d %H:%M %Z")));
             }
-            output::print("\n");
         }
     }
     if args.json {

@@ -64,7 +64,7 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let expected =
         if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };
     let bar = Bar::start(&progress);
-    bar.begin(&format!("restoring from {}", copy.target), Counts::Sources, expected, &progress);
+    bar.begin(&format!("from {}", copy.target), Counts::Sources, expected, &progress);
     let restored = bring_back(target.as_ref(), &location, &run.run_id, &wanted, &options);
     bar.finish();
     let restored = restored?;
