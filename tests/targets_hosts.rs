@@ -324,6 +324,9 @@ fn a_new_host_with_a_configuration_of_the_target_alone_lists_verifies_and_restor
     let config = admin(&world, "");
     let out = bare(&["--config", &config, "list"]).expect(1);
     assert!(out.all().contains("several hosts"), "{}", out.all());
+    // The id of a run says which host is meant.
+    let out = bare(&["--config", &config, "pin", &ids[1], "--reason", "evidence"]).expect(0);
+    assert!(out.all().contains("pinned: retention never removes it"), "{}", out.all());
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("host = \"admin\"", "host = \"testhost\"")).unwrap();
     let list = bare(&["--config", &config, "list", "--json"]).expect(0);

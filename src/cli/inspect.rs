@@ -30,7 +30,7 @@ fn zone_of(config: &Config, job: &JobName) -> Tz {
 }
 
 pub fn list(global: &Global, args: &List) -> Result<u8> {
-    let agent = common::open_backups(global, common::load(global, false)?, args.target.as_ref())?;
+    let agent = common::open_backups(global, common::load(global, false)?, args.target.as_ref(), None)?;
     let copies: Vec<Copy> = agent
         .state
         .copies(args.job.as_ref(), args.target.as_ref())?
@@ -64,7 +64,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
 }
 
 pub fn show(global: &Global, args: &Show) -> Result<u8> {
-    let agent = common::open_backups(global, common::load(global, false)?, None)?;
+    let agent = common::open_backups(global, common::load(global, false)?, None, Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let copies = agent.state.copies_of(&run.run_id)?;
     let log = agent.state.run_log(&run.run_id)?;
