@@ -154,7 +154,7 @@ impl Running<'_> {
         self.step(Step::Preflight, || self.look_at_target(&primary, hooks))?;
         let mut stage = self.stage(&primary)?;
         let stored = unwinding(|| {
-            let context = self.context(stage.as_mut())?;
+            let (context, _scratch) = self.context(stage.as_mut())?;
             hooks.before(&Scope::Capture, &context.cancel())?;
             let ready = preflight::sources(&sources, |name| hooks.stand_before(name), &context, self)?;
             let captured =

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backup_agent::archive::{
     Captured, Codec, Group, IndexReader, Options, Outputs, Prefetch, ReadAt, RestoreOptions, RestoreSummary,
-    Selection, StreamDecoder, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar, for_each_group,
-    restore_frames, restore_stream, select,
+    Selection, StreamDecoder, Tallied, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar,
+    for_each_group, restore_frames, restore_stream, select,
 };
 use backup_agent::event::Progress;
 use backup_agent::manifest;
@@ -25,6 +25,7 @@ fn options(codec: Codec, threads: usize) -> Options {
         nice: 0,
         idle_io: false,
         read_limit: None,
+        seal: None,
         progress: Arc::new(Progress::default()),
     }
 }
@@ -185,8 +186,9 @@ fn our_own_restore_brings_back_the_same() {
         let captured = capture(&spec(&tree), &out, &options(codec, 2));
         let back = dir.path().join(name);
         fs::create_dir(&back).unwrap();
-        let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), stored);
-        let totals = decoder.totals();
+        let archive = Tallied::new(File::open(out.join("a.tar.zst")).unwrap());
+        let totals = archive.totals();
+        let mut decoder = StreamDecoder::new(archive, stored);
         let summary =
             Prefetch::scope(&mut decoder, |stream| restore_stream(stream, &back, &restore_options()))
                 .unwrap();

@@ -106,6 +106,8 @@ pub enum Verb {
     Resume(JobArg),
     /// Accept that a job's data shrank: the next runs are the new normal
     Ack(JobArg),
+    /// Make a key for encrypted backups, or try the one you hold
+    Key(Key),
     /// Remove what the retention policy lets expire
     ///
     /// By what the state knows, job by job. With --host or --all-hosts, where the configuration has no jobs, and for a
@@ -276,6 +278,8 @@ pub struct Verify {
     /// Also decompress everything and walk through the archives
     #[arg(long)]
     pub deep: bool,
+    #[command(flatten)]
+    pub keys: Keys,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -354,6 +358,8 @@ pub struct Restore {
     /// Go on behind damage: restore everything else, and name what is lost
     #[arg(long)]
     pub keep_going: bool,
+    #[command(flatten)]
+    pub keys: Keys,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -370,6 +376,8 @@ pub struct Drill {
     /// Every drill that is due by its schedule: for cron, where no daemon runs
     #[arg(long)]
     pub due: bool,
+    #[command(flatten)]
+    pub keys: Keys,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -460,6 +468,54 @@ pub struct Import {
     pub json: bool,
 }
 
+/// What encrypted backups are opened with.
+#[derive(Debug, Args)]
+pub struct Keys {
+    /// A file with a private key that opens encrypted backups: of age, or of SSH (may be repeated)
+    #[arg(long, short, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// A file with the passphrase that opens encrypted backups [default: the one the job encrypts with]
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Key {
+    #[command(subcommand)]
+    pub verb: KeyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Make a new pair of keys: the private one into a file, as age-keygen writes it, the public one to be shown
+    ///
+    /// Do this on a machine you trust, not on the server: the server needs the public key only.
+    Generate {
+        /// The file for the private key, which must not exist [default: standard output]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Try whether the key you hold opens the newest backup of each job
+    ///
+    /// Opens every component, reads its index, some of its frames from the first to the last, and its end. Nothing of
+    /// the key is kept. Exits with 1 when a backup was not opened.
+    Check(KeyCheck),
+}
+
+#[derive(Debug, Args)]
+pub struct KeyCheck {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// At this target [default: the nearest that has the backup]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    #[command(flatten)]
+    pub keys: Keys,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which part of a backup is looked at, and where.
 #[derive(Debug, Args)]
 pub struct Of {
@@ -472,6 +528,8 @@ pub struct Of {
     /// At this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
+    #[command(flatten)]
+    pub keys: Keys,
 }
 
 #[derive(Debug, Args)]

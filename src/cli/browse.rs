@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 use serde_json::json;
 
 use super::args::{Cat, Diff, Global, Ls, Of};
-use super::{code, common, output};
+use super::{code, common, key, output};
 use crate::archive::{EntryKind, IndexEntry};
 use crate::event::Progress;
 use crate::manifest::{Component, Kind};
@@ -41,7 +41,8 @@ fn with_backup<T>(
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
     let target = agent.open_target(&copy.target)?;
-    body(&Backup::open(target.as_ref(), &location, &run.run_id)?)
+    let keys = Arc::new(key::files(agent, &run.job, &of.keys)?.read()?);
+    body(&Backup::open(target.as_ref(), &location, &run.run_id)?.with_keys(keys)?)
 }
 
 /// Standard output that many small texts go to. A reader that went away has what it wanted.
@@ -134,9 +135,8 @@ pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
 
 /// A component that is no tree, as one file.
 fn whole(backup: &Backup<'_>, component: &Component) -> IndexEntry {
-    let plain = format!(".{}", backup.manifest.codec.extension());
     IndexEntry {
-        path: component.file.strip_suffix(&plain).unwrap_or(&component.file).into(),
+        path: backup.manifest.plain_name(component).into(),
         kind: EntryKind::File,
         size: component.raw_bytes,
         mtime: backup.manifest.ended.timestamp(),
@@ -325,11 +325,13 @@ fn compare(
                 })
             }
             _ if !path.is_empty() => Ok(()),
-            (Some(a), Some(b)) if a.sha256 == b.sha256 => Ok(()),
-            (Some(a), Some(b)) => {
-                let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
-                say(b, '~', b.file.clone(), sizes)
-            }
+            (Some(a), Some(b)) => match browse::same_stream((before, a), (after, b))? {
+                true => Ok(()),
+                false => {
+                    let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
+                    say(b, '~', b.file.clone(), sizes)
+                }
+            },
             (None, Some(b)) => say(b, '+', b.file.clone(), "the whole component".to_owned()),
             (Some(a), None) => say(a, '-', a.file.clone(), "the whole component".to_owned()),
             (None, None) => Ok(()),

@@ -42,6 +42,12 @@ fn check(global: &Global) -> Result<u8> {
         names(loaded.config.target.keys()),
         names(loaded.config.notify.keys()),
     ));
+    let config = &loaded.config;
+    let encrypted = config.job.iter().filter(|(_, job)| config.encryption_of(job).is_some());
+    let encrypted = names(encrypted.map(|(name, _)| name));
+    if encrypted != "none" {
+        output::print(&format!("  encrypted: {encrypted}\n"));
+    }
     loaded.warnings.iter().for_each(|warning| output::print(&format!("  warning: {warning}\n")));
     Ok(code::OK)
 }

@@ -15,7 +15,7 @@ use super::{code, common};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Trigger};
 use crate::health::{self, Extra};
-use crate::manifest::Manifest;
+use crate::manifest::{Encryption, Manifest};
 use crate::metrics::{Facts, render};
 use crate::model::{ByteSize, JobName, Outcome};
 use crate::ops::{looks, verify::read_manifest};
@@ -141,6 +141,15 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, n
         line("error", format!("{error}{step}"));
     }
     run.degraded.iter().for_each(|why| line("degraded", why.clone()));
+    match manifest.map(|m| &m.encryption) {
+        Some(Encryption::Age(age)) if age.passphrase => {
+            line("opens by", "a passphrase (encrypted with age)".to_owned())
+        }
+        Some(Encryption::Age(age)) => {
+            line("opens by", format!("{} (encrypted with age)", age.recipients.join(" or ")));
+        }
+        Some(Encryption::None) | None => {}
+    }
     if !run.steps.is_empty() {
         let steps: Vec<String> =
             run.steps.iter().map(|s| format!("{} {:.1} s", s.step, s.ms as f64 / 1000.0)).collect();
@@ -176,7 +185,9 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, n
         text.push_str(&table.render(Some(1)));
         copies.iter().for_each(|copy| text.push_str(&kept_by(copy, zone, now)));
     }
-    let all = manifest.map(|m| m.components.iter().flat_map(|c| c.warnings.iter()).collect::<Vec<_>>());
+    // The manifest of an encrypted backup has no paths.
+    let all = manifest.filter(|m| !m.encryption.is_some());
+    let all = all.map(|m| m.components.iter().flat_map(|c| c.warnings.iter()).collect::<Vec<_>>());
     let files = all.unwrap_or_else(|| run.warnings.iter().collect());
     if !files.is_empty() {
         let skipped = run.warning_counts.skipped;

@@ -15,6 +15,7 @@ mod export;
 mod import;
 mod inspect;
 mod keep;
+mod key;
 mod notify;
 mod output;
 mod pin;
@@ -144,6 +145,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),
         Verb::Ack(args) => keep::ack(global, args),
+        Verb::Key(args) => key::key(global, args),
         Verb::Prune(args) => prune::prune(global, args),
         Verb::Pin(args) => pin::pin(global, args),
         Verb::Unpin(args) => pin::unpin(global, args),

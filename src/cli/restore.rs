@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::{Global, Restore};
 use super::progress::{Bar, Counts};
-use super::{code, common, output};
+use super::{code, common, key, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
 use crate::model::ByteSize;
@@ -33,8 +33,9 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let target = agent.open_target(&copy.target)?;
     // Another share in its place is not a backup that is gone.
     target.probe_readable(&location)?;
+    let keys = Arc::new(key::files(&agent, &run.job, &args.keys)?.read()?);
     if let Some(into) = &args.into {
-        let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
+        let backup = Backup::open(target.as_ref(), &location, &run.run_id)?.with_keys(keys)?;
         return into_database(&agent, &run, &copy, &backup, args, into, &progress);
     }
     let options = RestoreOptions {
@@ -60,6 +61,7 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
             None => Destination::InPlace,
         },
         force: args.force,
+        keys,
     };
     let expected =
         if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };

@@ -162,6 +162,12 @@ pub(super) fn mask(line: &str) -> String {
             cut = cut.min(equals + 1);
         }
     }
+    // A private key where a public one belongs.
+    for word in ["age-secret-key-", "age-plugin-", "-----begin"] {
+        if let Some(at) = lower.find(word).filter(|at| line.is_char_boundary(*at)) {
+            cut = cut.min(at);
+        }
+    }
     let mut shown = mask_login(&line[..cut]);
     if cut < line.len() {
         shown.push_str(" …");

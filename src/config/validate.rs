@@ -26,6 +26,9 @@ pub(super) fn rules(config: &Config, findings: &Findings) -> Vec<Problem> {
     rules.host();
     rules.health(&["health"], &config.health, config.agent_limits());
     rules.legacy(&["legacy"], &config.legacy);
+    if let Some(encryption) = &config.encryption {
+        rules.encryption(&["encryption"], encryption);
+    }
     rules.targets();
     for (name, job) in &config.job {
         rules.job(name.as_str(), job);
@@ -160,6 +163,9 @@ impl Rules<'_> {
         }
         self.not_zero(&["job", name, "copy_stall"], job.copy_stall);
         self.engine(name, &job.engine);
+        if let Some(encryption) = &job.encryption {
+            self.encryption(&["job", name, "encryption"], encryption);
+        }
         self.health(&["job", name, "health"], &job.health, config.limits_of(job));
         self.legacy(&["job", name, "legacy"], &job.legacy);
         if job.source.is_empty() && job.preset.is_none() {
@@ -177,6 +183,7 @@ impl Rules<'_> {
         }
         if let Some(drill) = &job.drill {
             self.drill(name, job, drill);
+            self.drill_key(name, job, drill);
         }
         self.hooks(name, job);
     }

@@ -9,6 +9,7 @@ use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
 use super::{Agent, reap};
 use crate::config::Config;
+use crate::crypt::KeyFiles;
 use crate::event::Progress;
 use crate::health::{self, Extra, Finding};
 use crate::lock;
@@ -102,7 +103,8 @@ fn files_of(
     let at = At::new(name, target, location.clone()).expecting(expected);
     // Nothing that may hang, or costs requests, is waited for by whoever only looks.
     let report = if target.requires_mount() || target.folder().is_none() {
-        let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
+        let request =
+            Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths, keys: KeyFiles::default() };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),
             Ok(other) => Err(anyhow::anyhow!("an unexpected answer: {other:?}")),

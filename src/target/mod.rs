@@ -3,6 +3,7 @@
 //! A target holds finished backups, each in a folder of its own, and unfinished ones where nobody takes them
 //! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
 
+mod decrypted;
 mod directory;
 mod failure;
 pub mod remote;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
 pub use scan::{Found, Scan, Unread};

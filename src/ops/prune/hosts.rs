@@ -14,6 +14,7 @@ use chrono_tz::Tz;
 
 use super::{Stays, judge_clock, policy, record_removal, remove_isolated, status_of};
 use crate::config::Keep;
+use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress};
 use crate::model::{JobName, RunId, TargetName};
 use crate::ops::isolate::{self, At, Reply, Request};
@@ -178,7 +179,8 @@ impl Group {
             let run = self.copies[newest].run_id.clone();
             let Some(found) = self.found.iter().find(|found| found.run_id == run) else { return Ok(()) };
             let at = at.clone().below(&found.location);
-            let request = Request::Verify { at, run: run.clone(), depth: Depth::Lengths };
+            let request =
+                Request::Verify { at, run: run.clone(), depth: Depth::Lengths, keys: KeyFiles::default() };
             let problems = match isolate::call(&request, LOOK_STALL, None, progress, &mut |_| Ok(()))? {
                 Reply::Verified { report } => report.problems,
                 other => bail!("an unexpected answer to a verification: {other:?}"),
