@@ -154,6 +154,10 @@ impl Server {
         match response.status() {
             StatusCode::MULTI_STATUS => {}
             StatusCode::NOT_FOUND => return Ok(None),
+            // A folder, says Apache, has a slash at its end.
+            status if status.is_redirection() && !folder && adds_slash(&response, &url) => {
+                return self.look(key, true, depth);
+            }
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::OK => {
                 return Err(Failure::permanent(format!(
                     "the server answered {} to PROPFIND, so no WebDAV is served there: check the address",
@@ -170,7 +174,6 @@ impl Server {
 
     /// What stands under a key; none when there is nothing.
     fn stat(&self, key: &str) -> Result<Option<Resource>, Failure> {
-        // Asked with or without a slash at the end, servers tell of a folder all the same, or redirect.
         Ok(self.look(key, key.is_empty(), "0")?.and_then(|found| found.into_iter().next()))
     }
 
@@ -302,6 +305,12 @@ impl Server {
         };
         Ok(entries(found, &multistatus::parts(&self.url(folder, true))))
     }
+}
+
+/// Whether an answer leads to the same path with a slash at its end.
+fn adds_slash(response: &Response, asked: &Url) -> bool {
+    let to = location(response).and_then(|to| Url::parse(&to).ok());
+    to.is_some_and(|to| to.path().strip_suffix('/') == Some(asked.path()))
 }
 
 enum Moved {
