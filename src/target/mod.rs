@@ -16,14 +16,12 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
-use remote::{WebdavSettings, WebdavStore};
-
 pub use failure::{Permanent, is_permanent};
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
 
 use crate::archive::ReadAt;
-use crate::config::{self, Place, TargetConfig, WebdavPlace};
+use crate::config::{Place, TargetConfig};
 use crate::event::Progress;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
@@ -147,30 +145,32 @@ pub fn open(
     expected: Option<TargetIdentity>,
     scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
+    let remote = |store: Box<dyn remote::Store>| {
+        let settings = remote::Settings {
+            name: name.clone(),
+            scratch: scratch.map(Path::to_path_buf),
+            expected: expected.clone(),
+            write_only: false,
+        };
+        remote::target(store, settings)
+    };
     match &config.place {
         Place::Directory(directory) => {
             let mount = if directory.require_mount { Mount::Required } else { Mount::Any };
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
-            Ok(Box::new(target.expecting(expected)))
+            Ok(Box::new(target.expecting(expected.clone())))
         }
         Place::Webdav(webdav) => {
-            let store = webdav_store(webdav).with_context(|| format!("target {name}"))?;
-            let scratch = scratch.map(Path::to_owned);
-            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only: false };
-            Ok(remote::target(Box::new(store), settings))
+            let store = remote::webdav::open(webdav).with_context(|| format!("target {name}"))?;
+            Ok(remote(Box::new(store)))
         }
-        Place::Sftp(_) | Place::S3(_) => anyhow::bail!("target {name}: this build has no such targets"),
+        #[cfg(feature = "azblob")]
+        Place::Azblob(azblob) => Ok(remote(Box::new(remote::opendal::OpendalStore::azblob(azblob)?))),
+        #[cfg(feature = "gcs")]
+        Place::Gcs(gcs) => Ok(remote(Box::new(remote::opendal::OpendalStore::gcs(gcs)?))),
+        #[allow(unreachable_patterns)] // all kinds may be built in
+        _ => anyhow::bail!("target {name}: this program was built without targets of its type"),
     }
-}
-
-fn webdav_store(webdav: &WebdavPlace) -> Result<WebdavStore> {
-    let password = config::resolve_secret(webdav.password.as_ref(), webdav.password_file.as_deref())?;
-    WebdavStore::new(&WebdavSettings {
-        url: webdav.url.clone(),
-        login: webdav.user.clone().zip(password),
-        ca_file: webdav.ca_file.clone(),
-        silence: webdav.timeout,
-    })
 }
 
 /// The folder of a backup relative to its target, and the names to try when it is taken: with seconds, then

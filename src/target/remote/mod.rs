@@ -10,19 +10,19 @@ mod http_body;
 #[cfg(test)]
 mod memory;
 mod objects;
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+pub(super) mod opendal;
 mod patient;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod webdav;
+pub(super) mod webdav;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::Result;
-
-pub(super) use webdav::{WebdavSettings, WebdavStore};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;

@@ -7,7 +7,6 @@
 mod multistatus;
 mod object;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use self::object::{DavObject, DavUpload};
 use super::http::{Failure, Http, HttpSettings, SLOW_ANSWER, location};
 use super::http_body::Outgoing;
 use super::{Entry, Mode, Object, Store, Tree, Upload};
+use crate::config::{self, WebdavPlace};
 use crate::model::Secret;
 use crate::target::{Permanent, Published, Space, is_permanent};
 
@@ -29,21 +29,8 @@ const LOOKS: u32 = 4;
 /// The first pause before it; it doubles.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// How a folder of a WebDAV server is reached.
-#[derive(Debug, Clone)]
-pub(crate) struct WebdavSettings {
-    /// Address of the folder, without a login.
-    pub(crate) url: String,
-    /// Login name and password.
-    pub(crate) login: Option<(String, Secret)>,
-    /// A PEM file with certificate authorities that are trusted besides the system's.
-    pub(crate) ca_file: Option<PathBuf>,
-    /// The longest time without a byte from or to the server.
-    pub(crate) silence: Duration,
-}
-
 /// A folder of a WebDAV server.
-pub(crate) struct WebdavStore {
+pub(in crate::target) struct WebdavStore {
     server: Arc<Server>,
 }
 
@@ -57,22 +44,20 @@ struct Server {
     login: Option<(String, Secret)>,
 }
 
-impl WebdavStore {
-    /// Makes no connection yet.
-    ///
-    /// # Errors
-    /// The address is none; the file with certificates cannot be read.
-    pub(crate) fn new(settings: &WebdavSettings) -> Result<Self> {
-        let shown = settings.url.trim_end_matches('/').to_owned();
-        let mut root =
-            Url::parse(&settings.url).map_err(|e| Permanent(format!("{shown} is no address: {e}")))?;
-        if let Ok(mut parts) = root.path_segments_mut() {
-            parts.pop_if_empty().push("");
-        }
-        let http = Http::new(&HttpSettings { ca_file: settings.ca_file.clone(), silence: settings.silence })?;
-        let login = settings.login.clone();
-        Ok(Self { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
+/// Makes a store of what the configuration says; no connection yet.
+///
+/// # Errors
+/// The address is none; the password or the certificates cannot be read.
+pub(in crate::target) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
+    let shown = place.url.trim_end_matches('/').to_owned();
+    let mut root = Url::parse(&place.url).map_err(|e| Permanent(format!("{shown} is no address: {e}")))?;
+    if let Ok(mut parts) = root.path_segments_mut() {
+        parts.pop_if_empty().push("");
     }
+    let http = Http::new(&HttpSettings { ca_file: place.ca_file.clone(), silence: place.timeout })?;
+    let password = config::resolve_secret(place.password.as_ref(), place.password_file.as_deref())?;
+    let login = place.user.clone().zip(password);
+    Ok(WebdavStore { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
 }
 
 impl Server {
