@@ -451,9 +451,7 @@ mod tests {
 
     fn store(url: &str) -> WebdavStore {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let silence = Duration::from_secs(1);
-        WebdavStore::new(&WebdavSettings { url: url.to_owned(), login: None, ca_file: None, silence })
-            .unwrap()
+        open(&toml::from_str(&format!("url = \"{url}\"")).unwrap()).unwrap()
     }
 
     #[test]
