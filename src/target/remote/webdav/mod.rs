@@ -24,9 +24,9 @@ use crate::target::{Permanent, Published, Space, is_permanent};
 
 /// No answer about a folder is longer; it would be one of some hundred thousand entries.
 const LONGEST_ANSWER: usize = 64 << 20;
-/// How often a rename whose answer got lost is looked after.
-const LOOKS: u32 = 4;
-/// The first pause before it; it doubles.
+/// How often a rename is tried, or looked after when its answer got lost.
+const ATTEMPTS: u32 = 4;
+/// The first pause before that; it doubles.
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// A folder of a WebDAV server.
@@ -221,45 +221,46 @@ impl Server {
         }
     }
 
-    /// What an answer that got lost said.
-    fn was_moved(&self, from: &str, to: &str) -> Result<Moved, Failure> {
-        Ok(match (self.is_folder(from)?, self.is_folder(to)?) {
-            (false, true) => Moved::Yes,
-            (true, true) => Moved::Taken,
-            (true, false) => Moved::NotYet,
-            (false, false) => Moved::Lost,
-        })
-    }
-
     fn rename(&self, from: &str, to: &str) -> Result<Published, Failure> {
-        // Not every server minds `Overwrite: F`.
-        if self.stat(to)?.is_some() {
-            return Ok(Published::Taken);
-        }
+        let mut asked = false;
         let mut pause = PAUSE;
-        for look in 1.. {
-            let failure = match self.move_folder(from, to) {
-                Err(failure) if !failure.permanent && look < LOOKS => failure,
-                done => return done,
+        for attempt in 1.. {
+            let failure = match self.try_rename(from, to, &mut asked) {
+                Ok(done) => return done,
+                Err(failure) if failure.permanent || attempt == ATTEMPTS => return Err(failure),
+                Err(failure) => failure,
             };
-            tracing::debug!("looking whether {from} was renamed: {}", failure.reason);
+            tracing::debug!("trying again to rename {from}: {}", failure.reason);
             std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
             pause *= 2;
-            match self.was_moved(from, to) {
-                Ok(Moved::Yes) => return Ok(Published::Done),
-                Ok(Moved::Taken) => return Ok(Published::Taken),
-                // The folder above may have been removed as empty in this moment.
-                Ok(Moved::NotYet) => {
-                    if let Some((above, _)) = to.rsplit_once('/') {
-                        self.make_folder(above)?;
-                    }
-                }
-                Ok(Moved::Lost) => return Err(failure),
-                Err(again) if again.permanent => return Err(again),
-                Err(_) => {}
-            }
         }
         unreachable!("the loop ends by itself")
+    }
+
+    /// The outer error is tried again. `asked` says that an earlier attempt may have been done, its answer lost.
+    fn try_rename(
+        &self,
+        from: &str,
+        to: &str,
+        asked: &mut bool,
+    ) -> Result<Result<Published, Failure>, Failure> {
+        // Not every server minds `Overwrite: F`.
+        if self.stat(to)?.is_some() {
+            let done = *asked && !self.is_folder(from)?;
+            return Ok(Ok(if done { Published::Done } else { Published::Taken }));
+        }
+        if let Some((above, _)) = to.rsplit_once('/').filter(|_| *asked) {
+            // It may have been removed as empty in this moment.
+            self.make_folder(above)?;
+        }
+        *asked = true;
+        match self.move_folder(from, to) {
+            Err(failure) if !failure.permanent && !self.is_folder(from)? && self.stat(to)?.is_none() => {
+                Ok(Err(failure)) // there is nothing to rename
+            }
+            Err(failure) => Err(failure),
+            done => Ok(done),
+        }
     }
 
     /// Removes an object, or a folder with all that is in it; true when there was one.
@@ -296,13 +297,6 @@ impl Server {
 fn adds_slash(response: &Response, asked: &Url) -> bool {
     let to = location(response).and_then(|to| Url::parse(&to).ok());
     to.is_some_and(|to| to.path().strip_suffix('/') == Some(asked.path()))
-}
-
-enum Moved {
-    Yes,
-    NotYet,
-    Taken,
-    Lost,
 }
 
 fn refused(response: &Response) -> Failure {
@@ -416,7 +410,7 @@ impl Tree for WebdavStore {
                 return Ok(false);
             }
             let aside = format!(".empty-{:016x}", rand::random::<u64>());
-            match server.move_folder(path, &aside) {
+            match server.rename(path, &aside) {
                 Ok(Published::Done) => {}
                 Ok(Published::Taken) => return Ok(false),
                 Err(failure) => {
