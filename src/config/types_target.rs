@@ -47,8 +47,6 @@ pub enum Place {
     Webdav(WebdavPlace),
     /// A container of Azure Blob Storage, where the program was built with it.
     Azblob(AzblobPlace),
-    /// A bucket of Google Cloud Storage, where the program was built with it.
-    Gcs(GcsPlace),
 }
 
 /// A folder: local, or a mounted NAS.
@@ -175,24 +173,6 @@ pub struct AzblobPlace {
     pub prefix: String,
 }
 
-/// A bucket of Google Cloud Storage.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct GcsPlace {
-    /// The bucket, which exists.
-    pub bucket: String,
-    /// Key file (JSON) of a service account; that of the machine, where Google gives it one, when absent.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub credential_file: Option<PathBuf>,
-    /// Address of the store, when it is not Google's: an emulator, which is asked without credentials.
-    #[serde(default)]
-    #[schemars(with = "Option<HttpUrl>")]
-    pub endpoint: Option<String>,
-    /// Put before every key, such as `web1`.
-    #[serde(default)]
-    pub prefix: String,
-}
-
 impl TargetConfig {
     /// The folder of this machine it is; none for a target over the network.
     pub fn folder(&self) -> Option<&Path> {
@@ -216,7 +196,7 @@ impl TargetConfig {
     /// A secret that the environment gave, which is not written down with the rest.
     pub fn secret(&self) -> Option<&Secret> {
         match &self.place {
-            Place::Directory(_) | Place::Sftp(_) | Place::Gcs(_) => None,
+            Place::Directory(_) | Place::Sftp(_) => None,
             Place::Azblob(azblob) => azblob.account_key.as_ref(),
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
@@ -226,7 +206,7 @@ impl TargetConfig {
     /// Puts back what [`TargetConfig::secret`] gave.
     pub fn set_secret(&mut self, secret: Option<Secret>) {
         match &mut self.place {
-            Place::Directory(_) | Place::Sftp(_) | Place::Gcs(_) => {}
+            Place::Directory(_) | Place::Sftp(_) => {}
             Place::Azblob(azblob) => azblob.account_key = secret,
             Place::S3(s3) => s3.secret_access_key = secret,
             Place::Webdav(webdav) => webdav.password = secret,
@@ -258,9 +238,6 @@ impl Place {
             Place::Azblob(azblob) => {
                 let container = format!("azblob://{}/{}", azblob.account_name, azblob.container);
                 joined(&joined(&container, azblob.prefix.trim_matches('/')), below)
-            }
-            Place::Gcs(gcs) => {
-                joined(&joined(&format!("gs://{}", gcs.bucket), gcs.prefix.trim_matches('/')), below)
             }
         }
     }
@@ -297,4 +274,7 @@ pub struct Keep {
     /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
     #[schemars(with = "Option<SizeText>")]
     pub max_bytes: Option<ByteSize>,
+    /// What a job's good backups have here at least: below it nothing good goes, though no rule keeps it.
+    #[schemars(with = "Option<SizeText>")]
+    pub min_bytes: Option<ByteSize>,
 }

@@ -10,22 +10,24 @@ mod http_body;
 #[cfg(test)]
 mod memory;
 mod objects;
-#[cfg(any(feature = "azblob", feature = "gcs"))]
-pub(super) mod opendal;
+#[cfg(feature = "azblob")]
+mod opendal;
 mod patient;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod tree;
-pub(super) mod webdav;
+mod webdav;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
+use crate::config::Place;
 use crate::model::TargetName;
 use crate::state::TargetIdentity;
 
@@ -58,7 +60,8 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Removes an object; one that is not there is removed.
+    /// Removes an object; one that is not there is removed. One that write-once storage keeps is [`Kept`], also
+    /// where the store would hide it and keep what is in it.
     fn delete(&self, key: &str) -> Result<()>;
 
     /// Its folders, when it has such.
@@ -118,6 +121,17 @@ pub struct Entry {
 #[error("{0} is there already")]
 pub struct AlreadyThere(pub String);
 
+/// The store does not let something go yet, and that is meant so: write-once storage. [`Store::delete`] and
+/// [`Tree::rename`] fail with it in the chain, and then nothing happened; it is not tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the storage keeps {address}{}", .until.map_or(String::new(), |until| format!(" until {until}")))]
+pub struct Kept {
+    /// What it keeps.
+    pub address: String,
+    /// Until when, where it says so.
+    pub until: Option<DateTime<Utc>>,
+}
+
 /// What a target over the network is made with.
 pub struct Settings {
     /// Its name.
@@ -128,6 +142,19 @@ pub struct Settings {
     pub expected: Option<TargetIdentity>,
     /// Nothing is listed, read or removed: the credentials may not allow it.
     pub write_only: bool,
+}
+
+/// The store that the configuration describes.
+///
+/// # Errors
+/// A secret or a certificate that cannot be read, a program that is not installed.
+pub(super) fn store(place: &Place) -> Result<Box<dyn Store>> {
+    match place {
+        Place::Webdav(webdav) => Ok(Box::new(webdav::open(webdav)?)),
+        #[cfg(feature = "azblob")]
+        Place::Azblob(azblob) => Ok(Box::new(opendal::OpendalStore::azblob(azblob)?)),
+        _ => bail!("this program was built without targets of this type"),
+    }
 }
 
 /// Makes a target of a store.

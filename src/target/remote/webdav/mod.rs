@@ -30,7 +30,7 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// A folder of a WebDAV server.
-pub(in crate::target) struct WebdavStore {
+pub(super) struct WebdavStore {
     server: Arc<Server>,
 }
 
@@ -48,7 +48,7 @@ struct Server {
 ///
 /// # Errors
 /// The address is none; the password or the certificates cannot be read.
-pub(in crate::target) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
+pub(super) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
     let shown = place.url.trim_end_matches('/').to_owned();
     let mut root = Url::parse(&place.url).map_err(|e| Permanent(format!("{shown} is no address: {e}")))?;
     if let Ok(mut parts) = root.path_segments_mut() {
