@@ -384,7 +384,11 @@ pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<
     if let Some(target) = target {
         copies.retain(|c| c.target == *target);
     }
-    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
+    // What cannot be read from here comes last of all: it is asked for its reason only.
+    let write_only = |c: &Copy| agent.config.target.get(&c.target).is_some_and(|target| target.write_only());
+    copies.sort_by_key(|c| {
+        (write_only(c), c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary)
+    });
     copies.into_iter().next().ok_or_else(|| {
         let at = target.map_or_else(String::new, |t| format!(" at {t}"));
         let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));

@@ -91,7 +91,13 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
 
 /// The copies that are meant.
 fn chosen(agent: &Agent, args: &Verify) -> Result<Vec<Copy>> {
-    let is_there = |copy: &Copy| copy.status.is_kept() || copy.status == CopyStatus::Corrupt;
+    // What this host may only write is looked at when it is named, to say so.
+    let readable = |target: &TargetName| {
+        args.target.is_some() || agent.config.target.get(target).is_none_or(|config| !config.write_only())
+    };
+    let is_there = |copy: &Copy| {
+        (copy.status.is_kept() || copy.status == CopyStatus::Corrupt) && readable(&copy.target)
+    };
     if args.all {
         let mut copies = agent.state.copies(args.job.as_ref(), args.target.as_ref())?;
         copies.retain(is_there);
