@@ -13,7 +13,7 @@ mod sentinel;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 pub use decrypted::{Decrypted, explain};
@@ -105,6 +105,9 @@ pub enum Published {
 
 /// A file of a backup being written.
 pub trait StagedFile: Write + Send {
+    /// Says before the first byte how many there will be, where that is known.
+    fn expect(&mut self, _length: u64) {}
+
     /// Checks that exactly `length` bytes arrived, makes them durable, and closes, each error reported.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -142,7 +145,7 @@ pub fn open(
     name: &TargetName,
     config: &TargetConfig,
     expected: Option<TargetIdentity>,
-    _scratch: Option<&Path>,
+    scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
     match &config.place {
         Place::Directory(directory) => {
@@ -150,8 +153,11 @@ pub fn open(
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
             Ok(Box::new(target.expecting(expected)))
         }
-        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
-            anyhow::bail!("target {name}: this build has no such targets")
+        away => {
+            let store = remote::store(away).with_context(|| format!("target {name}"))?;
+            let scratch = scratch.map(Path::to_path_buf);
+            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only: false };
+            Ok(remote::target(store, settings))
         }
     }
 }
