@@ -100,6 +100,8 @@ pub enum Verb {
     /// For hosts where cron starts everything: marks runs that died, makes pending copies (newest first), queues
     /// reminders and digests, sends messages. Exits with 1 when a copy or a message failed.
     Tend(Tend),
+    /// Show the copies that are still to be made: since when they wait, why, and when they are tried again
+    Copies(Copies),
     /// Let a job rest until a time: no scheduled runs, no alarms
     Pause(Pause),
     /// End a pause
@@ -478,6 +480,18 @@ pub struct Tend {
     /// Try copies and messages again at once that wait for their next attempt
     #[arg(long)]
     pub retry: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Copies {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// Only this target
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

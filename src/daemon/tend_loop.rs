@@ -86,7 +86,7 @@ pub(super) fn copies(shared: &Shared) {
     let mut trouble = Trouble::default();
     while !shared.is_stopping() {
         let agent = shared.agent();
-        let drained = copies::drain(&agent, None, None, &Logged, &shared.copying);
+        let drained = copies::drain(&agent, &copies::Pass::default(), &Logged, &shared.copying);
         if drained.as_ref().is_ok_and(|drained| drained.made > 0 || !drained.failed.is_empty()) {
             shared.messages.wake();
             shared.health.wake();
@@ -104,7 +104,7 @@ impl Observer for Logged {
         match event {
             Event::CopyStarted(target) => tracing::info!("making a late copy at {target}"),
             Event::CopyEnded(target, Ok(())) => {
-                tracing::info!("the late copy at {target} is made and was read back")
+                tracing::info!("the late copy at {target} is made")
             }
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no late copy at {target} yet: {error}"),
             _ => {}

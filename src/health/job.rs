@@ -280,9 +280,21 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
     if job.targets.len() < 2 {
         return None;
     }
-    let (mut lines, mut statuses, mut waiting) = (Vec::new(), Vec::new(), 0);
+    let (mut lines, mut statuses, mut waiting, mut stopped) = (Vec::new(), Vec::new(), 0, false);
     for (target, state) in known_targets(view) {
         waiting += state.pending;
+        if state.stopped && state.pending > 0 {
+            let old = state.oldest_pending.is_some_and(|at| now - at > delta(view.limits.copies_critical));
+            statuses.push(if old { Critical } else { Warning });
+            stopped = true;
+            let reason = state.last_error.as_deref().unwrap_or("it is refused");
+            lines.push(format!(
+                "{} to {target} stopped: {}",
+                plural(state.pending, "copy", "copies"),
+                first_line(reason)
+            ));
+            continue;
+        }
         let Some(oldest) =
             state.oldest_pending.filter(|oldest| now - *oldest > delta(view.limits.copies_warning))
         else {
@@ -298,8 +310,11 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
     }
     let perf = Perf::new(format!("{name}_copies_pending"), waiting as f64, Unit::None);
     let verdict = if !lines.is_empty() {
-        Verdict::with(worst(statuses), lines.join("; "))
-            .hint("Bring the target back; the daemon or `agent tend` goes on by itself")
+        let hint = match stopped {
+            true => "Trying again does not mend this: put it right, then `agent tend --retry`",
+            false => "Bring the target back; the daemon or `agent tend` goes on by itself",
+        };
+        Verdict::with(worst(statuses), lines.join("; ")).hint(hint)
     } else if waiting > 0 {
         Verdict::ok(format!("{} to be made", plural(waiting, "copy", "copies")))
     } else {

@@ -5,6 +5,7 @@
 
 mod directory;
 mod failure;
+mod limited;
 pub mod remote;
 mod scan;
 mod sentinel;
@@ -17,6 +18,7 @@ use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
+pub use limited::limited;
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
 
