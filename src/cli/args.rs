@@ -474,7 +474,7 @@ pub struct Of {
 
 #[derive(Debug, Args)]
 pub struct Tend {
-    /// How long to make copies at the most
+    /// How long to begin copies at the most; what is being copied then is finished
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub copy_wait: Duration,
     /// Try copies and messages again at once that wait for their next attempt

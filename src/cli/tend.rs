@@ -41,7 +41,8 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     if !daemon::is_running(agent.state.dir()) {
         copies::look_again(&agent)?;
     }
-    let pass = copies::Pass { deadline: Some(Instant::now() + args.copy_wait), ..Default::default() };
+    let deadline = Some(Instant::now() + args.copy_wait);
+    let pass = copies::Pass { deadline, finish: true, ..Default::default() };
     let drained = copies::drain(&agent, &pass, &Silent, &progress)?;
     match drained.made {
         0 => {}

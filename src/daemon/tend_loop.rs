@@ -85,8 +85,12 @@ fn mend_channels(shared: &Shared) {
 pub(super) fn copies(shared: &Shared) {
     let mut trouble = Trouble::default();
     while !shared.is_stopping() {
-        let agent = shared.agent();
-        let drained = copies::drain(&agent, &copies::Pass::default(), &Logged, &shared.copying);
+        let drained = copies::drain_as_configured(
+            &|| shared.agent(),
+            &copies::Pass::default(),
+            &Logged,
+            &shared.copying,
+        );
         if drained.as_ref().is_ok_and(|drained| drained.made > 0 || !drained.failed.is_empty()) {
             shared.messages.wake();
             shared.health.wake();

@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use super::checks::{JobView, Verdict};
 use super::report::{Perf, Unit};
 use super::{allowance, measured_run, moment, next_due, shrunk, since, words, worst};
+use crate::config::ReadBack;
 use crate::model::{ByteSize, Outcome, TargetName};
 use crate::state::HealthStatus::{Critical, Warning};
 use crate::state::{JobTargetState, Run};
@@ -333,9 +334,12 @@ pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
         } else if state.corrupt > 0 {
             bad.push(format!("{} at {target}", plural(state.corrupt, "damaged backup", "damaged backups")));
         } else if state.last_verify.is_some() {
+            let never =
+                view.config.target.get(target).is_some_and(|target| target.reads_back() == ReadBack::Never);
             let old = view
                 .limits
                 .max_verify_age
+                .filter(|_| !never)
                 .filter(|limit| state.last_verify.is_some_and(|at| now - at > delta(*limit)));
             match old {
                 Some(limit) => late.push(format!(

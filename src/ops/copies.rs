@@ -45,6 +45,8 @@ const RENEW: Duration = Duration::from_secs(60 * 60);
 const TICK: Duration = Duration::from_millis(200);
 /// How often a copy that somebody else makes is looked at.
 const POLL: Duration = Duration::from_millis(500);
+/// How long a target that failed is left alone at least.
+const REST: Duration = Duration::from_secs(60);
 
 /// What a pass through the queue is for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,6 +55,8 @@ pub struct Pass<'a> {
     pub only: Option<&'a RunId>,
     /// When to stop; what is left stays in the queue.
     pub deadline: Option<Instant>,
+    /// What was begun before the deadline is finished.
+    pub finish: bool,
     /// No restraint towards the machine's other work.
     pub fast: bool,
 }
@@ -70,19 +74,28 @@ pub struct Drained {
     pub degraded: Vec<(RunId, String)>,
 }
 
-/// Makes the copies that are due, the newest backup first at each target, up to `max_parallel_copies` at once. A
-/// target that failed is not tried again in this pass. Ends when nothing is left that could be made, at the
-/// deadline, or when asked to.
+/// Makes the copies that are due, the newest backup first at each target, up to `max_parallel_copies` at once. Ends
+/// when nothing is left that could be made now, at the deadline, or when asked to.
 pub fn drain(
     agent: &Agent,
     pass: &Pass<'_>,
     observer: &dyn Observer,
     progress: &Progress,
 ) -> Result<Drained> {
-    pauses::reconsider(agent)?;
+    let agent = Arc::new(agent.clone());
+    drain_as_configured(&|| Arc::clone(&agent), pass, observer, progress)
+}
+
+/// The same, asking before each copy for the agent in use.
+pub fn drain_as_configured(
+    current: &(dyn Fn() -> Arc<Agent> + Sync),
+    pass: &Pass<'_>,
+    observer: &dyn Observer,
+    progress: &Progress,
+) -> Result<Drained> {
     let claimer = claimer();
     let making = Making {
-        agent,
+        current,
         pass,
         claimer: &claimer,
         observer,
@@ -96,7 +109,7 @@ pub fn drain(
             progress,
             send,
             running: Vec::new(),
-            gave_up: Vec::new(),
+            resting: Vec::new(),
             drained: Drained::default(),
         };
         let result = queue.work(scope, &ends);
@@ -114,8 +127,8 @@ struct Queue<'m, 'a> {
     progress: &'m Progress,
     send: Sender<End>,
     running: Vec<Running>,
-    /// Targets that are not tried again in this pass: the next copy would meet the same.
-    gave_up: Vec<TargetName>,
+    /// Targets that failed, and when: the next copy would meet the same, wherever the clock was set meanwhile.
+    resting: Vec<(TargetName, Instant)>,
     drained: Drained,
 }
 
@@ -150,18 +163,20 @@ impl<'m> Queue<'m, '_> {
     where
         'm: 'scope,
     {
-        let agent = self.making.agent;
-        let at_once = agent.config.max_parallel_copies.max(1);
         let stops = |queue: &Self| {
             queue.progress.is_cancelled()
                 || queue.making.pass.deadline.is_some_and(|deadline| Instant::now() >= deadline)
         };
         loop {
+            let agent = (self.making.current)();
+            let at_once = agent.config.max_parallel_copies.max(1);
             let mut busy = false;
-            release_dead(agent)?;
+            release_dead(&agent)?;
+            pauses::reconsider(&agent)?;
+            self.resting.retain(|(_, since)| since.elapsed() < REST);
             while self.running.len() < at_once && !stops(self) {
-                match self.next()? {
-                    Next::Make(copy) => self.start(scope, *copy)?,
+                match self.next(&agent)? {
+                    Next::Make(copy) => self.start(scope, &agent, *copy)?,
                     Next::Busy => {
                         busy = true;
                         break;
@@ -199,7 +214,7 @@ impl<'m> Queue<'m, '_> {
 
     /// Passes on how far the copies are, and that they should stop.
     fn tick(&mut self) -> Result<()> {
-        let Making { agent, claimer, .. } = *self.making;
+        let Making { current, claimer, .. } = *self.making;
         for running in &mut self.running {
             let bytes = running.progress.stored_bytes();
             self.progress.add_stored(bytes - running.passed_on);
@@ -210,6 +225,7 @@ impl<'m> Queue<'m, '_> {
             if running.renewed.elapsed() >= RENEW {
                 running.renewed = Instant::now();
                 let Copy { run_id, target, .. } = &running.copy;
+                let agent = current();
                 agent.state.claim_copy(run_id, target, claimer, agent.now(), LEASE)?;
             }
         }
@@ -228,7 +244,7 @@ impl<'m> Queue<'m, '_> {
             Became::Stopped => {}
             Became::Failed { error, only_this } => {
                 if !only_this {
-                    self.gave_up.push(target.clone());
+                    self.resting.push((target.clone(), Instant::now()));
                 }
                 self.drained.failed.push((run_id, target, error));
             }
@@ -237,15 +253,14 @@ impl<'m> Queue<'m, '_> {
     }
 
     /// Claims the newest copy that can be made now.
-    fn next(&self) -> Result<Next> {
-        let Making { agent, pass, claimer, .. } = *self.making;
-        let wanted = |copy: &Copy| {
-            pass.only.is_none_or(|run| copy.run_id == *run) && !self.gave_up.contains(&copy.target)
-        };
+    fn next(&self, agent: &Agent) -> Result<Next> {
+        let Making { pass, claimer, .. } = *self.making;
+        let rests = |copy: &Copy| self.resting.iter().any(|(target, _)| *target == copy.target);
+        let wanted = |copy: &Copy| pass.only.is_none_or(|run| copy.run_id == *run) && !rests(copy);
         let mut full: Vec<TargetName> = Vec::new();
         for copy in agent.state.pending_copies(agent.now())?.into_iter().filter(wanted) {
             let Some(target) = agent.config.target.get(&copy.target) else { continue };
-            if full.contains(&copy.target) || self.has_failed(&copy) {
+            if full.contains(&copy.target) {
                 continue;
             }
             let (now, at_most) = (agent.now(), target.max_parallel_copies.max(1));
@@ -261,12 +276,7 @@ impl<'m> Queue<'m, '_> {
         Ok(if elsewhere || !full.is_empty() { Next::Busy } else { Next::Nothing })
     }
 
-    /// True for a copy that failed in this pass: it may be due again already where the clock was set.
-    fn has_failed(&self, copy: &Copy) -> bool {
-        self.drained.failed.iter().any(|(run, target, _)| (run, target) == (&copy.run_id, &copy.target))
-    }
-
-    fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, copy: Copy) -> Result<()>
+    fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, agent: &Agent, copy: Copy) -> Result<()>
     where
         'm: 'scope,
     {
@@ -275,11 +285,14 @@ impl<'m> Queue<'m, '_> {
         let (own, its) = (copy.clone(), Arc::clone(&progress));
         let spawned =
             thread::Builder::new().name(format!("copy {}", copy.target)).spawn_scoped(scope, move || {
-                let result = unwinding(|| making.one(&own, &its));
+                let result = match unwinding(|| Ok(making.one(&own, &its))) {
+                    Ok(result) => result,
+                    Err(panicked) => making.panicked(&own, &panicked),
+                };
                 let _ = send.send(End { copy: own, result }); // whoever waited is gone
             });
         if let Err(e) = spawned {
-            making.agent.state.release_copy(&copy.run_id, &copy.target, making.claimer)?;
+            agent.state.release_copy(&copy.run_id, &copy.target, making.claimer)?;
             return Err(anyhow::Error::from(e).context("starting a thread that makes a copy"));
         }
         self.running.push(Running { copy, progress, passed_on: 0, renewed: Instant::now() });

@@ -282,6 +282,11 @@ impl Reply {
     }
 }
 
+/// The error of work that was stopped at its deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} did not end in time; it was stopped")]
+pub struct TimeUp(String);
+
 /// The error of a copy that failed where it is copied from.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
@@ -310,7 +315,7 @@ pub fn call(
         }
         let now = Instant::now();
         if deadline.is_some_and(|d| now >= d) {
-            bail!("{} did not end in time; it was stopped", describe(request));
+            return Err(TimeUp(describe(request)).into());
         }
         if now.duration_since(last_change) >= stall {
             bail!(

@@ -105,7 +105,8 @@ impl Running<'_> {
         }
         if backup.is_some() && self.job.targets.len() > 1 {
             let deadline = Some(Instant::now() + self.job.copy_wait);
-            let pass = copies::Pass { only: Some(&self.run_id), deadline, fast: self.request.fast };
+            let pass =
+                copies::Pass { only: Some(&self.run_id), deadline, finish: false, fast: self.request.fast };
             let drained = copies::drain(self.agent, &pass, self, self.progress);
             if let Ok(drained) = &drained {
                 degraded.extend(drained.degraded.iter().map(|(_, text)| text.clone()));

@@ -37,6 +37,13 @@ impl State {
         })
     }
 
+    /// Forgets that a target refused; true when it had.
+    pub fn clear_target_settings(&self, target: &TargetName) -> Result<bool, StateError> {
+        self.write(&format!("forget that target {target} refused"), |tx| {
+            Ok(tx.execute("DELETE FROM meta WHERE key = ?1", [settings_key(target)])? > 0)
+        })
+    }
+
     /// Keeps a digest of the settings of a target.
     pub fn set_target_settings(&self, target: &TargetName, digest: &str) -> Result<(), StateError> {
         self.write(&format!("record the settings of target {target}"), |tx| {

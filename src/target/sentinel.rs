@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::Permanent;
 use crate::fsutil;
 use crate::model::TargetName;
 use crate::state::TargetIdentity;

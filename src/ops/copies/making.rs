@@ -1,6 +1,6 @@
 //! One copy of the queue, from its claim to what is recorded of it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
@@ -11,7 +11,7 @@ use crate::config::{IoNice, ReadBack};
 use crate::event::{Event, Level, Observer, Progress, is_interruption};
 use crate::failpoint;
 use crate::log;
-use crate::ops::isolate::{self, At, FromSource, Reply, Request, verify_copy};
+use crate::ops::isolate::{self, At, FromSource, Reply, Request, TimeUp, verify_copy};
 use crate::ops::verify::Depth;
 use crate::ops::{Agent, prune, sentinel, tell};
 use crate::state::{Copy, CopyStatus};
@@ -19,7 +19,8 @@ use crate::target::candidate_locations;
 
 /// What the threads of a pass share.
 pub(super) struct Making<'a> {
-    pub agent: &'a Agent,
+    /// Gives the agent in use now: a pass may take days, and the configuration be another one by then.
+    pub current: &'a (dyn Fn() -> Arc<Agent> + Sync),
     pub pass: &'a Pass<'a>,
     pub claimer: &'a str,
     pub observer: &'a dyn Observer,
@@ -44,17 +45,20 @@ pub(super) enum Became {
 impl Making<'_> {
     /// Makes a copy that is claimed, and records what came of it. Errors are those of the state.
     pub(super) fn one(&self, copy: &Copy, progress: &Progress) -> Result<Became> {
-        let Making { agent, pass, observer, .. } = *self;
+        let Making { pass, observer, .. } = *self;
+        let agent = &*(self.current)();
+        // Who may finish is not stopped in the middle.
+        let deadline = pass.deadline.filter(|_| !pass.finish);
         let _outer = self.span.enter();
         let _entered = log::span(&copy.job, &copy.run_id).entered();
         if !pass.fast {
             be_a_good_neighbour(agent, copy);
         }
-        if spare(agent, copy, pass.deadline, progress)? {
+        if spare(agent, copy, deadline, progress)? {
             return Ok(Became::Spared);
         }
         observer.event(&Event::CopyStarted(copy.target.clone()));
-        let result = failpoint::hit("copy").and_then(|()| make(agent, copy, pass.deadline, progress));
+        let result = failpoint::hit("copy").and_then(|()| make(agent, copy, deadline, progress));
         let told = result.as_ref().map(|_| ()).map_err(|e| format!("{e:#}"));
         observer.event(&Event::CopyEnded(copy.target.clone(), told));
         match result {
@@ -63,9 +67,11 @@ impl Making<'_> {
                     observer.event(&Event::Note(Level::Warning, warning));
                 }
                 tell::copy_came_after_all(agent, copy)?;
-                Ok(Became::Made { degraded: self.retain(copy, progress)? })
+                pauses::worked(agent, &copy.target)?;
+                Ok(Became::Made { degraded: self.retain(agent, copy, progress)? })
             }
-            Err(e) if is_interruption(&e) => {
+            // Nobody's fault: it is begun anew by whoever has the time.
+            Err(e) if is_interruption(&e) || e.is::<TimeUp>() => {
                 agent.state.release_copy(&copy.run_id, &copy.target, self.claimer)?;
                 Ok(Became::Stopped)
             }
@@ -81,14 +87,20 @@ impl Making<'_> {
         }
     }
 
+    /// Records a copy whose making met a defect of this program, so that it waits like others that failed.
+    pub(super) fn panicked(&self, copy: &Copy, error: &anyhow::Error) -> Result<Became> {
+        pauses::record(&(self.current)(), copy, error, false)?;
+        Ok(Became::Failed { error: format!("{error:#}"), only_this: true })
+    }
+
     /// Retention at the target, now that it has a new backup; gives what went wrong.
-    fn retain(&self, copy: &Copy, progress: &Progress) -> Result<Option<String>> {
+    fn retain(&self, agent: &Agent, copy: &Copy, progress: &Progress) -> Result<Option<String>> {
         let _held = self.tidying.lock().unwrap_or_else(|e| e.into_inner());
-        let Err(e) = prune::at_target(self.agent, &copy.job, &copy.target, None, progress) else {
+        let Err(e) = prune::at_target(agent, &copy.job, &copy.target, None, progress) else {
             return Ok(None);
         };
         let text = format!("retention {}: {e:#}", copy.target);
-        tell::degraded(self.agent, &copy.run_id, &text)?;
+        tell::degraded(agent, &copy.run_id, &text)?;
         Ok(Some(text))
     }
 }

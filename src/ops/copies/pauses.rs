@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sha2::Digest;
 
 use crate::config::TargetConfig;
-use crate::model::Sha256;
+use crate::model::{Sha256, TargetName};
 use crate::ops::isolate::FromSource;
 use crate::ops::{Agent, looks};
 use crate::state::{Copy, CopyFailure};
@@ -58,14 +58,7 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
             }
         }
     };
-    let now = agent.now();
-    let next = now + jittered(pause(copy.attempts, fault.is_permanent()));
-    let failure = CopyFailure {
-        error: format!("{error:#}"),
-        next_attempt: Some(next),
-        permanent: fault.is_permanent(),
-    };
-    agent.state.copy_failed(&copy.run_id, &copy.target, &failure)?;
+    let next = record(agent, copy, error, fault.is_permanent())?;
     match fault {
         Fault::Refused => {
             agent.state.hold_copies(&copy.target, next)?;
@@ -78,11 +71,24 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
             // fault, and then the others must get their turn.
             let failing = agent.state.failing_count(&copy.target)?;
             let hold = jittered(pause(failing.saturating_sub(1), false) / 2);
-            agent.state.hold_copies(&copy.target, now + hold)?;
+            agent.state.hold_copies(&copy.target, agent.now() + hold)?;
         }
         Fault::Source { .. } => {}
     }
     Ok(fault)
+}
+
+/// Records the failure of one copy; gives when it is tried again.
+pub(super) fn record(
+    agent: &Agent,
+    copy: &Copy,
+    error: &anyhow::Error,
+    permanent: bool,
+) -> Result<DateTime<Utc>> {
+    let next = agent.now() + jittered(pause(copy.attempts, permanent));
+    let failure = CopyFailure { error: format!("{error:#}"), next_attempt: Some(next), permanent };
+    agent.state.copy_failed(&copy.run_id, &copy.target, &failure)?;
+    Ok(next)
 }
 
 /// How long to wait after one more failure than `attempts`.
@@ -94,6 +100,16 @@ fn pause(attempts: u64, stopped: bool) -> Duration {
 /// So that many hosts do not come back to a NAS at the same second.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.8..1.2))
+}
+
+/// A copy was made: whatever kept others from the target is over.
+pub(super) fn worked(agent: &Agent, target: &TargetName) -> Result<()> {
+    if agent.state.clear_target_settings(target)? {
+        agent.state.retry_copies(Some(target), agent.now())?;
+    } else {
+        agent.state.release_held_copies(target, agent.now())?;
+    }
+    Ok(())
 }
 
 /// Makes the copies to a target that refused due at once, when its settings are not what they were then.

@@ -60,11 +60,14 @@ pub fn stand_in() -> &'static Path {
 /// A host with a job `web` whose primary target is `local`, and further ones.
 pub struct Host {
     folder: tempfile::TempDir,
+    /// The time there.
     pub clock: Arc<ManualClock>,
+    /// Its configuration, to be changed before [`Host::agent`].
     pub config: Config,
 }
 
 impl Host {
+    /// A host with these targets beside the primary.
     pub fn new(further: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("source");
@@ -93,6 +96,7 @@ impl Host {
         Self { folder, clock, config }
     }
 
+    /// What works with its state.
     pub fn agent(&self) -> Agent {
         Agent {
             config: Arc::new(self.config.clone()),

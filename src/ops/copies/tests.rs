@@ -150,8 +150,12 @@ fn a_run_waits_for_a_copy_of_its_own_that_others_leave_no_place_for() {
         thread::sleep(Duration::from_millis(300));
         assert!(!own.is_finished());
         // Not for longer than it is told to.
-        let pass =
-            Pass { only: Some(&run), deadline: Some(Instant::now() + Duration::from_secs(1)), fast: true };
+        let pass = Pass {
+            only: Some(&run),
+            deadline: Some(Instant::now() + Duration::from_secs(1)),
+            finish: false,
+            fast: true,
+        };
         assert_eq!(drain(&agent, &pass, &Silent, &Progress::default()).unwrap(), Drained::default());
         host.set("nas", "go");
         // Whichever of the two makes it.
@@ -242,6 +246,26 @@ fn a_target_that_refuses_is_told_at_once_left_alone_and_tried_when_its_settings_
     let agent = Agent { config: Arc::new(host.config.clone()), ..agent };
     assert_eq!(pass(&agent).made, 2);
     assert!(agent.state.run(&run).unwrap().unwrap().degraded.is_empty());
+}
+
+#[test]
+fn one_copy_that_is_made_ends_what_kept_the_others_from_a_target() {
+    for manner in ["refuse", "cut", "down"] {
+        let host = Host::new(&["nas"]);
+        let agent = host.agent();
+        for hours in 1..=3 {
+            host.backup(&agent.state, hours);
+        }
+        host.set("nas", manner);
+        assert_eq!(pass(&agent).failed.len(), 1);
+        assert_eq!(pass(&agent), Drained::default(), "{manner}");
+        host.unset("nas", manner);
+        // A new backup is always tried.
+        host.backup(&agent.state, 0);
+        let made = pass(&agent).made;
+        // The one that failed by itself has its own pause.
+        assert_eq!(made, if manner == "refuse" { 4 } else { 3 }, "{manner}");
+    }
 }
 
 #[test]

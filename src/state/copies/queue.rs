@@ -201,6 +201,18 @@ impl State {
         })
     }
 
+    /// Makes those pending copies at a target due that wait only because another one failed.
+    pub fn release_held_copies(&self, target: &TargetName, now: DateTime<Utc>) -> Result<(), StateError> {
+        self.write(&format!("let the copies to {target} wait no longer"), |tx| {
+            tx.execute(
+                "UPDATE copies SET next_attempt = ?2
+                 WHERE target = ?1 AND status = 'pending' AND attempts = 0 AND next_attempt > ?2",
+                params![target.as_str(), ms(now)],
+            )?;
+            Ok(())
+        })
+    }
+
     /// How many of the pending copies at a target failed at least once.
     pub fn failing_count(&self, target: &TargetName) -> Result<u64, StateError> {
         self.read("count the copies that fail", |tx| {
