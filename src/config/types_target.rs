@@ -69,6 +69,10 @@ pub enum Place {
     S3(S3Place),
     /// A folder of a WebDAV server.
     Webdav(WebdavPlace),
+    /// A container of Azure Blob Storage, where the program was built with it.
+    Azblob(AzblobPlace),
+    /// A bucket of Google Cloud Storage, where the program was built with it.
+    Gcs(GcsPlace),
 }
 
 /// A folder: local, or a mounted NAS.
@@ -166,12 +170,54 @@ pub struct WebdavPlace {
     pub ca_file: Option<PathBuf>,
 }
 
+/// A container of Azure Blob Storage.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AzblobPlace {
+    /// The container, which exists.
+    pub container: String,
+    /// Name of the storage account.
+    pub account_name: String,
+    /// File with a key of the account; others must not be able to read it.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub account_key_file: Option<PathBuf>,
+    /// The key itself; only from the environment, never from a file.
+    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
+    #[schemars(schema_with = "super::schema::environment_only")]
+    pub account_key: Option<Secret>,
+    /// Address of the account's blobs, when it is not that of Azure.
+    #[serde(default)]
+    #[schemars(with = "Option<HttpUrl>")]
+    pub endpoint: Option<String>,
+    /// Put before every key, such as `web1`.
+    #[serde(default)]
+    pub prefix: String,
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct GcsPlace {
+    /// The bucket, which exists.
+    pub bucket: String,
+    /// Key file (JSON) of a service account; that of the machine, where Google gives it one, when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub credential_file: Option<PathBuf>,
+    /// Address of the store, when it is not Google's: an emulator, which is asked without credentials.
+    #[serde(default)]
+    #[schemars(with = "Option<HttpUrl>")]
+    pub endpoint: Option<String>,
+    /// Put before every key, such as `web1`.
+    #[serde(default)]
+    pub prefix: String,
+}
+
 impl TargetConfig {
     /// The folder of this machine it is; none for a target over the network.
     pub fn folder(&self) -> Option<&Path> {
         match &self.place {
             Place::Directory(directory) => Some(&directory.path),
-            Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => None,
+            _ => None,
         }
     }
 
@@ -189,7 +235,8 @@ impl TargetConfig {
     /// A secret that the environment gave, which is not written down with the rest.
     pub fn secret(&self) -> Option<&Secret> {
         match &self.place {
-            Place::Directory(_) | Place::Sftp(_) => None,
+            Place::Directory(_) | Place::Sftp(_) | Place::Gcs(_) => None,
+            Place::Azblob(azblob) => azblob.account_key.as_ref(),
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
         }
@@ -219,7 +266,8 @@ impl TargetConfig {
     /// Puts back what [`TargetConfig::secret`] gave.
     pub fn set_secret(&mut self, secret: Option<Secret>) {
         match &mut self.place {
-            Place::Directory(_) | Place::Sftp(_) => {}
+            Place::Directory(_) | Place::Sftp(_) | Place::Gcs(_) => {}
+            Place::Azblob(azblob) => azblob.account_key = secret,
             Place::S3(s3) => s3.secret_access_key = secret,
             Place::Webdav(webdav) => webdav.password = secret,
         }
@@ -227,7 +275,8 @@ impl TargetConfig {
 }
 
 impl Place {
-    fn address(&self, below: &str) -> String {
+    /// Where it is, for people, without any secret. `below` is relative to it, and may be empty.
+    pub fn address(&self, below: &str) -> String {
         match self {
             // A path as it is used: an empty `below` adds no slash.
             Place::Directory(directory) if below.is_empty() => directory.path.display().to_string(),
@@ -246,6 +295,13 @@ impl Place {
                 joined(&joined(&format!("s3://{}", s3.bucket), s3.prefix.trim_matches('/')), below)
             }
             Place::Webdav(webdav) => joined(&webdav.url, below),
+            Place::Azblob(azblob) => {
+                let container = format!("azblob://{}/{}", azblob.account_name, azblob.container);
+                joined(&joined(&container, azblob.prefix.trim_matches('/')), below)
+            }
+            Place::Gcs(gcs) => {
+                joined(&joined(&format!("gs://{}", gcs.bucket), gcs.prefix.trim_matches('/')), below)
+            }
         }
     }
 }

@@ -21,7 +21,8 @@ impl Rules<'_> {
                 let (key, what) = match target.place {
                     Place::Directory(_) => ("path", "path; one folder"),
                     Place::Sftp(_) => ("path", "folder; one folder"),
-                    Place::S3(_) => ("bucket", "bucket and prefix; one place"),
+                    Place::Azblob(_) => ("container", "container and prefix; one place"),
+                    Place::S3(_) | Place::Gcs(_) => ("bucket", "bucket and prefix; one place"),
                     Place::Webdav(_) => ("url", "address; one folder"),
                 };
                 self.say(
@@ -101,15 +102,7 @@ impl Rules<'_> {
                 }
             }
             Place::S3(s3) => {
-                if s3.bucket.is_empty() || s3.bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
-                    self.say(
-                        &key("bucket"),
-                        "this is no name of a bucket; what stands before the keys belongs into `prefix`",
-                    );
-                }
-                if s3.prefix.split('/').any(|part| matches!(part, "." | "..")) {
-                    self.say(&key("prefix"), "the parts `.` and `..` have no place in a prefix");
-                }
+                self.bucket(&key("bucket"), &s3.bucket, &key("prefix"), &s3.prefix);
                 if s3.secret_access_key_file.is_none() && s3.secret_access_key.is_none() {
                     self.say(
                         &key("secret_access_key_file"),
@@ -118,6 +111,20 @@ impl Rules<'_> {
                         ),
                     );
                 }
+            }
+            Place::Azblob(azblob) => {
+                self.built_with(name, "azblob", cfg!(feature = "azblob"));
+                self.bucket(&key("container"), &azblob.container, &key("prefix"), &azblob.prefix);
+                if azblob.account_key_file.is_none() && azblob.account_key.is_none() {
+                    self.say(
+                        &key("account_key_file"),
+                        format!("[target.{name}] needs a key of the account: name a file that holds it"),
+                    );
+                }
+            }
+            Place::Gcs(gcs) => {
+                self.built_with(name, "gcs", cfg!(feature = "gcs"));
+                self.bucket(&key("bucket"), &gcs.bucket, &key("prefix"), &gcs.prefix);
             }
             Place::Webdav(webdav) => {
                 let has_password = webdav.password_file.is_some() || webdav.password.is_some();
@@ -132,6 +139,26 @@ impl Rules<'_> {
                     );
                 }
             }
+        }
+    }
+}
+
+impl Rules<'_> {
+    fn bucket(&mut self, key: &[&str], bucket: &str, prefix_key: &[&str], prefix: &str) {
+        if bucket.is_empty() || bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
+            self.say(key, "this is no name of a bucket; what stands before the keys belongs into `prefix`");
+        }
+        if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+            self.say(prefix_key, "the parts `.` and `..` have no place in a prefix");
+        }
+    }
+
+    fn built_with(&mut self, name: &str, feature: &str, is: bool) {
+        if !is {
+            self.say(
+                &["target", name, "type"],
+                format!("this program was built without {feature}; build it with `cargo build --release --features {feature}`"),
+            );
         }
     }
 }

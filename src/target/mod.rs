@@ -142,17 +142,29 @@ pub fn open(
     name: &TargetName,
     config: &TargetConfig,
     expected: Option<TargetIdentity>,
-    _scratch: Option<&Path>,
+    scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
+    let remote = |store: Box<dyn remote::Store>| {
+        let settings = remote::Settings {
+            name: name.clone(),
+            scratch: scratch.map(Path::to_path_buf),
+            expected: expected.clone(),
+            write_only: false,
+        };
+        remote::target(store, settings)
+    };
     match &config.place {
         Place::Directory(directory) => {
             let mount = if directory.require_mount { Mount::Required } else { Mount::Any };
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
-            Ok(Box::new(target.expecting(expected)))
+            Ok(Box::new(target.expecting(expected.clone())))
         }
-        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
-            anyhow::bail!("target {name}: this build has no such targets")
-        }
+        #[cfg(feature = "azblob")]
+        Place::Azblob(azblob) => Ok(remote(Box::new(remote::opendal::OpendalStore::azblob(azblob)?))),
+        #[cfg(feature = "gcs")]
+        Place::Gcs(gcs) => Ok(remote(Box::new(remote::opendal::OpendalStore::gcs(gcs)?))),
+        #[allow(unreachable_patterns)] // all kinds may be built in
+        _ => anyhow::bail!("target {name}: this program was built without targets of its type"),
     }
 }
 

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod memory;
 mod objects;
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+pub(super) mod opendal;
 mod patient;
 mod shared;
 #[cfg(test)]
