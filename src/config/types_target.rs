@@ -259,6 +259,8 @@ impl TargetConfig {
             Place::Sftp(sftp) => [&sftp.identity_file, &sftp.known_hosts_file].map(Option::as_deref),
             Place::S3(s3) => [&s3.secret_access_key_file, &s3.ca_file].map(Option::as_deref),
             Place::Webdav(webdav) => [&webdav.password_file, &webdav.ca_file].map(Option::as_deref),
+            Place::Azblob(azblob) => [azblob.account_key_file.as_deref(), None],
+            Place::Gcs(gcs) => [gcs.credential_file.as_deref(), None],
         };
         named.into_iter().flatten().collect()
     }

@@ -348,7 +348,7 @@ fn a_sample_finds_what_is_missing_cut_off_or_damaged_at_the_end_and_reads_little
 
     let archive = folder.join("application.tar.zst");
     let whole = fs::read(&archive).unwrap();
-    for name in ["application.tar.zst", "dump.zst", "application.index.zst", "RESTORE.txt"] {
+    for name in ["application.tar.zst", "dump.out.zst", "application.index.zst", "RESTORE.txt"] {
         let file = folder.join(name);
         let Ok(before) = fs::read(&file) else { panic!("{name} is not in {:?}", world.sh("ls -R nas")) };
         fs::write(&file, &before[..before.len() - 1]).unwrap();
@@ -358,7 +358,7 @@ fn a_sample_finds_what_is_missing_cut_off_or_damaged_at_the_end_and_reads_little
         fs::write(&file, &before).unwrap();
     }
     // The beginning of a stream and the end of an archive are always read.
-    for (name, at) in [("dump.zst", 1000), ("application.tar.zst", whole.len() - 10)] {
+    for (name, at) in [("dump.out.zst", 1000), ("application.tar.zst", whole.len() - 10)] {
         let file = folder.join(name);
         let before = fs::read(&file).unwrap();
         let mut damaged = before.clone();

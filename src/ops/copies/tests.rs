@@ -201,7 +201,8 @@ fn a_target_that_answers_and_takes_nothing_is_tried_ever_less_and_every_copy_get
         tries += pass(&agent).failed.len();
         host.clock.advance(TimeDelta::seconds(30));
     }
-    assert!((4..=16).contains(&tries), "{tries} attempts in two hours");
+    // One a minute at first, one in half an hour at the end; without a pause of the target it were 240.
+    assert!((8..=28).contains(&tries), "{tries} attempts in two hours");
     let begun: std::collections::BTreeSet<String> = host.lines("nas", "begun").into_iter().collect();
     assert!(begun.len() > 2, "one bad copy must not keep others back: {begun:?}");
 }
