@@ -3,12 +3,16 @@
 //! Version 1. Unknown fields are ignored, a higher version is refused. A stream that was cut at a frame
 //! boundary still looks whole to `zstd -t` and `tar -t`; the counts and digests kept here reveal it.
 
+mod pin;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use pin::{PIN_FILE, PIN_LONGEST, Pin};
 
 use crate::model::{ComponentName, JobName, Outcome, RunId, Sha256, WarningCounts, WarningKind};
 

@@ -33,6 +33,7 @@ use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::ops::hooks::{Hooks, Scope, Verdict};
 use crate::ops::locks::{self, Held};
 use crate::ops::panics::unwinding;
+use crate::ops::prune::Pruned;
 use crate::ops::{Agent, preflight, reap, tell};
 use crate::source;
 use crate::state::{RunTrigger, write_status};
@@ -168,7 +169,7 @@ impl Running<'_> {
         // Only a good backup may let others go.
         let retained = match backup.manifest.outcome.is_good() {
             true => unwinding(|| self.step(Step::Retention, || self.retain(&primary, &backup))),
-            false => Ok(Vec::new()),
+            false => Ok(Pruned::default()),
         };
         Ok(Made { degraded: self.degraded_by(&primary, retained), backup })
     }

@@ -309,15 +309,17 @@ fn extended_attributes_and_acls_survive_gnu_tar_and_our_restore() {
     [&tree, &out].iter().for_each(|d| fs::create_dir(d).unwrap());
     fs::write(tree.join("file"), b"x").unwrap();
     fs::write(tree.join("big"), noise(2_000_000, 5)).unwrap();
+    // It names something outside that has no such attribute, and must not get it.
+    std::os::unix::fs::symlink("/var/tmp", tree.join("link")).unwrap();
     let t = tree.display();
     sh(&format!(
         "setfattr -n user.comment -v 'ünï=code' {t}/file; setfattr -n user.big -v 0xdeadbeef {t}/big; \
          setfacl -m u:1234:rx,g:27:w {t}/file; setfacl -m d:u:1234:rwx {t}; \
-         if [ $(id -u) = 0 ]; then setfattr -n trusted.overlay -v y {t}/file; fi"
+         if [ $(id -u) = 0 ]; then setfattr -n trusted.overlay -v y {t}/file; setfattr -h -n trusted.link -v z {t}/link; fi"
     ));
     capture(&spec(&tree), &out, &options(Codec::Zstd(3), 2));
     let attributes = |root: &Path| {
-        sh(&format!("cd {} && getfattr -R -d -m - -e hex . && getfacl -R -n -p .", root.display()))
+        sh(&format!("cd {} && getfattr -R -P -h -d -m - -e hex . && getfacl -R -n -p .", root.display()))
     };
     let (gnu, ours) = (dir.path().join("gnu"), dir.path().join("ours"));
     [&gnu, &ours].iter().for_each(|d| fs::create_dir(d).unwrap());

@@ -109,11 +109,15 @@ pub enum Verb {
     /// Accept that a job's data shrank: the next runs are the new normal
     Ack(JobArg),
     /// Remove what the retention policy lets expire
+    ///
+    /// By what the state knows, job by job. With --host or --all-hosts, where the configuration has no jobs, and for a
+    /// target without a state here, it goes by the manifests at the target: each job of each host is kept by itself
+    /// under the target's `keep`. Exits with 1 when something could not be removed.
     Prune(Prune),
     /// Keep a backup for ever, whatever the retention policy says
     Pin(Pin),
     /// Let the retention policy decide about a pinned backup again
-    Unpin(Pin),
+    Unpin(Unpin),
     /// Prepare a target, or look at what it holds
     Target(Target),
     /// Show the state of every job
@@ -516,6 +520,18 @@ pub struct Prune {
     /// Only at this target
     #[arg(long)]
     pub target: Option<TargetName>,
+    /// Of this host, by the manifests at the target
+    #[arg(long, conflicts_with = "all_hosts")]
+    pub host: Option<String>,
+    /// Of every host that has backups at the target, by the manifests there
+    #[arg(long)]
+    pub all_hosts: bool,
+    /// Another policy than the target's `keep`: "last=3, daily=7, within=30days, max_bytes=1 TiB"
+    #[arg(long, value_name = "POLICY", value_parser = crate::config::Keep::parse)]
+    pub keep: Option<crate::config::Keep>,
+    /// Somebody has looked at this machine's clock, and it is right
+    #[arg(long)]
+    pub clock_is_right: bool,
     /// Only say what would be removed, and why
     #[arg(long)]
     pub dry_run: bool,
@@ -526,6 +542,15 @@ pub struct Prune {
 
 #[derive(Debug, Args)]
 pub struct Pin {
+    #[command(flatten)]
+    pub which: Unpin,
+    /// Why, for those who find it later
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Unpin {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
     /// Only at this target [default: every one that has it]
@@ -565,9 +590,21 @@ pub struct TargetScan {
     /// Record the backups that the state does not know
     #[arg(long)]
     pub adopt: bool,
+    /// Take what the state knows and the target no longer has out of the list of backups
+    #[arg(long)]
+    pub forget: bool,
     /// Only those of this host; with --adopt: of this host instead of this one
     #[arg(long)]
     pub host: Option<String>,
+    /// Only those of this job
+    #[arg(long, conflicts_with_all = ["adopt", "forget"])]
+    pub job: Option<JobName>,
+    /// Say as a monitoring plugin whether each job of each host has a good backup younger than this
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with_all = ["adopt", "forget"])]
+    pub max_age: Option<Duration>,
+    /// With --max-age: HOST or HOST/JOB must be there, too [may be repeated]
+    #[arg(long, value_name = "HOST", requires = "max_age")]
+    pub expect: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

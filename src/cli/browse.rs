@@ -15,9 +15,9 @@ use crate::archive::{EntryKind, IndexEntry};
 use crate::event::Progress;
 use crate::manifest::{Component, Kind};
 use crate::model::ByteSize;
+use crate::ops::Agent;
 use crate::ops::browse::{self, Change, OutputError};
 use crate::ops::stored::Backup;
-use crate::ops::{Agent, open_target};
 use crate::state::Run;
 
 /// A path as it stands in archives.
@@ -25,10 +25,10 @@ fn in_archive(path: &str) -> &[u8] {
     path.trim_matches('/').as_bytes()
 }
 
-fn open(global: &Global) -> Result<Agent> {
+fn open(global: &Global, of: &Of) -> Result<Agent> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    common::open_reading(global, config)
+    common::open_backups(global, config, of.target.as_ref())
 }
 
 /// Opens the nearest copy of a backup for `body`.
@@ -40,7 +40,7 @@ fn with_backup<T>(
 ) -> Result<T> {
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
+    let target = agent.open_target(&copy.target)?;
     body(&Backup::open(target.as_ref(), &location, &run.run_id)?)
 }
 
@@ -89,7 +89,7 @@ fn unless_closed(result: Result<()>) -> Result<()> {
 }
 
 pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let zone = agent.config.job.get(&run.job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
     with_backup(&agent, &run, &args.of, |backup| {
@@ -197,7 +197,7 @@ fn entry_json(component: &Component, entry: &IndexEntry) -> Result<String> {
 }
 
 pub fn cat(global: &Global, args: &Cat) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
@@ -230,7 +230,7 @@ fn is_closed(error: &anyhow::Error) -> bool {
 }
 
 pub fn diff(global: &Global, args: &Diff) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of)?;
     let earlier = common::find_run(&agent, &args.earlier, args.of.job.as_ref())?;
     let later = args.later.as_deref().unwrap_or("latest");
     let later_job = if args.later.is_none() { Some(&earlier.job) } else { args.of.job.as_ref() };

@@ -61,7 +61,8 @@ fn init(global: &Global, file: Option<&Path>) -> Result<u8> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
     }
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&file);
+    // Readable by all: secrets have files of their own, and a monitoring user's `agent check` needs it.
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&file);
     match made {
         Ok(mut out) => out
             .write_all(config::example().as_bytes())

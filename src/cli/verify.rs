@@ -32,7 +32,7 @@ struct Found {
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_existing(global, config)?;
+    let agent = common::open_backups_to_change(global, config, args.target.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     if args.due {

@@ -8,11 +8,13 @@
 //! `config` merges the layers and fills in [`Config`]; rules between keys are checked on the result, and
 //! still point at the line that set the key.
 
+mod collide;
 mod defaults;
 pub(crate) mod duration;
 mod embedded;
 mod environment;
 mod files;
+mod keep;
 mod kinds;
 pub(crate) mod limits;
 mod load;

@@ -71,8 +71,6 @@ pub enum Place {
     Webdav(WebdavPlace),
     /// A container of Azure Blob Storage, where the program was built with it.
     Azblob(AzblobPlace),
-    /// A bucket of Google Cloud Storage, where the program was built with it.
-    Gcs(GcsPlace),
 }
 
 /// A folder: local, or a mounted NAS.
@@ -150,7 +148,7 @@ pub struct S3Place {
 /// A folder of a WebDAV server.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WebdavPlace {
-    /// Address of the folder.
+    /// Address of the folder, which exists.
     #[schemars(with = "HttpUrl")]
     pub url: String,
     /// Login name.
@@ -168,6 +166,11 @@ pub struct WebdavPlace {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
+    /// The longest time without a byte from or to the server. Four times that for an answer that comes after work:
+    /// a large file stored, a folder renamed or removed.
+    #[serde(default = "super::defaults::silence", with = "super::duration")]
+    #[schemars(with = "DurationText")]
+    pub timeout: Duration,
 }
 
 /// A container of Azure Blob Storage.
@@ -186,24 +189,6 @@ pub struct AzblobPlace {
     #[schemars(schema_with = "super::schema::environment_only")]
     pub account_key: Option<Secret>,
     /// Address of the account's blobs, when it is not that of Azure.
-    #[serde(default)]
-    #[schemars(with = "Option<HttpUrl>")]
-    pub endpoint: Option<String>,
-    /// Put before every key, such as `web1`.
-    #[serde(default)]
-    pub prefix: String,
-}
-
-/// A bucket of Google Cloud Storage.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct GcsPlace {
-    /// The bucket, which exists.
-    pub bucket: String,
-    /// Key file (JSON) of a service account; that of the machine, where Google gives it one, when absent.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub credential_file: Option<PathBuf>,
-    /// Address of the store, when it is not Google's: an emulator, which is asked without credentials.
     #[serde(default)]
     #[schemars(with = "Option<HttpUrl>")]
     pub endpoint: Option<String>,
@@ -235,7 +220,7 @@ impl TargetConfig {
     /// A secret that the environment gave, which is not written down with the rest.
     pub fn secret(&self) -> Option<&Secret> {
         match &self.place {
-            Place::Directory(_) | Place::Sftp(_) | Place::Gcs(_) => None,
+            Place::Directory(_) | Place::Sftp(_) => None,
             Place::Azblob(azblob) => azblob.account_key.as_ref(),
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
@@ -260,7 +245,6 @@ impl TargetConfig {
             Place::S3(s3) => [&s3.secret_access_key_file, &s3.ca_file].map(Option::as_deref),
             Place::Webdav(webdav) => [&webdav.password_file, &webdav.ca_file].map(Option::as_deref),
             Place::Azblob(azblob) => [azblob.account_key_file.as_deref(), None],
-            Place::Gcs(gcs) => [gcs.credential_file.as_deref(), None],
         };
         named.into_iter().flatten().collect()
     }
@@ -268,7 +252,7 @@ impl TargetConfig {
     /// Puts back what [`TargetConfig::secret`] gave.
     pub fn set_secret(&mut self, secret: Option<Secret>) {
         match &mut self.place {
-            Place::Directory(_) | Place::Sftp(_) | Place::Gcs(_) => {}
+            Place::Directory(_) | Place::Sftp(_) => {}
             Place::Azblob(azblob) => azblob.account_key = secret,
             Place::S3(s3) => s3.secret_access_key = secret,
             Place::Webdav(webdav) => webdav.password = secret,
@@ -300,9 +284,6 @@ impl Place {
             Place::Azblob(azblob) => {
                 let container = format!("azblob://{}/{}", azblob.account_name, azblob.container);
                 joined(&joined(&container, azblob.prefix.trim_matches('/')), below)
-            }
-            Place::Gcs(gcs) => {
-                joined(&joined(&format!("gs://{}", gcs.bucket), gcs.prefix.trim_matches('/')), below)
             }
         }
     }
@@ -339,4 +320,7 @@ pub struct Keep {
     /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
     #[schemars(with = "Option<SizeText>")]
     pub max_bytes: Option<ByteSize>,
+    /// What a job's good backups have here at least: below it nothing good goes, though no rule keeps it.
+    #[schemars(with = "Option<SizeText>")]
+    pub min_bytes: Option<ByteSize>,
 }

@@ -1,5 +1,6 @@
 //! Rules between keys, which no single value can break. All are checked; each broken one names its key.
 
+use super::collide;
 use super::kinds::nearest;
 use super::limits::{HealthConfig, LIMITS, LimitScope, Limits};
 use super::problem::Problem;
@@ -52,7 +53,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             warnings.push(format!("job {name} has an empty `notify`: nobody is told when it fails"));
         }
     }
-    for name in config.target.keys() {
+    warnings.extend(collide::warnings(config));
+    // An admin host without jobs has targets to look through.
+    for name in config.target.keys().filter(|_| !config.job.is_empty()) {
         if !config.job.values().any(|job| job.targets.contains(name)) {
             warnings.push(format!("no job uses the target {name}"));
         }

@@ -22,7 +22,7 @@ impl Rules<'_> {
                     Place::Directory(_) => ("path", "path; one folder"),
                     Place::Sftp(_) => ("path", "folder; one folder"),
                     Place::Azblob(_) => ("container", "container and prefix; one place"),
-                    Place::S3(_) | Place::Gcs(_) => ("bucket", "bucket and prefix; one place"),
+                    Place::S3(_) => ("bucket", "bucket and prefix; one place"),
                     Place::Webdav(_) => ("url", "address; one folder"),
                 };
                 self.say(
@@ -31,13 +31,8 @@ impl Rules<'_> {
                 );
             }
             self.place(name.as_str(), &target.place);
-            if let Some(keep) = &target.keep
-                && keeps_nothing(keep)
-            {
-                self.say(
-                    &["target", name.as_str(), "keep"],
-                    "this keeps no backup at all; give at least one number above 0, such as { last = 3, daily = 7 }, or leave `keep` out to keep everything",
-                );
+            if let Some(problem) = target.keep.as_ref().and_then(Keep::problem) {
+                self.say(&["target", name.as_str(), "keep"], problem);
             }
             self.verify(name.as_str(), &target.verify);
             if target.bandwidth_limit.is_some_and(|limit| limit.0 < LEAST_BANDWIDTH) {
@@ -122,21 +117,25 @@ impl Rules<'_> {
                     );
                 }
             }
-            Place::Gcs(gcs) => {
-                self.built_with(name, "gcs", cfg!(feature = "gcs"));
-                self.bucket(&key("bucket"), &gcs.bucket, &key("prefix"), &gcs.prefix);
-            }
             Place::Webdav(webdav) => {
                 let has_password = webdav.password_file.is_some() || webdav.password.is_some();
                 if webdav.user.is_some() != has_password {
                     self.say(&key("user"), "`user` and `password_file` belong together");
                 }
-                let url = reqwest::Url::parse(&webdav.url);
-                if url.is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
-                    self.say(
-                        &key("url"),
-                        "a login does not belong in the address; use `user` and `password_file`",
-                    );
+                self.not_zero(&key("timeout"), webdav.timeout);
+                if let Ok(url) = reqwest::Url::parse(&webdav.url) {
+                    if !url.username().is_empty() || url.password().is_some() {
+                        self.say(
+                            &key("url"),
+                            "a login does not belong in the address; use `user` and `password_file`",
+                        );
+                    }
+                    if url.query().is_some() || url.fragment().is_some() {
+                        self.say(
+                            &key("url"),
+                            "this is the address of a folder: nothing may stand after the path",
+                        );
+                    }
                 }
             }
         }
@@ -161,11 +160,4 @@ impl Rules<'_> {
             );
         }
     }
-}
-
-fn keeps_nothing(keep: &Keep) -> bool {
-    let numbers = [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
-    numbers.iter().all(|number| number.unwrap_or(0) == 0)
-        && keep.within.is_none_or(|within| within.is_zero())
-        && keep.max_bytes.is_none_or(|limit| limit.0 == 0)
 }

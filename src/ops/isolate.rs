@@ -19,11 +19,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::panics::unwinding;
+use super::prune::{self, Stays};
 use super::verify::{Depth, Report, verify, verify_files};
 use super::{copies, drill, repair};
 use crate::config::TargetConfig;
 use crate::event::{Interrupted, Progress};
-use crate::manifest::StoredFile;
+use crate::manifest::{Pin, StoredFile};
 use crate::model::{RunId, Secret, TargetName};
 use crate::state::TargetIdentity;
 use crate::target::{self, Scan, Sentinel, Space, Target};
@@ -181,12 +182,21 @@ pub enum Request {
         /// How many files are compared with the live ones.
         sample: usize,
     },
-    /// Remove a backup.
+    /// Remove a backup, unless it is pinned there.
     Remove {
         /// Where it is.
         at: At,
         /// The backup.
         run: RunId,
+    },
+    /// Pin a backup at its target, or unpin it.
+    Pin {
+        /// Where it is.
+        at: At,
+        /// The backup.
+        run: RunId,
+        /// What the target is to know.
+        pin: Option<Pin>,
     },
     /// Remove what a dead run or copy left unfinished.
     Clean {
@@ -259,6 +269,13 @@ pub enum Reply {
     },
     /// It was removed, or there was nothing to remove.
     Removed,
+    /// Why it was not removed, though nothing failed.
+    Stays {
+        /// Why.
+        because: Stays,
+    },
+    /// The target knows of the pin.
+    PinSet,
     /// It failed.
     Failed {
         /// The chain of errors.
@@ -360,6 +377,7 @@ fn describe(request: &Request) -> String {
         }
         Request::Repair { bad, run, .. } => format!("replacing run {run} at target {}", bad.target),
         Request::Drill { at, run, .. } => format!("restoring run {run} from target {}", at.target),
+        Request::Pin { at, run, .. } => format!("pinning run {run} at target {}", at.target),
         Request::Remove { at, run } => format!("removing run {run} from target {}", at.target),
         Request::Clean { at, run } => format!("cleaning up after run {run} at target {}", at.target),
     }
@@ -545,7 +563,13 @@ fn answer(
         Request::Drill { at, run, folder, sample } => {
             Ok(Reply::Drilled { proof: drill::prove(at, run, folder, *sample, progress)? })
         }
-        Request::Remove { at, run } => at.open()?.remove(&at.location, run).map(|()| Reply::Removed),
+        Request::Remove { at, run } => {
+            let stays = prune::remove(at.open()?.as_ref(), &at.location, run)?;
+            Ok(stays.map_or(Reply::Removed, |because| Reply::Stays { because }))
+        }
+        Request::Pin { at, run, pin } => {
+            at.open()?.set_pin(&at.location, run, pin.as_ref()).map(|()| Reply::PinSet)
+        }
         Request::Clean { at, run } => at.open()?.clean(run).map(|_| Reply::Removed),
         Request::Copy { from, to, locations, run } => {
             let depth = Depth::of(to.config.reads_back());

@@ -16,6 +16,7 @@ pub mod load;
 pub mod locks;
 pub mod looks;
 pub mod panics;
+pub mod pins;
 pub mod preflight;
 pub mod prune;
 pub mod publish;

@@ -157,7 +157,7 @@ impl Restorer<'_> {
         }
         if chosen.is_empty() {
             let run = &self.backup.manifest.run_id;
-            bail!("no path in run {run} matches {}; `ls {run}` lists them", paths.join(", "));
+            bail!("no path in run {run} matches {}; `agent ls {run}` lists them", paths.join(", "));
         }
         Ok(chosen)
     }

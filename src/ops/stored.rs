@@ -26,6 +26,8 @@ pub struct Backup<'a> {
 impl<'a> Backup<'a> {
     /// Opens the backup of `run` at `location`; one of another run is an error.
     pub fn open(target: &'a dyn Target, location: &'a str, run: &RunId) -> Result<Self> {
+        // Another share in its place is not a backup that is gone.
+        target.probe_readable(location)?;
         let manifest = read_manifest(target, location)?;
         if manifest.run_id != *run {
             bail!("target {}: {location} holds run {}, not {run}", target.name(), manifest.run_id);

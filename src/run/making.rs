@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{Backup, Running};
 use crate::config::{CodecName, TargetConfig};
 use crate::event::Level;
 use crate::manifest::{self, Encryption, Manifest};
-use crate::model::{ComponentName, RunId, TargetName};
+use crate::model::{ComponentName, TargetName};
 use crate::ops::hooks::{Hooks, Scope};
+use crate::ops::prune::{self, Pruned};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{capture, engine_options, preflight, prune, publish, reap};
+use crate::ops::{capture, engine_options, preflight, publish, reap};
 use crate::process::Cancel;
 use crate::source::{Context, Ready, Source};
-use crate::target::{Stage, Target, candidate_locations};
+use crate::target::{Removal, Stage, Target, candidate_locations};
 
 /// The target a run stores its backup at.
 pub(super) struct Primary<'a> {
@@ -117,11 +118,19 @@ impl Running<'_> {
 
     /// Removes a backup that does not read back: it must not be found by somebody who needs one.
     pub(super) fn withdraw(&self, primary: &Primary<'_>, backup: &Backup) {
-        self.tidy(primary.target.remove(&backup.location, &self.run_id));
+        let removed = primary.target.remove(&backup.location, &self.run_id);
+        self.tidy(removed.and_then(|removal| match removal {
+            Removal::Removed => Ok(()),
+            Removal::Retained { .. } => bail!(
+                "target {}: the storage does not let {} go: it does not read back, restore nothing from it",
+                primary.name,
+                backup.location
+            ),
+        }));
     }
 
     /// Removes what the policy lets expire at the primary target, now that there is a new backup.
-    pub(super) fn retain(&self, primary: &Primary<'_>, backup: &Backup) -> Result<Vec<RunId>> {
+    pub(super) fn retain(&self, primary: &Primary<'_>, backup: &Backup) -> Result<Pruned> {
         let bytes = backup.manifest.stored_bytes();
         let fresh = Some((&self.run_id, self.started, backup.manifest.outcome, bytes));
         let job = &self.request.job;
@@ -129,11 +138,16 @@ impl Running<'_> {
     }
 
     /// Tells what retention removed; gives back what it degraded the run by.
-    pub(super) fn degraded_by(&self, primary: &Primary<'_>, retained: Result<Vec<RunId>>) -> Vec<String> {
+    pub(super) fn degraded_by(&self, primary: &Primary<'_>, retained: Result<Pruned>) -> Vec<String> {
         let name = primary.name;
         match retained {
-            Ok(removed) => {
-                removed.iter().for_each(|run| self.note(Level::Info, format!("run {run} expired at {name}")));
+            Ok(pruned) => {
+                for run in &pruned.removed {
+                    self.note(Level::Info, format!("run {run} expired at {name}"));
+                }
+                for (run, because) in &pruned.stays {
+                    self.note(Level::Info, format!("run {run} would expire at {name}, and stays: {because}"));
+                }
                 Vec::new()
             }
             Err(e) => vec![format!("retention {name}: {e:#}")],

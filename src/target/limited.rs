@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 
-use super::{Cache, Published, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target};
+use super::{Cache, Published, Removal, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target};
 use crate::archive::{ReadAt, Throttle};
 use crate::event::Progress;
+use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
 
@@ -83,8 +84,16 @@ impl Target for Limited {
         self.target.holds(location, run)
     }
 
-    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal> {
         self.target.remove(location, run)
+    }
+
+    fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        self.target.pin(location)
+    }
+
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        self.target.set_pin(location, run, pin)
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {
@@ -146,6 +155,10 @@ impl Write for LimitedStagedFile {
 }
 
 impl StagedFile for LimitedStagedFile {
+    fn expect(&mut self, length: u64) {
+        self.file.expect(length);
+    }
+
     fn finish(self: Box<Self>, length: u64) -> Result<()> {
         self.file.finish(length)
     }

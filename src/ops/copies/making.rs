@@ -13,7 +13,7 @@ use crate::failpoint;
 use crate::log;
 use crate::ops::isolate::{self, At, FromSource, Reply, Request, TimeUp, verify_copy};
 use crate::ops::verify::Depth;
-use crate::ops::{Agent, prune, sentinel, tell};
+use crate::ops::{Agent, pins, prune, sentinel, tell};
 use crate::state::{Copy, CopyStatus};
 use crate::target::candidate_locations;
 
@@ -63,6 +63,7 @@ impl Making<'_> {
         observer.event(&Event::CopyEnded(copy.target.clone(), told));
         match result {
             Ok(()) => {
+                pins::carry_over(agent, &copy.run_id, &copy.target, progress)?;
                 if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
                     observer.event(&Event::Note(Level::Warning, warning));
                 }

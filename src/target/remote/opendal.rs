@@ -1,6 +1,6 @@
-//! Stores that OpenDAL speaks: Azure Blob Storage and Google Cloud Storage, each behind a Cargo feature.
+//! Azure Blob Storage through OpenDAL, behind the Cargo feature `azblob`.
 //!
-//! S3 is not among them: OpenDAL cannot ask for Object Lock, and does not say until when an object is locked.
+//! S3 does not go this way: OpenDAL cannot ask for Object Lock, and does not say until when an object is locked.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use opendal::layers::TimeoutLayer;
-use opendal::{ErrorKind, Operator};
+use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator};
+use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
-use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
+use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload, http};
 use crate::archive::ReadAt;
-use crate::config::{AzblobPlace, GcsPlace, Place, resolve_secret};
+use crate::config::{AzblobPlace, Place, resolve_secret};
 use crate::target::{Permanent, Space};
 
 /// How long one request may take.
@@ -51,27 +52,13 @@ impl OpendalStore {
         Self::new(builder, Place::Azblob(azblob.clone()), "azblob")
     }
 
-    /// A bucket of Google Cloud Storage.
-    pub(crate) fn gcs(gcs: &GcsPlace) -> Result<Self> {
-        let mut builder = opendal::services::Gcs::default()
-            .bucket(&gcs.bucket)
-            .root(&format!("/{}", gcs.prefix.trim_matches('/')));
-        if let Some(endpoint) = &gcs.endpoint {
-            builder = builder.endpoint(endpoint);
-        }
-        builder = match &gcs.credential_file {
-            Some(file) => builder.credential_path(&file.display().to_string()).disable_config_load(),
-            // An emulator on this machine knows no credentials.
-            None if gcs.endpoint.is_some() => builder.skip_signature(),
-            None => builder,
-        };
-        Self::new(builder, Place::Gcs(gcs.clone()), "gcs")
-    }
-
     fn new(builder: impl opendal::Builder, place: Place, kind: &'static str) -> Result<Self> {
-        opendal::install_default();
+        // A client of its own: its connections live on this store's threads.
+        let settings = http::HttpSettings { ca_file: None, silence: IDLE };
+        let transport = HttpTransporter::new(ReqwestTransport::new(http::client(&settings)?));
         let operator = Operator::new(builder)
             .map_err(|e| Permanent(format!("{}: {}", place.address(""), e.message())))?
+            .with_context(OperationContext::new().with_http_transport(transport))
             .layer(TimeoutLayer::new().with_timeout(REQUEST).with_io_timeout(IDLE));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
