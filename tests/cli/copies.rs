@@ -226,6 +226,7 @@ fn three(line: &str) -> String {
     let cloud = "[target.cloud]\ntype = \"directory\"\npath = \"{}/cloud\"\n[job.askproai]";
     TWO.replace("path = \"{}/nas\"", &format!("path = \"{{}}/nas\"\n{line}"))
         .replace("[job.askproai]", cloud)
+        .replace("copy_wait = \"30s\"", "copy_wait = \"10m\"")
         .replace("targets = [\"local\", \"nas\"]", "targets = [\"local\", \"nas\", \"cloud\"]")
 }
 
@@ -333,7 +334,9 @@ fn a_sample_finds_what_is_missing_cut_off_or_damaged_at_the_end_and_reads_little
     use backup_agent::target::{DirectoryTarget, Mount};
 
     let stream = "[job.askproai.source.dump]\ntype = \"command\"\ncommand = [\"head\", \"-c\", \"30000000\", \"/dev/urandom\"]\n[job.askproai.health]";
-    let world = World::new(&TWO.replace("[job.askproai.health]", stream));
+    let config =
+        TWO.replace("[job.askproai.health]", stream).replace("copy_wait = \"30s\"", "copy_wait = \"10m\"");
+    let world = World::new(&config);
     world.sh("head -c 60000000 /dev/urandom > data/large.bin; mkdir nas");
     let made = world.agent("backup --json").exits(0).json();
     let run: RunId = made["run_id"].as_str().unwrap().parse().unwrap();

@@ -122,7 +122,8 @@ fn copy_file(
         output.expect(length);
     }
     let mut digest = <sha2::Sha256 as sha2::Digest>::new();
-    let mut buffer = vec![0; 1 << 20];
+    // Small enough to show that a slow target goes on.
+    let mut buffer = vec![0; 256 << 10];
     let mut bytes = 0;
     loop {
         let got = match input.read(&mut buffer) {
