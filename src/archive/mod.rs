@@ -32,6 +32,7 @@ use std::sync::Arc;
 pub use capture::{Captured, Outputs, capture_stream, capture_tree};
 pub use frames::Codec;
 pub use index::{EntryKind, FrameRecord, IndexEntry, IndexReader, Located};
+pub use pool::Throttle;
 pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, Tallied, TarCheck, check_tar};
 pub use restore::{
     DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, damage,

@@ -264,8 +264,11 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
             .iter()
             .map(|target| {
                 let at = state.and_then(|s| s.targets.get(target)).cloned().unwrap_or_default();
-                let pending =
-                    if at.pending > 0 { format!(" (+{} pending)", at.pending) } else { String::new() };
+                let pending = match (at.pending, at.stopped) {
+                    (0, _) => String::new(),
+                    (pending, false) => format!(" (+{pending} pending)"),
+                    (pending, true) => format!(" (+{pending} stopped)"),
+                };
                 format!("{target} {}{pending}", at.kept)
             })
             .collect();
@@ -288,6 +291,10 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
     } else {
         table.render(Some(1))
     });
+    let waits = |state: &JobState| state.targets.values().any(|at| at.pending > 0);
+    if snapshot.jobs.iter().any(waits) {
+        output::print(&common::as_called(global, "\nwhat waits to be copied, and why: `agent copies`\n"));
+    }
     for finding in findings.iter().filter(|f| f.status != HealthStatus::Ok) {
         let job = finding.job.as_ref().map_or_else(|| "agent".to_owned(), JobName::to_string);
         output::print(&format!("\n{job}: {}\n", common::as_called(global, &finding.text())));

@@ -38,7 +38,12 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         agent.state.retry_copies(None, agent.now())?;
         agent.state.retry_messages(agent.now())?;
     }
-    let drained = copies::drain(&agent, None, Some(Instant::now() + args.copy_wait), &Silent, &progress)?;
+    if !daemon::is_running(agent.state.dir()) {
+        copies::look_again(&agent)?;
+    }
+    let deadline = Some(Instant::now() + args.copy_wait);
+    let pass = copies::Pass { deadline, finish: true, ..Default::default() };
+    let drained = copies::drain(&agent, &pass, &Silent, &progress)?;
     match drained.made {
         0 => {}
         1 => output::print("1 pending copy was made\n"),

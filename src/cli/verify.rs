@@ -95,9 +95,8 @@ fn chosen(agent: &Agent, args: &Verify) -> Result<Vec<Copy>> {
     let readable = |target: &TargetName| {
         args.target.is_some() || agent.config.target.get(target).is_none_or(|config| !config.write_only())
     };
-    let is_there = |copy: &Copy| {
-        (copy.status.is_kept() || copy.status == CopyStatus::Corrupt) && readable(&copy.target)
-    };
+    let is_there =
+        |copy: &Copy| (copy.status.is_kept() || copy.status == CopyStatus::Corrupt) && readable(&copy.target);
     if args.all {
         let mut copies = agent.state.copies(args.job.as_ref(), args.target.as_ref())?;
         copies.retain(is_there);
