@@ -95,6 +95,9 @@ pub fn described(drill: &Drill, zone: Tz) -> String {
     if result.changed > 0 {
         text.push_str(&format!(" ({} more have changed since)", result.changed));
     }
+    if result.databases > 0 {
+        text.push_str(&format!(", {} databases with {} tables loaded", result.databases, result.tables));
+    }
     if result.checks > 0 {
         text.push_str(&format!(", {} checks", result.checks));
     }

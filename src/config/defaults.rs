@@ -249,6 +249,8 @@ impl Default for DrillConfig {
             target: None,
             sample: drill_sample(),
             scratch: None,
+            databases: true,
+            server: Default::default(),
             check: Default::default(),
         }
     }

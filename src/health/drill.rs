@@ -39,8 +39,12 @@ pub(super) fn drill(view: &JobView<'_>) -> Option<Verdict> {
         0 => String::new(),
         n => format!(", {} equal to the live ones", plural(n, "file", "files")),
     };
+    let loaded = match last.result.databases {
+        0 => String::new(),
+        n => format!(", {} loaded", plural(n, "database", "databases")),
+    };
     let text = format!(
-        "the backup came back in {} in the drill {ago} ago: {} entries, {}{compared}",
+        "the backup came back in {} in the drill {ago} ago: {} entries, {}{compared}{loaded}",
         words(restore),
         last.result.entries,
         ByteSize(last.result.bytes)
