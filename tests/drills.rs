@@ -185,6 +185,56 @@ fn each_kind_of_wrong_is_named() {
     world.agent("drill").exits(1).says(&["the folder", "for drills does not exist"]);
 }
 
+/// A small file system of its own, in place of a folder.
+struct Small<'a>(&'a World);
+
+impl<'a> Small<'a> {
+    fn new(world: &'a World, options: &str) -> Self {
+        world.sh(&format!("mount -t tmpfs -o {options} tmpfs scratch"));
+        Self(world)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        // Lazily: whatever still stands there must not keep the test's folder.
+        let _ = self.0.shell("umount -l scratch").status();
+    }
+}
+
+#[test]
+fn a_drill_without_room_fails_is_told_and_leaves_nothing() {
+    let world = new("[job.web.drill]\nscratch = \"{}/scratch\"\n");
+    {
+        let _small = Small::new(&world, "size=16m");
+        world.agent("drill").exits(1).says(&[
+            "FAILED: was not restored from local",
+            "there is no room for a drill: ",
+            "/scratch, 16.0 MiB are free; set `drill.scratch` to a folder with more",
+        ]);
+        nothing_left(&world);
+        assert_eq!(metric(&world, "backup_last_drill_success"), Some(0.0));
+        assert_eq!(metric(&world, "backup_last_drill_duration_seconds"), None);
+        assert!(
+            check(&world, "drill").contains("there is no room for a drill"),
+            "{}",
+            check(&world, "drill")
+        );
+        world.agent("tend");
+        let queue = world.agent("notify queue --json").json();
+        let told = |kind: &str| queue.as_array().unwrap().iter().any(|m| m["kind"] == kind);
+        assert!(told("degraded"), "{queue}");
+    }
+    {
+        // Room for bytes, and none for files: that shows in the middle of the restore.
+        let _small = Small::new(&world, "size=1g,nr_inodes=6");
+        world.agent("drill").exits(1).says(&["FAILED", "No space left on device"]);
+        nothing_left(&world);
+    }
+    world.agent("drill").exits(0);
+    nothing_left(&world);
+}
+
 #[test]
 fn what_a_dead_drill_left_is_removed_and_counts_as_failed() {
     let world = new(

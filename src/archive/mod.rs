@@ -33,8 +33,8 @@ pub use frames::Codec;
 pub use index::{EntryKind, FrameRecord, IndexEntry, IndexReader, Located};
 pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, TarCheck, check_tar};
 pub use restore::{
-    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, damage,
-    restore_frames, restore_stream,
+    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, copy_tar_entry,
+    damage, list_tar, restore_frames, restore_stream,
 };
 pub use select::{Selection, for_each_group, select};
 

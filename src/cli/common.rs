@@ -217,7 +217,14 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
         StateError::NotFound { .. } => {
-            anyhow!("{e}; the first backup is made by: {} backup", command(global))
+            let agent = command(global);
+            // The backups may be there all the same: of a state that was lost, or on a new machine.
+            let scan = config.target.keys().next().map_or_else(String::new, |target| {
+                format!(
+                    ", and those that a target holds already are made known by: {agent} target scan {target}"
+                )
+            });
+            anyhow!("{e}; the first backup is made by: {agent} backup{scan}")
         }
         e => e.into(),
     })?;

@@ -201,7 +201,12 @@ impl<'a> Seen<'a> {
             charts: charts(history),
             good_runs: good_runs(history),
             copies: Copies::new(Some(self.job), self.state, now, tz),
-            drills: Drills::new(&view.config, Some(self.job), self.state, now, tz),
+            // Without drills in the configuration an old one says little about today: the job's page has it.
+            drills: self
+                .job
+                .drill
+                .as_ref()
+                .and_then(|_| Drills::new(&view.config, Some(self.job), self.state, now, tz)),
             files: last.and_then(|run| Files::new(run, warnings.get(&run.run_id))),
         }
     }
