@@ -6,3 +6,4 @@
 pub mod mariadb;
 pub mod postgres;
 pub mod redis;
+pub mod stage;
