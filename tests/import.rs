@@ -216,8 +216,8 @@ fn imported_archives_are_looked_into_and_compared_with_the_agents_own() {
     let listed = world.agent(&format!("ls {newest}")).exits(0).out;
     assert_eq!(listed, "application:\n  data/\ndatabase:\n  database.sql.gz\nsystem-state:\n  data/\n");
     let listed = world.agent(&format!("ls {newest} data -R -l --component application")).exits(0).out;
-    assert_eq!(listed.lines().count(), 9, "{listed}");
-    for text in ["data/app/Models/Grüße.php", "data/link -> index.php", "2025-01-02 03:04", "320000"] {
+    assert_eq!(listed.lines().count(), 10, "{listed}");
+    for text in ["data/app/Models/Grüße.php", "data/link -> index.php", "2025-01-02 04:04", "320000"] {
         assert!(listed.contains(text), "{text}: {listed}");
     }
     let cat = |args: &str| world.agent(&format!("cat {args}")).exits(0).out;

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use backup_agent::config::SourceConfig;
-use backup_agent::event::Interrupted;
+use backup_agent::event::{Interrupted, Progress};
 use backup_agent::manifest::{Content, Kind};
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Part, Source, StreamSource, build};
+use backup_agent::source::{Capture, Part, Source, StreamSource, build};
 use stage::Stage;
 
 const CANARY: &str = "canary-passw0rd";
