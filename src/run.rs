@@ -151,7 +151,7 @@ impl Running<'_> {
         let sources = source::build_all(&self.job.source)?;
 
         self.step(Step::Preflight, || self.look_at_target(&primary, hooks))?;
-        let mut stage = primary.target.stage(&self.run_id)?;
+        let mut stage = self.stage(&primary)?;
         let stored = unwinding(|| {
             let context = self.context(stage.as_mut())?;
             hooks.before(&Scope::Capture, &context.cancel())?;

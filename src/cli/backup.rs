@@ -224,8 +224,8 @@ impl Answer {
         answer.duration_seconds = ran.duration.as_secs_f64();
         if let Some(backup) = &ran.backup {
             answer.target = Some(backup.target.to_string());
-            let path = agent.config.target.get(&backup.target).map(|t| t.path.join(&backup.location));
-            answer.location = path.map(|p| p.display().to_string());
+            let target = agent.config.target.get(&backup.target);
+            answer.location = target.map(|t| t.address(&backup.location));
             answer.source_bytes = backup.manifest.source_bytes();
             answer.stored_bytes = backup.manifest.stored_bytes();
             answer.warnings = backup.manifest.warning_counts();

@@ -51,7 +51,7 @@ fn with_backup<T>(
 ) -> Result<T> {
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     let (target, run) = (target.as_ref(), &run.run_id);
     body(&match copy.imported {
         false => Stored::Own(Backup::open(target, &location, run)?),

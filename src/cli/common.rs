@@ -204,15 +204,13 @@ pub fn open_existing(global: &Global, config: Config) -> Result<Agent> {
 /// Opens the state for reading only.
 pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    if global.backups.is_some()
+    if let Some(folder) = &global.backups
         && !config.state_dir.is_dir()
         && let Some((name, target)) = config.target.first_key_value()
     {
-        let folder = target.path.clone();
-        let (target, settings) = (name.clone(), target.clone());
-        let at = At { target, config: settings, location: String::new(), expected: None };
+        let at = At::new(name, target, "");
         let state = scan::state_of(at, clock.now())?
-            .ok_or_else(|| without_state(&folder, "nor any manifest below it"))?;
+            .ok_or_else(|| without_state(folder, "nor any manifest below it"))?;
         return assemble(global, config, state, clock);
     }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {

@@ -27,7 +27,7 @@ pub fn export(global: &Global, args: &Export) -> Result<u8> {
     common::stop_on_signals(&progress)?;
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
     let bar = Bar::start(&progress);
     bar.begin(&format!("exporting from {}", copy.target), Counts::Sources, Some(copy.bytes), &progress);

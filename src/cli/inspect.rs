@@ -71,8 +71,9 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     // The manifest has what the state does not: digests and all warnings. A target that is away only means
     // that these are not shown.
     let manifest = copies.iter().filter(|c| c.status.is_kept()).find_map(|c| {
-        let config = agent.config.target.get(&c.target).filter(|t| !t.require_mount)?;
-        read_manifest(open_target(&c.target, config).as_ref(), c.location.as_deref()?).ok()
+        let config =
+            agent.config.target.get(&c.target).filter(|t| t.folder().is_some() && !t.requires_mount())?;
+        read_manifest(open_target(&c.target, config).ok()?.as_ref(), c.location.as_deref()?).ok()
     });
     if args.json {
         let log = args.log.then_some(log).flatten();

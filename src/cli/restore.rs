@@ -30,7 +30,7 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     common::stop_on_signals(&progress)?;
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;
     let location = copy.location.clone().context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     if let Some(into) = &args.into {
         let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
         return into_database(&agent, &run, &copy, &backup, args, into, &progress);
@@ -195,7 +195,7 @@ fn imported(
             .into());
         }
     };
-    let target = open_target(&copy.target, agent.target(&copy.target)?);
+    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     let files = agent.state.imported_files(run, &copy.target)?;
     let bar = Bar::start(progress);
     bar.begin(&format!("restoring from {}", copy.target), Counts::Sources, None, progress);
@@ -228,14 +228,11 @@ fn imported(
             }
             Err(command) => {
                 bad = true;
-                let top = &agent.target(&copy.target)?.path;
+                let top = agent.target(&copy.target)?.address("");
                 if args.json {
                     answers.push(json!({"file": file, "folder": folder, "command": command}));
                 } else {
-                    output::print(&format!(
-                        "{file} is packed by another program; in {}: {command}\n",
-                        top.display()
-                    ));
+                    output::print(&format!("{file} is packed by another program; in {}: {command}\n", top));
                 }
             }
         }

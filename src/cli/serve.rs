@@ -83,8 +83,9 @@ fn on_this_machine(address: SocketAddr) -> Result<SocketAddr> {
 /// The folder of backups made without a configuration is made here: nobody else may make targets.
 fn prepare(config: &Config) -> Result<()> {
     for target in config.target.values() {
-        std::fs::create_dir_all(&target.path)
-            .with_context(|| format!("making folder {}", target.path.display()))?;
+        if let Some(folder) = target.folder() {
+            std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+        }
     }
     Ok(())
 }
@@ -156,7 +157,7 @@ fn introduction(config: &Config) -> String {
         text.push_str(&format!(
             "job {name}: {} into {}, at {} ({}){}\n",
             paths.join(", "),
-            target.path.display(),
+            target.address(""),
             job.schedule.as_deref().unwrap_or("no schedule"),
             config.job_timezone(job),
             kept(target.keep.as_ref())

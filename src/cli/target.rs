@@ -44,7 +44,7 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
     known_target(&config, &args.name)?;
     let agent = common::open(global, config)?;
     let done = initialise(&agent, &args.name, args.force)?;
-    let path = agent.target(&args.name)?.path.join(SENTINEL_FILE);
+    let path = agent.target(&args.name)?.address(SENTINEL_FILE);
     if args.json {
         output::json(&json!({
             "target": args.name, "file": path, "was_there": done.was_there, "sentinel": done.sentinel,
@@ -63,10 +63,7 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
     output::print(&format!(
         "target {} {made}: {}\nid {}, file system {}: from now on nothing is written or removed there unless both \
          are the same\n",
-        args.name,
-        path.display(),
-        done.sentinel.id,
-        done.identity.file_system
+        args.name, path, done.sentinel.id, done.identity.file_system
     ));
     Ok(code::OK)
 }
@@ -107,8 +104,7 @@ fn scan(global: &Global, args: &TargetScan) -> Result<u8> {
             Err(e) => return Err(e.into()),
         };
         let expected = state.as_ref().map(|state| state.target_identity(&name)).transpose()?.flatten();
-        let target = config.target[&name].clone();
-        let at = At { target: name.clone(), config: target, location: String::new(), expected };
+        let at = At::new(&name, &config.target[&name], "").expecting(expected);
         let scan = scanning::scan(at, &progress)?;
         let known = scanning::known(state.as_ref(), &name, &scan)?;
         (scan, known, None)

@@ -55,7 +55,7 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
             run_id: copy.run_id,
             target: copy.target,
             ok: report.problems.is_empty(),
-            location: at.config.path.join(at.location).display().to_string(),
+            location: at.config.address(&at.location),
             report,
         });
     }

@@ -58,7 +58,7 @@ fn skeleton(to: &Path, state_dir: Option<PathBuf>) -> Config {
     let mut config: Config = toml::from_str(DEFAULT).expect("the embedded configuration is valid");
     config.state_dir = state_dir.unwrap_or_else(|| to.join(".backup-agent"));
     for target in config.target.values_mut() {
-        target.path = to.to_owned();
+        target.place = Place::Directory(DirectoryPlace { path: to.to_owned(), require_mount: false });
     }
     config
 }

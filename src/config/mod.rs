@@ -31,11 +31,13 @@ mod types_drill;
 mod types_hook;
 mod types_notify;
 mod types_source;
+mod types_target;
 mod validate;
 mod validate_drill;
 mod validate_hook;
 mod validate_notify;
 mod validate_source;
+mod validate_target;
 mod walk;
 
 #[cfg(test)]

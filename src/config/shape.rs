@@ -94,7 +94,12 @@ impl Shape {
             .find_map(|key| schema.get(*key)?.as_array())
             .map(|branches| branches.iter().filter(|branch| !is_null(branch)).collect::<Vec<_>>());
         if let Some(branches) = branches {
-            return Self::read_branches(&branches);
+            let mut shape = Self::read_branches(&branches);
+            // Keys that every kind has stand beside the branches.
+            if let Shape::Tagged { variants, .. } = &mut shape {
+                variants.values_mut().for_each(|fields| fields.extend(read_fields(schema)));
+            }
+            return shape;
         }
         if let Some(words) = schema.get("enum").and_then(Value::as_array) {
             return Shape::Choice(words.iter().filter_map(Value::as_str).map(str::to_owned).collect());

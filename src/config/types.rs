@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::HealthConfig;
 use super::schema::{
-    AbsolutePath, CronLine, DurationText, NiceLevel, PageUrl, SizeText, SocketText, TemplateText, ZoneName,
+    AbsolutePath, CronLine, DurationText, NiceLevel, PageUrl, SizeText, SocketText, ZoneName,
 };
 use crate::model::{ByteSize, ChannelName, ComponentName, HookName, JobName, TargetName};
 
@@ -19,6 +19,7 @@ pub use super::types_drill::*;
 pub use super::types_hook::*;
 pub use super::types_notify::*;
 pub use super::types_source::*;
+pub use super::types_target::*;
 
 /// Everything the agent is told.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -102,68 +103,6 @@ pub struct MetricsConfig {
     /// A file for node_exporter's textfile collector, written after each run, check and change; ends in `.prom`.
     #[schemars(with = "Option<AbsolutePath>")]
     pub textfile: Option<PathBuf>,
-}
-
-/// One place where backups are stored.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TargetConfig {
-    /// Kind of target.
-    #[serde(rename = "type")]
-    pub kind: TargetKind,
-    /// The folder, absolute.
-    #[schemars(with = "AbsolutePath")]
-    pub path: PathBuf,
-    /// Folder of one backup below `path`: strftime in the job's zone, `{job}` and `{host}`.
-    #[serde(default = "super::defaults::template")]
-    #[schemars(with = "TemplateText")]
-    pub template: String,
-    /// Refuse to write unless `path` stands on a mounted file system of its own.
-    #[serde(default)]
-    pub require_mount: bool,
-    /// What retention keeps here; everything when absent.
-    #[serde(default)]
-    pub keep: Option<Keep>,
-    /// Free space below which the target is reported.
-    #[serde(default)]
-    #[schemars(with = "Option<SizeText>")]
-    pub min_free: Option<ByteSize>,
-    /// When backups here are read back, and how much a day.
-    #[serde(default)]
-    pub verify: VerifyConfig,
-}
-
-/// Kind of target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum TargetKind {
-    /// A folder: local, or a mounted NAS.
-    Directory,
-}
-
-/// How much retention keeps. A backup stays when any rule keeps it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Keep {
-    /// The newest so many.
-    pub last: Option<u32>,
-    /// The newest of each of so many hours.
-    pub hourly: Option<u32>,
-    /// The newest of each of so many days.
-    pub daily: Option<u32>,
-    /// The newest of each of so many ISO weeks.
-    pub weekly: Option<u32>,
-    /// The newest of each of so many months.
-    pub monthly: Option<u32>,
-    /// The newest of each of so many years.
-    pub yearly: Option<u32>,
-    /// Everything younger than this.
-    #[serde(with = "super::duration::option")]
-    #[schemars(with = "Option<DurationText>")]
-    pub within: Option<Duration>,
-    /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
-    #[schemars(with = "Option<SizeText>")]
-    pub max_bytes: Option<ByteSize>,
 }
 
 /// One job.

@@ -1,8 +1,5 @@
 //! Rules between keys, which no single value can break. All are checked; each broken one names its key.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use super::kinds::nearest;
 use super::limits::{HealthConfig, LIMITS, LimitScope, Limits};
 use super::problem::Problem;
@@ -117,47 +114,6 @@ impl Rules<'_> {
         if value.is_zero() {
             let name = key.last().copied().unwrap_or_default();
             self.say(key, format!("`{name}` must be longer than 0s"));
-        }
-    }
-
-    fn targets(&mut self) {
-        let config = self.config;
-        let mut by_path: BTreeMap<&Path, &TargetName> = BTreeMap::new();
-        for (name, target) in &config.target {
-            let key = ["target", name.as_str(), "path"];
-            // Not `canonicalize`: a check must not touch a NAS that hangs.
-            if let Some(other) = by_path.insert(&target.path, name) {
-                self.say(
-                    &key,
-                    format!("[target.{other}] has the same path; one folder can be one target only"),
-                );
-            }
-            if target.path.parent().is_none() {
-                self.say(&key, "a target cannot be the root folder; name a folder of its own");
-            }
-            if let Some(keep) = &target.keep
-                && keeps_nothing(keep)
-            {
-                self.say(
-                    &["target", name.as_str(), "keep"],
-                    "this keeps no backup at all; give at least one number above 0, such as { last = 3, daily = 7 }, or leave `keep` out to keep everything",
-                );
-            }
-            self.verify(name.as_str(), &target.verify);
-            let jobs: Vec<&str> = config
-                .job
-                .iter()
-                .filter(|(_, job)| job.targets.contains(name))
-                .map(|(job, _)| job.as_str())
-                .collect();
-            if jobs.len() > 1 && !target.template.contains("{job}") {
-                let message = format!(
-                    "the jobs {} share this target, so `template` must contain {{job}}, such as \"{{job}}/{}\"",
-                    jobs.join(", "),
-                    target.template
-                );
-                self.say(&["target", name.as_str(), "template"], message);
-            }
         }
     }
 
@@ -279,13 +235,6 @@ impl Rules<'_> {
             );
         }
     }
-}
-
-fn keeps_nothing(keep: &Keep) -> bool {
-    let numbers = [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
-    numbers.iter().all(|number| number.unwrap_or(0) == 0)
-        && keep.within.is_none_or(|within| within.is_zero())
-        && keep.max_bytes.is_none_or(|limit| limit.0 == 0)
 }
 
 pub(super) fn dangling(section: &str, name: &str, known: &[&str]) -> String {

@@ -56,9 +56,9 @@ impl Rules<'_> {
     /// below a source is left out of it.
     fn outside_targets(&mut self, key: &[&str], path: &Path, job: &JobConfig) {
         for target in &job.targets {
-            if let Some(found) = self.config.target.get(target).filter(|found| path.starts_with(&found.path))
-            {
-                let (path, folder) = (path.display(), found.path.display());
+            let folder = self.config.target.get(target).and_then(TargetConfig::folder);
+            if let Some(folder) = folder.filter(|folder| path.starts_with(folder)) {
+                let (path, folder) = (path.display(), folder.display());
                 self.say(key, format!("{path} lies in the job's own target {target} ({folder})"));
             }
         }

@@ -77,28 +77,33 @@ pub(super) fn looks(visit: &Arc<Visit>) -> Vec<(Group, String, Look)> {
 fn one(visit: &Visit, name: &TargetName, target: &TargetConfig) -> Vec<Finding> {
     let config = &visit.patient.config;
     let only_copies = !config.job.values().any(|job| job.targets.first() == Some(name));
-    let path = target.path.display();
+    let address = target.address("");
     // A bare mount point can be written, and that is what is wrong with it.
-    if let Some(point) = unmounted(visit, &target.path) {
+    if let Some(point) = target.folder().and_then(|folder| unmounted(visit, folder)) {
         return vec![
             Finding::bad(
                 &table::TARGET_MOUNT,
                 format!("target {name}: /etc/fstab mounts {point}, and nothing is mounted there"),
             )
-            .warning_if(only_copies || target.require_mount)
+            .warning_if(only_copies || target.requires_mount())
             .at("/etc/fstab", point.clone())
             .fix(format!("mount {point}"))
             .fix(format!("Say require_mount = true in [target.{name}]")),
         ];
     }
-    let at = At { target: name.clone(), config: target.clone(), location: String::new(), expected: None };
+    let at = At::new(name, target, "");
     let deadline = Some(Instant::now() + PROBE);
     let reply = isolate::call(&Request::Probe { at }, PROBE, deadline, &Progress::default(), &mut |_| Ok(()));
     let mut findings = Vec::new();
     findings.push(match reply {
         Ok(Reply::Probed { space }) => Finding::good(
             &table::TARGET,
-            format!("target {name}: {path} can be written, {} free", ByteSize(space.free)),
+            match space {
+                Some(space) => {
+                    format!("target {name}: {address} can be written, {} free", ByteSize(space.free))
+                }
+                None => format!("target {name}: {address} answers"),
+            },
         ),
         Ok(other) => {
             Finding::unknown(Group::Targets, format!("target {name}: an unexpected answer: {other:?}"))
@@ -113,16 +118,20 @@ fn one(visit: &Visit, name: &TargetName, target: &TargetConfig) -> Vec<Finding> 
                 .unknown_if(denied)
                 .fix(match denied {
                     true => "Ask again as the user that makes the backups",
+                    false if target.folder().is_none() => {
+                        "Look at what it says; `agent config check` shows the keys of the target"
+                    }
                     false => "Mount it, or make the folder, and let the agent write there",
                 })
         }
     });
-    let own_mount = visit.mounts.follow(&target.path).ok().and_then(|(_, mount)| mount.cloned());
+    let Some(folder) = target.folder() else { return findings };
+    let own_mount = visit.mounts.follow(folder).ok().and_then(|(_, mount)| mount.cloned());
     let own_mount = own_mount.filter(|mount| {
         let system = visit.mounts.of(&config.state_dir).map(|mount| mount.point.clone());
-        mount.is_remote() || (mount.point == target.path && Some(&mount.point) != system.as_ref())
+        mount.is_remote() || (mount.point == folder && Some(&mount.point) != system.as_ref())
     });
-    if let Some(mount) = own_mount.filter(|_| !target.require_mount) {
+    if let Some(mount) = own_mount.filter(|_| !target.requires_mount()) {
         findings.push(
             Finding::bad(
                 &table::TARGET_UNGUARDED,

@@ -199,7 +199,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
 
     // An attempt that died after its rename left a whole copy behind: it is read back and taken.
     if let Some(location) = &copy.location {
-        let at = At { location: location.clone(), ..to.clone() };
+        let at = to.clone().below(location);
         let request = Request::Verify { at, run: run.clone(), depth: Depth::Digests };
         if let Ok(Reply::Verified { report }) =
             isolate::call(&request, stall, deadline, progress, &mut |_| Ok(()))
@@ -267,13 +267,13 @@ pub(super) fn copy(
     progress: &Progress,
     publishing: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
-    let (source, target) = (from.open(), to.open());
+    let (source, target) = (from.open()?, to.open()?);
     let manifest = read_manifest(source.as_ref(), &from.location)?;
     if manifest.run_id != *run {
         bail!("target {}: {} holds run {}, not {run}", from.target, from.location, manifest.run_id);
     }
     target.probe()?;
-    let mut stage = target.stage(run)?;
+    let mut stage = target.stage(run, locations)?;
     let staged =
         copy_files(source.as_ref(), &from.location, stage.as_mut(), &manifest, progress).and_then(|bytes| {
             publish::publish(stage.as_mut(), locations, publishing).map(|location| (bytes, location))

@@ -20,13 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use super::panics::unwinding;
 use super::verify::{Depth, Report, verify, verify_files};
-use super::{copies, drill, open_expecting, repair};
+use super::{copies, drill, repair};
 use crate::config::TargetConfig;
 use crate::event::{Interrupted, Progress};
 use crate::manifest::StoredFile;
-use crate::model::{RunId, TargetName};
+use crate::model::{RunId, Secret, TargetName};
 use crate::state::TargetIdentity;
-use crate::target::{Scan, Sentinel, Space, Target};
+use crate::target::{self, Scan, Sentinel, Space, Target};
 
 /// The hidden verb the child is started with.
 pub const VERB: &str = "internal-target-io";
@@ -45,12 +45,61 @@ pub struct At {
     pub location: String,
     /// What must stand there, where that is known.
     pub expected: Option<TargetIdentity>,
+    /// A secret that the environment gave: the configuration is written without it, and the child needs it.
+    #[serde(default, with = "exposed", skip_serializing_if = "Option::is_none")]
+    secret: Option<Secret>,
 }
 
 impl At {
+    /// A folder at a target, which may be empty where only the target is meant.
+    pub fn new(target: &TargetName, config: &TargetConfig, location: impl Into<String>) -> Self {
+        Self {
+            target: target.clone(),
+            secret: config.secret().cloned(),
+            config: config.clone(),
+            location: location.into(),
+            expected: None,
+        }
+    }
+
+    /// The same, refused whenever something else than `expected` stands there.
+    pub fn expecting(self, expected: Option<TargetIdentity>) -> Self {
+        Self { expected, ..self }
+    }
+
+    /// Another folder at the same target.
+    pub fn below(self, location: &str) -> Self {
+        Self { location: location.to_owned(), ..self }
+    }
+
     /// The target itself.
-    pub fn open(&self) -> Box<dyn Target> {
-        open_expecting(&self.target, &self.config, self.expected.clone())
+    pub fn open(&self) -> Result<Box<dyn Target>> {
+        let mut config = self.config.clone();
+        config.set_secret(self.secret.clone());
+        target::open(&self.target, &config, self.expected.clone(), None)
+    }
+}
+
+/// A secret on its way through the pipe to the child, the only place it is written to.
+mod exposed {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::model::Secret;
+
+    pub(super) fn serialize<S: Serializer>(
+        secret: &Option<Secret>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match secret {
+            Some(secret) => serializer.serialize_str(secret.expose()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Secret>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
     }
 }
 
@@ -163,8 +212,8 @@ pub enum Reply {
     },
     /// The target is there.
     Probed {
-        /// Its room.
-        space: Space,
+        /// Its room, where it says it.
+        space: Option<Space>,
     },
     /// What stands there.
     Identified {
@@ -359,9 +408,9 @@ pub fn verify_copy(
             other => bail!("an unexpected answer to a verification: {other:?}"),
         }
     } else if !files.is_empty() {
-        verify_files(at.open().as_ref(), &at.location, &files, progress)?
+        verify_files(at.open()?.as_ref(), &at.location, &files, progress)?
     } else {
-        verify(at.open().as_ref(), &at.location, run, depth, progress)?
+        verify(at.open()?.as_ref(), &at.location, run, depth, progress)?
     };
     let result = report.result();
     // Told before it is recorded: what died in between is found, and told, again.
@@ -369,7 +418,7 @@ pub fn verify_copy(
     if let Some(copy) = copies.iter().find(|copy| copy.target == at.target)
         && (depth > Depth::Lengths || result.is_err())
     {
-        let folder = at.config.path.join(&at.location).display().to_string();
+        let folder = at.config.address(&at.location);
         super::tell::verified(agent, copy, &folder, &report.problems)?;
     }
     // Lengths alone do not make a copy verified.
@@ -431,18 +480,18 @@ fn answer(
     publishing: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
     match request {
-        Request::Probe { at } => Ok(Reply::Probed { space: at.open().probe()? }),
-        Request::Identify { at, now } => Ok(Reply::Identified { identity: at.open().identify(*now)? }),
-        Request::Scan { at } => Ok(Reply::Scanned { scan: at.open().scan(progress)? }),
+        Request::Probe { at } => Ok(Reply::Probed { space: at.open()?.probe()? }),
+        Request::Identify { at, now } => Ok(Reply::Identified { identity: at.open()?.identify(*now)? }),
+        Request::Scan { at } => Ok(Reply::Scanned { scan: at.open()?.scan(progress)? }),
         Request::Initialise { at, sentinel } => {
-            Ok(Reply::Initialised { sentinel: at.open().initialise(sentinel)? })
+            Ok(Reply::Initialised { sentinel: at.open()?.initialise(sentinel)? })
         }
         Request::Verify { at, run, depth } => {
-            let report = verify(at.open().as_ref(), &at.location, run, *depth, progress)?;
+            let report = verify(at.open()?.as_ref(), &at.location, run, *depth, progress)?;
             Ok(Reply::Verified { report })
         }
         Request::VerifyFiles { at, files } => {
-            let report = verify_files(at.open().as_ref(), &at.location, files, progress)?;
+            let report = verify_files(at.open()?.as_ref(), &at.location, files, progress)?;
             Ok(Reply::Verified { report })
         }
         Request::Repair { from, bad, locations, run } => {
@@ -451,8 +500,8 @@ fn answer(
         Request::Drill { at, run, folder, sample } => {
             Ok(Reply::Drilled { proof: drill::prove(at, run, folder, *sample, progress)? })
         }
-        Request::Remove { at, run } => at.open().remove(&at.location, run).map(|()| Reply::Removed),
-        Request::Clean { at, run } => at.open().clean(run).map(|_| Reply::Removed),
+        Request::Remove { at, run } => at.open()?.remove(&at.location, run).map(|()| Reply::Removed),
+        Request::Clean { at, run } => at.open()?.clean(run).map(|_| Reply::Removed),
         Request::Copy { from, to, locations, run } => {
             copies::copy(from, to, locations, run, progress, publishing)
         }

@@ -48,7 +48,7 @@ pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
     match reply {
         Ok(Reply::Probed { space }) => {
             let was_down = agent.state.probes()?.iter().any(|(probed, probe)| probed == name && !probe.up);
-            agent.state.record_probe(name, now, true, Some(space.total), Some(space.free), None)?;
+            agent.state.record_probe(name, now, true, space.map(|s| s.total), space.map(|s| s.free), None)?;
             return Ok(was_down && agent.state.retry_copies(Some(name), now)? > 0);
         }
         Ok(other) => bail!("an unexpected answer to a look at target {name}: {other:?}"),
@@ -92,9 +92,9 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetN
         return None;
     }
     let progress = Progress::default();
-    let report = if target.require_mount {
-        let at =
-            At { target: name.clone(), config: target.clone(), location: location.clone(), expected: None };
+    // Nothing that may hang, or costs requests, is waited for by whoever only looks.
+    let report = if target.requires_mount() || target.folder().is_none() {
+        let at = At::new(name, target, location.clone());
         let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),
@@ -102,7 +102,8 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetN
             Err(e) => Err(e),
         }
     } else {
-        verify(open_target(name, target).as_ref(), location, &run.run_id, Depth::Lengths, &progress)
+        open_target(name, target)
+            .and_then(|target| verify(target.as_ref(), location, &run.run_id, Depth::Lengths, &progress))
     };
     Some((name.clone(), report.map(|report| report.result())))
 }

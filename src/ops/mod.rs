@@ -40,14 +40,14 @@ use chrono::{DateTime, Utc};
 
 use crate::archive;
 use crate::clock::Clock;
-use crate::config::{CodecName, Config, EngineConfig, IoNice, JobConfig, TargetConfig, TargetKind};
+use crate::config::{CodecName, Config, EngineConfig, IoNice, JobConfig, TargetConfig};
 use crate::event::Progress;
 use crate::health;
 use crate::model::{JobName, TargetName};
 use crate::notify::Channel;
 use crate::schedule::Schedule;
-use crate::state::{State, TargetIdentity};
-use crate::target::{DirectoryTarget, Mount, Target};
+use crate::state::State;
+use crate::target::{self, Target};
 
 /// What everything here works with: the configuration, the state, and the time.
 #[derive(Clone)]
@@ -89,17 +89,14 @@ impl Agent {
 
     /// A target of the configuration, opened by this process; refused whenever another stands in its place.
     pub fn open_target(&self, name: &TargetName) -> Result<Box<dyn Target>> {
-        Ok(open_expecting(name, self.target(name)?, self.state.target_identity(name)?))
+        let scratch = self.config.state_dir.join("scratch");
+        target::open(name, self.target(name)?, self.state.target_identity(name)?, Some(&scratch))
     }
 
     /// The same for a child process: a folder at a target.
     pub fn at(&self, name: &TargetName, location: impl Into<String>) -> Result<isolate::At> {
-        Ok(isolate::At {
-            target: name.clone(),
-            config: self.target(name)?.clone(),
-            location: location.into(),
-            expected: self.state.target_identity(name)?,
-        })
+        let at = isolate::At::new(name, self.target(name)?, location);
+        Ok(at.expecting(self.state.target_identity(name)?))
     }
 
     /// Where a job's private lock stands.
@@ -127,21 +124,8 @@ pub fn touch_job(agent: &Agent, name: &JobName, job: &JobConfig) -> Result<()> {
 
 /// Makes a target from its configuration, for reading: that what stands there is the right one shows by what
 /// is read. Whoever writes asks [`Agent::open_target`].
-pub fn open_target(name: &TargetName, config: &TargetConfig) -> Box<dyn Target> {
-    open_expecting(name, config, None)
-}
-
-fn open_expecting(
-    name: &TargetName,
-    config: &TargetConfig,
-    expected: Option<TargetIdentity>,
-) -> Box<dyn Target> {
-    match config.kind {
-        TargetKind::Directory => {
-            let mount = if config.require_mount { Mount::Required } else { Mount::Any };
-            Box::new(DirectoryTarget::new(name.clone(), config.path.clone(), mount).expecting(expected))
-        }
-    }
+pub fn open_target(name: &TargetName, config: &TargetConfig) -> Result<Box<dyn Target>> {
+    target::open(name, config, None, None)
 }
 
 /// The engine's options for a job. `fast` asks for all cores and no restraint.

@@ -8,7 +8,7 @@ use super::{Agent, prune, sentinel};
 use crate::event::{Event, Level, Observer, Progress};
 use crate::model::{ByteSize, ComponentName, JobName};
 use crate::source::{Context, Ready, Source};
-use crate::target::Target;
+use crate::target::{Space, Target};
 
 /// Room asked for beyond what the last good backup took.
 const HEADROOM: f64 = 1.05;
@@ -25,8 +25,10 @@ pub fn target(
     let expected = agent.state.last_success(job)?.map_or(0, |run| run.stored_bytes);
     let needed = (expected as f64 * HEADROOM) as u64;
     let free = match target.probe() {
-        Ok(space) if space.free >= needed => return record(agent, target, space, observer),
-        Ok(space) => Ok(space.free),
+        Ok(space) if space.is_none_or(|space| space.free >= needed) => {
+            return record(agent, target, space, observer);
+        }
+        Ok(space) => Ok(space),
         Err(e) => Err(e),
     };
     let removed = prune::at_target(agent, job, target.name(), Some(target), progress).unwrap_or_default();
@@ -53,7 +55,7 @@ pub fn target(
         }
     };
     record(agent, target, space, observer)?;
-    if space.free < needed {
+    if let Some(space) = space.filter(|space| space.free < needed) {
         let text = format!(
             "target {} has {} free; the last backup took {}",
             target.name(),
@@ -65,12 +67,7 @@ pub fn target(
     Ok(())
 }
 
-fn record(
-    agent: &Agent,
-    target: &dyn Target,
-    space: crate::target::Space,
-    observer: &dyn Observer,
-) -> Result<()> {
+fn record(agent: &Agent, target: &dyn Target, space: Option<Space>, observer: &dyn Observer) -> Result<()> {
     if let Some(warning) = sentinel::learn(agent, target.name(), Some(target))? {
         observer.event(&Event::Note(Level::Warning, warning));
     }
@@ -78,8 +75,8 @@ fn record(
         target.name(),
         agent.now(),
         true,
-        Some(space.total),
-        Some(space.free),
+        space.map(|space| space.total),
+        space.map(|space| space.free),
         None,
     )?)
 }

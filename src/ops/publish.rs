@@ -39,7 +39,8 @@ pub fn publish(
     locations: &[String],
     record: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<String> {
-    for location in locations {
+    let settled: Option<Vec<String>> = stage.settled().map(|location| vec![location.to_owned()]);
+    for location in settled.as_deref().unwrap_or(locations) {
         failpoint::hit("record-location")?;
         record(location)?;
         failpoint::hit("recorded-location")?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::copies::{self, locations_for, sources};
 use super::isolate::{self, At, Reply, Request, verify_copy};
 use super::verify::{Depth, verify};
-use super::{Agent, locks, open_expecting, tell};
+use super::{Agent, locks, tell};
 use crate::event::{Interrupted, Progress};
 use crate::failpoint;
 use crate::lock::FileLock;
@@ -74,7 +74,7 @@ pub fn repair(agent: &Agent, copy: &Copy, progress: &Progress) -> Result<Repaire
         match isolate::call(&request, stall, None, progress, &mut |_| Ok(())) {
             Ok(Reply::Repaired { location, bytes, left }) => {
                 failpoint::hit("repair-made")?;
-                let folder = bad.config.path.join(&location).display().to_string();
+                let folder = bad.config.address(&location);
                 // It was damaged until here; told before it is recorded, as everything is.
                 let damaged = Copy { status: CopyStatus::Corrupt, ..copy.clone() };
                 tell::verified(agent, &damaged, &folder, &[])?;
@@ -111,7 +111,7 @@ pub(super) fn replace(
     progress: &Progress,
     publishing: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
-    let target = open_expecting(&bad.target, &bad.config, bad.expected.clone());
+    let target = bad.open()?;
     target.clean(run)?;
     let mut made = None;
     // A repair that was cut short after publishing left this.

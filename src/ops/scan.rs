@@ -151,10 +151,10 @@ fn as_found(found: &Found, primary: bool) -> FoundBackup {
 /// A state that holds what the manifests say and nothing else, for a folder whose own state is not there. It
 /// is gone with the last handle. None when there is no backup. Backups of several hosts are refused: which `latest` is meant could not be told.
 pub fn state_of(at: At, now: DateTime<Utc>) -> Result<Option<State>> {
-    let (target, path) = (at.target.clone(), at.config.path.clone());
+    let (target, config) = (at.target.clone(), at.config.clone());
     let scan = scan(at, &Progress::default())?;
     for unread in &scan.unread {
-        tracing::warn!("{}: {}", path.join(&unread.location).display(), unread.error);
+        tracing::warn!("{}: {}", config.address(&unread.location), unread.error);
     }
     let hosts: BTreeSet<&str> = scan.found.iter().map(|found| found.host.as_str()).collect();
     if hosts.is_empty() {
@@ -164,13 +164,13 @@ pub fn state_of(at: At, now: DateTime<Utc>) -> Result<Option<State>> {
         let folders: Vec<String> = hosts
             .iter()
             .map(|host| match folder_of(&scan, host) {
-                Some(folder) => format!("{host} (--backups {})", path.join(folder).display()),
+                Some(folder) => format!("{host} (--backups {})", config.address(folder)),
                 None => (*host).to_owned(),
             })
             .collect();
         bail!(
             "{} holds backups of several hosts: name the folder of one; there are: {}",
-            path.display(),
+            config.address(""),
             folders.join(", ")
         );
     }

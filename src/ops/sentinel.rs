@@ -44,7 +44,7 @@ pub fn initialise(agent: &Agent, name: &TargetName, force: bool) -> Result<Initi
                  this one from now on",
                 shown(&known),
                 shown(&found),
-                at.config.path.display()
+                at.config.address("")
             );
         }
     }
@@ -76,7 +76,7 @@ fn identify(agent: &Agent, name: &TargetName) -> Result<TargetIdentity> {
 /// sentence when only the type of the file system can be compared.
 pub fn learn(agent: &Agent, name: &TargetName, primary: Option<&dyn Target>) -> Result<Option<String>> {
     let known = agent.state.target_identity(name)?;
-    if !agent.target(name)?.require_mount || known.as_ref().is_some_and(|known| known.id.is_some()) {
+    if !agent.target(name)?.requires_mount() || known.as_ref().is_some_and(|known| known.id.is_some()) {
         return Ok(None);
     }
     let found = match primary {

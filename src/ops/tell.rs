@@ -65,7 +65,7 @@ fn context_of(config: &Config, command: &str, job: &JobName, now: DateTime<Utc>)
 }
 
 fn target_paths(config: &Config) -> BTreeMap<crate::model::TargetName, String> {
-    config.target.iter().map(|(name, t)| (name.clone(), t.path.display().to_string())).collect()
+    config.target.iter().map(|(name, t)| (name.clone(), t.address(""))).collect()
 }
 
 /// The messages due at the end of a run, for the transaction that records it; what they replace is put into

@@ -1,7 +1,7 @@
 //! What the steps of a run do to make a backup, and to take back a bad one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -51,6 +51,11 @@ impl Running<'_> {
         preflight::target(self.agent, &self.request.job, target, self, self.progress)?;
         self.tidy(tidied);
         Ok(())
+    }
+
+    /// Begins the backup at its target.
+    pub(super) fn stage(&self, primary: &Primary<'_>) -> Result<Box<dyn Stage>> {
+        primary.target.stage(&self.run_id, &self.locations(&primary.config.template))
     }
 
     /// What sources work with.
@@ -166,7 +171,7 @@ impl Running<'_> {
 
     /// What no source may capture: backups of backups, and a database that changes with every step.
     fn own_folders(&self) -> Vec<PathBuf> {
-        let targets = self.agent.config.target.values().map(|t| t.path.clone());
+        let targets = self.agent.config.target.values().filter_map(|t| t.folder().map(Path::to_path_buf));
         targets.chain([self.agent.config.state_dir.clone()]).collect()
     }
 }

@@ -125,7 +125,7 @@ impl Target for DirectoryTarget {
         &self.name
     }
 
-    fn probe(&self) -> Result<Space> {
+    fn probe(&self) -> Result<Option<Space>> {
         self.check()?;
         let describe = |what: &str| format!("target {}: {what} {}", self.name, self.path.display());
         rustix::fs::access(&self.path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
@@ -141,7 +141,7 @@ impl Target for DirectoryTarget {
         {
             bail!("{}: all inodes are in use", describe("there is no room for another file on"));
         }
-        Ok(Space { total, free })
+        Ok(Some(Space { total, free }))
     }
 
     fn identify(&self, now: DateTime<Utc>) -> Result<TargetIdentity> {
@@ -176,7 +176,7 @@ impl Target for DirectoryTarget {
         })
     }
 
-    fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>> {
+    fn stage(&self, run: &RunId, _locations: &[String]) -> Result<Box<dyn Stage>> {
         let device = self.check()?;
         let folder = self.partial(run);
         hit_at(self.name.as_str(), "stage")

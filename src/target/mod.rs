@@ -4,6 +4,8 @@
 //! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
 
 mod directory;
+mod failure;
+pub mod remote;
 mod scan;
 mod sentinel;
 
@@ -14,10 +16,12 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
+pub use failure::{Permanent, is_permanent};
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
 
 use crate::archive::ReadAt;
+use crate::config::{Place, TargetConfig};
 use crate::event::Progress;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
@@ -27,8 +31,9 @@ pub trait Target: Send + Sync {
     /// Its name.
     fn name(&self) -> &TargetName;
 
-    /// Looks whether it is there, is what it should be, and can be written; says how much room it has.
-    fn probe(&self) -> Result<Space>;
+    /// Looks whether it is there, is what it should be, and can be written; says how much room it has, where
+    /// that can be asked for.
+    fn probe(&self) -> Result<Option<Space>>;
 
     /// Says what stands there now, whatever was expected.
     fn identify(&self, now: DateTime<Utc>) -> Result<TargetIdentity>;
@@ -43,8 +48,8 @@ pub trait Target: Send + Sync {
     /// Looks whether it can be read, so that a target that is away is told apart from a backup that is gone.
     fn probe_readable(&self, location: &str) -> Result<()>;
 
-    /// Begins a backup, invisible until it is published.
-    fn stage(&self, run: &RunId) -> Result<Box<dyn Stage>>;
+    /// Begins a backup, invisible until it is published at one of `locations`.
+    fn stage(&self, run: &RunId, locations: &[String]) -> Result<Box<dyn Stage>>;
 
     /// Opens one file of a finished backup. `Cold` reads what is stored, not what a cache remembers.
     fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>>;
@@ -73,6 +78,11 @@ pub trait Stage: Send {
 
     /// The staging place relative to the target, for the record.
     fn place(&self) -> String;
+
+    /// The location it will be published at, where that was decided when it began; no other is tried.
+    fn settled(&self) -> Option<&str> {
+        None
+    }
 
     /// Makes the backup visible at `location`, durably. With [`Published::Taken`] nothing happened, and
     /// another location may be tried.
@@ -119,6 +129,29 @@ pub struct Space {
     pub total: u64,
     /// Bytes free.
     pub free: u64,
+}
+
+/// Makes the target that the configuration describes. `expected` is what must stand there, where that is known;
+/// `scratch` is a folder of this machine for a run's needs, where the target has none of its own.
+///
+/// # Errors
+/// A secret or a certificate that cannot be read.
+pub fn open(
+    name: &TargetName,
+    config: &TargetConfig,
+    expected: Option<TargetIdentity>,
+    _scratch: Option<&Path>,
+) -> Result<Box<dyn Target>> {
+    match &config.place {
+        Place::Directory(directory) => {
+            let mount = if directory.require_mount { Mount::Required } else { Mount::Any };
+            let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
+            Ok(Box::new(target.expecting(expected)))
+        }
+        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
+            anyhow::bail!("target {name}: this build has no such targets")
+        }
+    }
 }
 
 /// The folder of a backup relative to its target, and the names to try when it is taken: with seconds, then

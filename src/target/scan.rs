@@ -16,9 +16,9 @@ use crate::model::{JobName, Outcome, RunId, WarningCounts};
 use crate::state::ComponentSummary;
 
 /// Folders deeper than this are not looked into; templates have five or six parts.
-const DEEPEST: usize = 16;
+pub(super) const DEEPEST: usize = 16;
 /// No manifest is longer.
-const LONGEST: u64 = 256 << 20;
+pub(super) const LONGEST: u64 = 256 << 20;
 
 /// One backup, as its manifest says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub struct Found {
 }
 
 impl Found {
-    fn new(location: String, manifest: &Manifest) -> Self {
+    pub(super) fn new(location: String, manifest: &Manifest) -> Self {
         let components = manifest.components.iter().map(|c| ComponentSummary {
             name: c.name.clone(),
             source_bytes: c.source_bytes,
@@ -88,6 +88,13 @@ pub struct Unread {
     pub error: String,
 }
 
+impl Unread {
+    /// A folder below the deepest that is looked at.
+    pub(super) fn too_deep(location: String) -> Self {
+        Self { location, error: format!("it lies deeper than {DEEPEST} folders, and was not looked into") }
+    }
+}
+
 /// Everything found below a target.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scan {
@@ -95,6 +102,14 @@ pub struct Scan {
     pub found: Vec<Found>,
     /// What could not be read.
     pub unread: Vec<Unread>,
+}
+
+impl Scan {
+    /// Brings it into the order it is given in.
+    pub(super) fn sort(&mut self) {
+        self.found.sort_by(|a, b| (b.started, &b.run_id).cmp(&(a.started, &a.run_id)));
+        self.unread.sort_by(|a, b| a.location.cmp(&b.location));
+    }
 }
 
 /// Reads every manifest below `root`. Folders whose names begin with a dot (unfinished and expired backups, the
@@ -111,16 +126,12 @@ pub(super) fn scan(root: &Path, progress: &Progress) -> Result<Scan> {
         progress.add_stored(1);
         match look(root, &location, &mut scan) {
             Ok(below) if depth < DEEPEST => folders.extend(below.into_iter().map(|l| (l, depth + 1))),
-            Ok(below) => scan.unread.extend(below.into_iter().map(|location| Unread {
-                location,
-                error: format!("it lies deeper than {DEEPEST} folders, and was not looked into"),
-            })),
+            Ok(below) => scan.unread.extend(below.into_iter().map(Unread::too_deep)),
             Err(e) if location.is_empty() => return Err(e),
             Err(e) => scan.unread.push(Unread { location, error: format!("{e:#}") }),
         }
     }
-    scan.found.sort_by(|a, b| (b.started, &b.run_id).cmp(&(a.started, &a.run_id)));
-    scan.unread.sort_by(|a, b| a.location.cmp(&b.location));
+    scan.sort();
     Ok(scan)
 }
 

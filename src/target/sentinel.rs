@@ -52,24 +52,33 @@ impl Sentinel {
         };
         let mut bytes = Vec::new();
         file.take(LONGEST).read_to_end(&mut bytes).with_context(describe)?;
-        let found: Self = serde_json::from_slice(&bytes)
-            .with_context(|| format!("the sentinel {} is damaged", path.display()))?;
+        Self::parse(&bytes, &path.display().to_string()).map(Some)
+    }
+
+    /// Reads one from its bytes, which stand at `place`.
+    pub(super) fn parse(bytes: &[u8], place: &str) -> Result<Self> {
+        let found: Self =
+            serde_json::from_slice(bytes).with_context(|| format!("the sentinel {place} is damaged"))?;
         if found.version > VERSION {
             bail!(
-                "the sentinel {} has version {}, this program reads up to {VERSION}: update the agent",
-                path.display(),
+                "the sentinel {place} has version {}, this program reads up to {VERSION}: update the agent",
                 found.version
             );
         }
-        Ok(Some(found))
+        Ok(found)
+    }
+
+    /// Its bytes as they are stored.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
     }
 
     /// Writes it into `folder`, durably, readable by all: other hosts compare it too.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(SENTINEL_FILE);
-        let mut bytes = serde_json::to_vec_pretty(self)?;
-        bytes.push(b'\n');
-        fsutil::write_atomic(&path, &bytes, 0o644)
+        fsutil::write_atomic(&path, &self.to_bytes()?, 0o644)
             .with_context(|| format!("writing the sentinel {}", path.display()))
     }
 }
@@ -101,19 +110,39 @@ pub fn compare(target: &TargetName, folder: &Path, expected: &TargetIdentity) ->
             day(expected.recorded)
         );
     }
+    if expected.id.is_none() {
+        return Ok(());
+    }
+    let found = Sentinel::read(folder).with_context(|| format!("target {target}"))?;
+    let stands = match &found {
+        Some(_) => format!("share is mounted at {shown}"),
+        None => format!("share, or none, is mounted at {shown}"),
+    };
+    compare_id(target, &stands, expected, found.as_ref())
+}
+
+/// Compares a sentinel with the one that is known. `stands` says what another one would mean, after "another".
+pub(super) fn compare_id(
+    target: &TargetName,
+    stands: &str,
+    expected: &TargetIdentity,
+    found: Option<&Sentinel>,
+) -> Result<()> {
     let Some(id) = &expected.id else { return Ok(()) };
-    match Sentinel::read(folder).with_context(|| format!("target {target}"))? {
+    let accept =
+        format!("bring the right one back, or accept this one with: agent target init {target} --force");
+    match found {
         Some(sentinel) if sentinel.id == *id => Ok(()),
         Some(sentinel) => bail!(
-            "target {target}: another share is mounted at {shown}: its {SENTINEL_FILE} has the id {}, made by \
-             {} on {}, and this target's id is {id}; nothing was written there; {accept}",
+            "target {target}: another {stands}: its {SENTINEL_FILE} has the id {}, made by {} on {}, and this \
+             target's id is {id}; nothing was written there; {accept}",
             sentinel.id,
             sentinel.host,
             day(sentinel.created)
         ),
         None => bail!(
-            "target {target}: another share, or none, is mounted at {shown}: it has no {SENTINEL_FILE}, and this \
-             target has one with the id {id}; nothing was written there; {accept}"
+            "target {target}: another {stands}: it has no {SENTINEL_FILE}, and this target has one with \
+             the id {id}; nothing was written there; {accept}"
         ),
     }
 }

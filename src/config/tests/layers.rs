@@ -67,7 +67,7 @@ fn the_environment_reads_each_value_as_what_its_key_needs() {
     assert_eq!(loaded.config.max_parallel_jobs, 4);
     assert_eq!(loaded.config.host.as_deref(), Some("25"));
     let local = &loaded.config.target["local"];
-    assert!(local.require_mount);
+    assert!(local.requires_mount());
     assert_eq!(local.min_free, Some(ByteSize(10 << 30)));
     assert_eq!(local.keep.as_ref().unwrap().within, Some(Duration::from_secs(2 * 86_400)));
     let web = job(&loaded, "web");

@@ -13,7 +13,7 @@ fn without_a_configuration_the_current_folder_goes_to_backups() {
     assert_eq!(files.paths, [folder.path()]);
     assert_eq!(files.exclude, ["node_modules/", "__pycache__/", "/backups/"]);
     assert!(files.exclude_caches);
-    assert_eq!(config.target["backups"].path, folder.path().join("backups"));
+    assert_eq!(config.target["backups"].folder(), Some(folder.path().join("backups").as_path()));
     assert_eq!(config.state_dir, folder.path().join("backups/.backup-agent"));
     assert_eq!(
         config.target["backups"].keep,
@@ -28,7 +28,7 @@ fn without_a_configuration_the_current_folder_goes_to_backups() {
     let SourceConfig::Files(files) = &config.job["default"].source["files"] else { panic!("not files") };
     assert_eq!(files.exclude, ["node_modules/", "__pycache__/", "/a\\[1\\]/b/", "/target/"]);
     let elsewhere = embedded_default(folder.path(), Some(Path::new("/mnt/nas")));
-    assert_eq!(elsewhere.target["backups"].path, Path::new("/mnt/nas"));
+    assert_eq!(elsewhere.target["backups"].folder(), Some(Path::new("/mnt/nas")));
     assert_eq!(elsewhere.state_dir, Path::new("/mnt/nas/.backup-agent"));
 }
 

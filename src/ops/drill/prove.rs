@@ -66,7 +66,7 @@ pub struct Stream {
 /// index and manifest, and compares up to `sample` files with the live ones. An error means that the backup
 /// could not be looked at; what is wrong with it stands in the proof.
 pub fn prove(at: &At, run: &RunId, folder: &Path, sample: usize, progress: &Arc<Progress>) -> Result<Proof> {
-    let target = at.open();
+    let target = at.open()?;
     target.probe_readable(&at.location)?;
     let backup = Backup::open(target.as_ref(), &at.location, run)?;
     let mut proof = Proof::default();

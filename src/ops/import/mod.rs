@@ -79,7 +79,7 @@ pub fn import(
     if dry {
         return Ok(imported);
     }
-    let store = open_target(&name, agent.target(&name)?);
+    let store = open_target(&name, agent.target(&name)?)?;
     for (backup, run_id) in &imported.new {
         let run = ImportedRun {
             run_id: run_id.clone(),
@@ -107,7 +107,7 @@ fn home_of(agent: &Agent, folder: &Path, target: Option<&TargetName>) -> Result<
         if target.is_some_and(|target| target != name) {
             continue;
         }
-        if let Ok(top) = config.path.canonicalize()
+        if let Some(top) = config.folder().and_then(|top| top.canonicalize().ok())
             && folder.starts_with(&top)
         {
             around.push((name.clone(), top));

@@ -1,0 +1,239 @@
+//! The part of the configuration that says where backups are stored.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema::{AbsolutePath, DurationText, HttpUrl, SecretFile, SizeText, TemplateText};
+use super::types_drill::VerifyConfig;
+use crate::model::{ByteSize, Secret};
+
+/// One place where backups are stored: what every kind has, and what its own kind adds.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("unevaluatedProperties" = false))]
+pub struct TargetConfig {
+    /// Where it is.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Folder of one backup below the target's own: strftime in the job's zone, `{job}` and `{host}`.
+    #[serde(default = "super::defaults::template")]
+    #[schemars(with = "TemplateText")]
+    pub template: String,
+    /// What retention keeps here; everything when absent.
+    #[serde(default)]
+    pub keep: Option<Keep>,
+    /// Free space below which the target is reported.
+    #[serde(default)]
+    #[schemars(with = "Option<SizeText>")]
+    pub min_free: Option<ByteSize>,
+    /// When backups here are read back, and how much a day.
+    #[serde(default)]
+    pub verify: VerifyConfig,
+}
+
+/// Where a target is. `type` says the kind.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Place {
+    /// A folder: local, or a mounted NAS.
+    Directory(DirectoryPlace),
+    /// A folder on another machine, over SSH.
+    Sftp(SftpPlace),
+    /// A bucket of an S3-compatible object store.
+    S3(S3Place),
+    /// A folder of a WebDAV server.
+    Webdav(WebdavPlace),
+}
+
+/// A folder: local, or a mounted NAS.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DirectoryPlace {
+    /// The folder, absolute.
+    #[schemars(with = "AbsolutePath")]
+    pub path: PathBuf,
+    /// Refuse to write unless `path` stands on a mounted file system of its own.
+    #[serde(default)]
+    pub require_mount: bool,
+}
+
+/// A folder on another machine, over SSH. Logs in with a key, never with a password.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SftpPlace {
+    /// Name or address of the machine, or an alias of the SSH client's configuration.
+    pub host: String,
+    /// Port, when it is not 22.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Login name; the SSH client's own choice when absent.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The folder there; without a leading slash it is below the folder of the login.
+    pub path: String,
+    /// The private key; the SSH client's own choice when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub identity_file: Option<PathBuf>,
+    /// The only host key that is accepted, as in known_hosts without the name: `ssh-ed25519 AAAA…`.
+    #[serde(default)]
+    pub host_key: Option<String>,
+    /// Known host keys; the SSH client's own files when absent. An unknown key is refused.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub known_hosts_file: Option<PathBuf>,
+}
+
+/// A bucket of an S3-compatible object store.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct S3Place {
+    /// The bucket, which exists.
+    pub bucket: String,
+    /// Address of the store; that of AWS for the region when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<HttpUrl>")]
+    pub endpoint: Option<String>,
+    /// The region requests are signed for.
+    #[serde(default = "super::defaults::s3_region")]
+    pub region: String,
+    /// Put before every key, such as `web1`.
+    #[serde(default)]
+    pub prefix: String,
+    /// The bucket stands in the path of a request, not in its host name. As the endpoint needs it when absent:
+    /// in the path, unless it is AWS.
+    #[serde(default)]
+    pub path_style: Option<bool>,
+    /// Name of the access key.
+    pub access_key_id: String,
+    /// File with the secret access key; others must not be able to read it.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub secret_access_key_file: Option<PathBuf>,
+    /// The secret access key itself; only from the environment, never from a file.
+    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
+    #[schemars(schema_with = "super::schema::environment_only")]
+    pub secret_access_key: Option<Secret>,
+    /// Certificates (PEM) that are trusted besides those of the system.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A folder of a WebDAV server.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct WebdavPlace {
+    /// Address of the folder.
+    #[schemars(with = "HttpUrl")]
+    pub url: String,
+    /// Login name.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File with the password; others must not be able to read it.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub password_file: Option<PathBuf>,
+    /// The password itself; only from the environment, never from a file.
+    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
+    #[schemars(schema_with = "super::schema::environment_only")]
+    pub password: Option<Secret>,
+    /// Certificates (PEM) that are trusted besides those of the system.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl TargetConfig {
+    /// The folder of this machine it is; none for a target over the network.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Directory(directory) => Some(&directory.path),
+            Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => None,
+        }
+    }
+
+    /// Whether its folder must stand on a mounted file system of its own.
+    pub fn requires_mount(&self) -> bool {
+        matches!(&self.place, Place::Directory(directory) if directory.require_mount)
+    }
+
+    /// Where it is, for people: a path, or an address without any secret. `below` is relative to it, and may be
+    /// empty.
+    pub fn address(&self, below: &str) -> String {
+        self.place.address(below)
+    }
+
+    /// A secret that the environment gave, which is not written down with the rest.
+    pub fn secret(&self) -> Option<&Secret> {
+        match &self.place {
+            Place::Directory(_) | Place::Sftp(_) => None,
+            Place::S3(s3) => s3.secret_access_key.as_ref(),
+            Place::Webdav(webdav) => webdav.password.as_ref(),
+        }
+    }
+
+    /// Puts back what [`TargetConfig::secret`] gave.
+    pub fn set_secret(&mut self, secret: Option<Secret>) {
+        match &mut self.place {
+            Place::Directory(_) | Place::Sftp(_) => {}
+            Place::S3(s3) => s3.secret_access_key = secret,
+            Place::Webdav(webdav) => webdav.password = secret,
+        }
+    }
+}
+
+impl Place {
+    fn address(&self, below: &str) -> String {
+        match self {
+            // A path as it is used: an empty `below` adds no slash.
+            Place::Directory(directory) if below.is_empty() => directory.path.display().to_string(),
+            Place::Directory(directory) => directory.path.join(below).display().to_string(),
+            Place::Sftp(sftp) => {
+                let user = sftp.user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
+                let port = sftp.port.map_or_else(String::new, |port| format!(":{port}"));
+                // A path below the folder of the login is written as SSH clients do.
+                let path = match sftp.path.starts_with('/') {
+                    true => sftp.path.clone(),
+                    false => format!("/~/{}", sftp.path),
+                };
+                joined(&format!("sftp://{user}{}{port}{path}", sftp.host), below)
+            }
+            Place::S3(s3) => {
+                joined(&joined(&format!("s3://{}", s3.bucket), s3.prefix.trim_matches('/')), below)
+            }
+            Place::Webdav(webdav) => joined(&webdav.url, below),
+        }
+    }
+}
+
+/// Two parts of an address with one slash between them.
+fn joined(base: &str, below: &str) -> String {
+    match below {
+        "" => base.to_owned(),
+        below => format!("{}/{below}", base.trim_end_matches('/')),
+    }
+}
+
+/// How much retention keeps. A backup stays when any rule keeps it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// The newest so many.
+    pub last: Option<u32>,
+    /// The newest of each of so many hours.
+    pub hourly: Option<u32>,
+    /// The newest of each of so many days.
+    pub daily: Option<u32>,
+    /// The newest of each of so many ISO weeks.
+    pub weekly: Option<u32>,
+    /// The newest of each of so many months.
+    pub monthly: Option<u32>,
+    /// The newest of each of so many years.
+    pub yearly: Option<u32>,
+    /// Everything younger than this.
+    #[serde(with = "super::duration::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub within: Option<Duration>,
+    /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
+    #[schemars(with = "Option<SizeText>")]
+    pub max_bytes: Option<ByteSize>,
+}

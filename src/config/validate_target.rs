@@ -1,0 +1,135 @@
+//! Rules about targets.
+
+use std::collections::BTreeMap;
+
+use super::types::*;
+use super::validate::Rules;
+use crate::model::TargetName;
+
+impl Rules<'_> {
+    /// Checks all targets, alone and beside one another.
+    pub(super) fn targets(&mut self) {
+        let config = self.config;
+        let mut by_address: BTreeMap<String, &TargetName> = BTreeMap::new();
+        for (name, target) in &config.target {
+            // Not `canonicalize`: a check must not touch a NAS that hangs.
+            let address = target.address("").trim_end_matches('/').to_owned();
+            if let Some(other) = by_address.insert(address, name) {
+                let (key, what) = match target.place {
+                    Place::Directory(_) => ("path", "path; one folder"),
+                    Place::Sftp(_) => ("path", "folder; one folder"),
+                    Place::S3(_) => ("bucket", "bucket and prefix; one place"),
+                    Place::Webdav(_) => ("url", "address; one folder"),
+                };
+                self.say(
+                    &["target", name.as_str(), key],
+                    format!("[target.{other}] has the same {what} can be one target only"),
+                );
+            }
+            self.place(name.as_str(), &target.place);
+            if let Some(keep) = &target.keep
+                && keeps_nothing(keep)
+            {
+                self.say(
+                    &["target", name.as_str(), "keep"],
+                    "this keeps no backup at all; give at least one number above 0, such as { last = 3, daily = 7 }, or leave `keep` out to keep everything",
+                );
+            }
+            self.verify(name.as_str(), &target.verify);
+            let jobs: Vec<&str> = config
+                .job
+                .iter()
+                .filter(|(_, job)| job.targets.contains(name))
+                .map(|(job, _)| job.as_str())
+                .collect();
+            if jobs.len() > 1 && !target.template.contains("{job}") {
+                let message = format!(
+                    "the jobs {} share this target, so `template` must contain {{job}}, such as \"{{job}}/{}\"",
+                    jobs.join(", "),
+                    target.template
+                );
+                self.say(&["target", name.as_str(), "template"], message);
+            }
+        }
+    }
+
+    /// Checks what belongs to one kind.
+    fn place(&mut self, name: &str, place: &Place) {
+        let key = |last: &'static str| ["target", name, last];
+        match place {
+            Place::Directory(directory) => {
+                if directory.path.parent().is_none() {
+                    self.say(&key("path"), "a target cannot be the root folder; name a folder of its own");
+                }
+            }
+            Place::Sftp(sftp) => {
+                // What begins with a dash would be taken for an option by the SSH client.
+                let bad = |text: &str| {
+                    text.is_empty()
+                        || text.starts_with('-')
+                        || text.contains(|c: char| c.is_whitespace() || c.is_control())
+                };
+                if bad(&sftp.host) || sftp.host.contains(['/', '@']) {
+                    self.say(
+                        &key("host"),
+                        "this is no host name; the login name belongs into `user`, the port into `port`",
+                    );
+                }
+                if sftp.user.as_deref().is_some_and(bad) {
+                    self.say(&key("user"), "this is no login name");
+                }
+                if sftp.path.is_empty() || sftp.path.contains(|c: char| c.is_control()) {
+                    self.say(
+                        &key("path"),
+                        "name a folder on the other machine, such as \"/srv/backups/web1\"",
+                    );
+                }
+                if sftp.host_key.is_some() && sftp.known_hosts_file.is_some() {
+                    self.say(
+                        &key("host_key"),
+                        "either `host_key` or `known_hosts_file` says which key is accepted, not both",
+                    );
+                }
+            }
+            Place::S3(s3) => {
+                if s3.bucket.is_empty() || s3.bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
+                    self.say(
+                        &key("bucket"),
+                        "this is no name of a bucket; what stands before the keys belongs into `prefix`",
+                    );
+                }
+                if s3.prefix.split('/').any(|part| matches!(part, "." | "..")) {
+                    self.say(&key("prefix"), "the parts `.` and `..` have no place in a prefix");
+                }
+                if s3.secret_access_key_file.is_none() && s3.secret_access_key.is_none() {
+                    self.say(
+                        &key("secret_access_key_file"),
+                        format!(
+                            "[target.{name}] needs the secret of its access key: name a file that holds it"
+                        ),
+                    );
+                }
+            }
+            Place::Webdav(webdav) => {
+                let has_password = webdav.password_file.is_some() || webdav.password.is_some();
+                if webdav.user.is_some() != has_password {
+                    self.say(&key("user"), "`user` and `password_file` belong together");
+                }
+                let url = reqwest::Url::parse(&webdav.url);
+                if url.is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
+                    self.say(
+                        &key("url"),
+                        "a login does not belong in the address; use `user` and `password_file`",
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn keeps_nothing(keep: &Keep) -> bool {
+    let numbers = [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
+    numbers.iter().all(|number| number.unwrap_or(0) == 0)
+        && keep.within.is_none_or(|within| within.is_zero())
+        && keep.max_bytes.is_none_or(|limit| limit.0 == 0)
+}

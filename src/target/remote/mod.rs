@@ -1,0 +1,133 @@
+//! Targets reached over the network.
+//!
+//! Two layers. A [`Store`] is one protocol: a handful of operations on whole objects under keys with slashes,
+//! nothing about backups. What makes a target of it is written once for all of them: `tree` for stores that can
+//! rename a folder (SFTP, WebDAV), `objects` for those that cannot (S3). Below both, `patient` tries again what
+//! failed for a moment.
+
+#[cfg(test)]
+mod memory;
+mod objects;
+mod patient;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{Published, Space, Target};
+use crate::archive::ReadAt;
+use crate::model::TargetName;
+use crate::state::TargetIdentity;
+
+/// A protocol to store objects over the network. Keys are relative, with slashes, without empty parts; the empty
+/// key is the root. Calls block and end by themselves: each has its own limits of time.
+///
+/// Errors name the address. What trying again cannot change carries [`super::Permanent`].
+pub trait Store: Send + Sync {
+    /// Its kind, as the configuration calls it.
+    fn kind(&self) -> &'static str;
+
+    /// The address of a key, for people; no secret is in it.
+    fn address(&self, key: &str) -> String;
+
+    /// Looks whether it answers, knows the credentials, and has the root. Gives its room where it says it.
+    fn probe(&self) -> Result<Option<Space>>;
+
+    /// Begins an object. Nothing is visible under the key before [`Upload::finish`]; where the protocol cannot
+    /// do that, the caller uses keys nobody looks at.
+    fn upload(&self, key: &str, mode: Mode) -> Result<Box<dyn Upload>>;
+
+    /// Opens an object; none where there is none.
+    fn open(&self, key: &str) -> Result<Option<Box<dyn Object>>>;
+
+    /// What stands directly below a folder; nothing where there is no such folder.
+    fn list(&self, folder: &str) -> Result<Vec<Entry>>;
+
+    /// Every key below the root that ends in `/name`, when the store can tell without being walked through.
+    fn find(&self, _name: &str) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
+    /// Removes an object; one that is not there is removed.
+    fn delete(&self, key: &str) -> Result<()>;
+
+    /// Its folders, when it has such.
+    fn tree(&self) -> Option<&dyn Tree>;
+}
+
+/// A store with real folders.
+pub trait Tree: Send + Sync {
+    /// Makes a folder and those above it; one that is there is fine.
+    fn make_folder(&self, path: &str) -> Result<()>;
+
+    /// Renames a folder. [`Published::Taken`] when something stands at `to`, and then nothing happened.
+    fn rename(&self, from: &str, to: &str) -> Result<Published>;
+
+    /// Removes a folder with all that is in it; true when there was one.
+    fn remove_all(&self, path: &str) -> Result<bool>;
+
+    /// Removes a folder that is empty; true when it is gone, false when it is not empty.
+    fn remove_empty(&self, path: &str) -> Result<bool>;
+}
+
+/// What an upload does with an object that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuses it, with [`AlreadyThere`] in the chain, at the beginning or at the end.
+    New,
+    /// Replaces it.
+    Replace,
+}
+
+/// An object being written. Dropped unfinished, it leaves nothing visible, and as little as can be otherwise.
+pub trait Upload: Write + Send {
+    /// Sends the rest, and has the store confirm that `length` bytes arrived.
+    fn finish(self: Box<Self>, length: u64) -> Result<()>;
+}
+
+/// A stored object, read by position or from an offset on.
+pub trait Object: ReadAt {
+    /// Its bytes from `offset` to the end, as one stream.
+    fn stream(&self, offset: u64) -> Result<Box<dyn Read + Send>>;
+}
+
+/// Something directly below a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, the last part of its key.
+    pub name: String,
+    /// Length in bytes; none for a folder.
+    pub length: Option<u64>,
+}
+
+/// An object of that name is there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is there already")]
+pub struct AlreadyThere(pub String);
+
+/// What a target over the network is made with.
+pub struct Settings {
+    /// Its name.
+    pub name: TargetName,
+    /// Where sources put what they need on the way; only a run needs it.
+    pub scratch: Option<PathBuf>,
+    /// What must stand there, where that is known.
+    pub expected: Option<TargetIdentity>,
+    /// Nothing is listed, read or removed: the credentials may not allow it.
+    pub write_only: bool,
+}
+
+/// Makes a target of a store.
+pub fn target(store: Box<dyn Store>, settings: Settings) -> Box<dyn Target> {
+    let has_folders = store.tree().is_some();
+    let store = patient::Patient::new(store);
+    match has_folders {
+        true => Box::new(tree::TreeTarget::new(store, settings)),
+        false => Box::new(objects::ObjectTarget::new(store, settings)),
+    }
+}
