@@ -237,6 +237,9 @@ fn what_a_dead_drill_left_is_removed_and_counts_as_failed() {
     world.agent("drill --due").exits(0);
     nothing_left(&world);
     assert!(check(&world, "drill").contains("was cut short"), "{}", check(&world, "drill"));
+    let queue = world.agent("notify queue --json").json();
+    let told = queue.as_array().unwrap().iter().any(|m| m["kind"] == "degraded");
+    assert!(told, "nobody was told of a drill that died: {queue}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use super::locks;
 use crate::config::DrillConfig;
 use crate::event::{Interrupted, Progress, is_interruption};
 use crate::lock::{FileLock, ProcessIdentity};
-use crate::model::{JobName, TargetName};
+use crate::model::{JobName, RunId, TargetName};
 use crate::schedule::Schedule;
 use crate::state::{Copy, Drill, DrillResult, NewDrill, RunTrigger};
 use databases::Databases;
@@ -89,7 +89,7 @@ pub fn drill(
         Err(e) => DrillResult { problems: vec![format!("{e:#}")], ..DrillResult::default() },
     };
     agent.state.end_drill(id, &result, agent.now())?;
-    tell(agent, job, &copy, &result)?;
+    tell(agent, job, (&copy.run_id, &copy.target), &result)?;
     agent.state.drills(job)?.last.context("the drill was recorded and is not there")
 }
 
@@ -171,7 +171,7 @@ fn conduct(
 }
 
 /// A failed drill degrades the newest run, and is told with it; a good one takes that back.
-fn tell(agent: &Agent, job: &JobName, copy: &Copy, result: &DrillResult) -> Result<()> {
+fn tell(agent: &Agent, job: &JobName, copy: (&RunId, &TargetName), result: &DrillResult) -> Result<()> {
     let own = |text: &str| text.starts_with(NAME);
     let runs = agent.state.runs(Some(job), RUNS_BACK)?;
     let ended = || runs.iter().filter(|run| run.ended.is_some() && run.trigger != RunTrigger::Import);
@@ -184,16 +184,13 @@ fn tell(agent: &Agent, job: &JobName, copy: &Copy, result: &DrillResult) -> Resu
     Ok(())
 }
 
-fn degradation(copy: &Copy, result: &DrillResult) -> Option<String> {
+fn degradation((run, target): (&RunId, &TargetName), result: &DrillResult) -> Option<String> {
     let first = result.problems.first()?;
     let more = match result.problems.len() {
         1 => String::new(),
         n => format!(" (and {} more)", n - 1),
     };
-    Some(format!(
-        "{NAME}: run {} did not come back from {} as it should: {first}{more}",
-        copy.run_id, copy.target
-    ))
+    Some(format!("{NAME}: run {run} did not come back from {target} as it should: {first}{more}"))
 }
 
 /// Deals with drills that died: what they left is removed, and they count as failed, since nobody knows what
@@ -207,7 +204,9 @@ pub fn reap(agent: &Agent) -> Result<usize> {
         let mut problems = vec!["the drill was cut short: its process ended".to_owned()];
         problems.extend(databases::reap(agent, Some(drill.id))?);
         problems.extend(scratch::remove(Path::new(&drill.folder)).err().map(|e| format!("{e:#}")));
-        agent.state.end_drill(drill.id, &DrillResult { problems, ..DrillResult::default() }, agent.now())?;
+        let result = DrillResult { problems, ..DrillResult::default() };
+        agent.state.end_drill(drill.id, &result, agent.now())?;
+        tell(agent, &drill.job, (&drill.run_id, &drill.target), &result)?;
         reaped += 1;
     }
     databases::reap(agent, None)?;
