@@ -37,7 +37,7 @@ fn open(global: &Global) -> Result<Agent> {
 /// A backup, opened.
 enum Stored<'a> {
     /// One of the agent's own.
-    Own(Backup<'a>),
+    Own(Box<Backup<'a>>),
     /// Archives of another program.
     Imported(Archives<'a>),
 }
@@ -54,7 +54,7 @@ fn with_backup<T>(
     let target = open_target(&copy.target, agent.target(&copy.target)?)?;
     let (target, run) = (target.as_ref(), &run.run_id);
     body(&match copy.imported {
-        false => Stored::Own(Backup::open(target, &location, run)?),
+        false => Stored::Own(Box::new(Backup::open(target, &location, run)?)),
         true => {
             let files = agent.state.imported_files(run, &copy.target)?;
             Stored::Imported(Archives { target, location: &location, run, files })
