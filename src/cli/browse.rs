@@ -12,15 +12,15 @@ use chrono_tz::Tz;
 use serde_json::json;
 
 use super::args::{Cat, Diff, Global, Ls, Of};
-use super::{code, common, output};
+use super::{code, common, key, output};
 use crate::archive::{EntryKind, IndexEntry};
 use crate::event::Progress;
 use crate::manifest::{Component, Kind};
 use crate::model::{ByteSize, Sha256};
+use crate::ops::Agent;
 use crate::ops::browse::{self, Change, OutputError, Side};
 use crate::ops::import::{self, Archives};
 use crate::ops::stored::Backup;
-use crate::ops::{Agent, open_target};
 use crate::state::{ImportedFile, Run};
 
 /// A path as it stands in archives.
@@ -28,10 +28,10 @@ fn in_archive(path: &str) -> &[u8] {
     path.trim_matches('/').as_bytes()
 }
 
-fn open(global: &Global) -> Result<Agent> {
+fn open(global: &Global, of: &Of) -> Result<Agent> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    common::open_reading(global, config)
+    common::open_backups(global, config, of.target.as_ref())
 }
 
 /// A backup, opened.
@@ -51,12 +51,15 @@ fn with_backup<T>(
 ) -> Result<T> {
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
-    let (target, run) = (target.as_ref(), &run.run_id);
+    let target = agent.open_target(&copy.target)?;
+    let target = target.as_ref();
     body(&match copy.imported {
-        false => Stored::Own(Box::new(Backup::open(target, &location, run)?)),
+        false => {
+            let keys = Arc::new(key::files(agent, &run.job, &of.keys)?.read()?);
+            Stored::Own(Box::new(Backup::open(target, &location, &run.run_id)?.with_keys(keys)?))
+        }
         true => {
-            let files = agent.state.imported_files(run, &copy.target)?;
+            let (run, files) = (&run.run_id, agent.state.imported_files(&run.run_id, &copy.target)?);
             Stored::Imported(Archives { target, location: &location, run, files })
         }
     })
@@ -107,7 +110,7 @@ fn unless_closed(result: Result<()>) -> Result<()> {
 }
 
 pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let zone = agent.config.job.get(&run.job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
     with_backup(&agent, &run, &args.of, |stored| {
@@ -173,9 +176,8 @@ impl Shown<'_> {
 
 /// A component that is no tree, as one file.
 fn whole(backup: &Backup<'_>, component: &Component) -> IndexEntry {
-    let plain = format!(".{}", backup.manifest.codec.extension());
     IndexEntry {
-        path: component.file.strip_suffix(&plain).unwrap_or(&component.file).into(),
+        path: backup.manifest.plain_name(component).into(),
         kind: EntryKind::File,
         size: component.raw_bytes,
         mtime: backup.manifest.ended.timestamp(),
@@ -236,7 +238,7 @@ fn entry_json(component: &str, entry: &IndexEntry) -> Result<String> {
 }
 
 pub fn cat(global: &Global, args: &Cat) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
@@ -279,7 +281,7 @@ fn is_closed(error: &anyhow::Error) -> bool {
 }
 
 pub fn diff(global: &Global, args: &Diff) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of)?;
     let earlier = common::find_run(&agent, &args.earlier, args.of.job.as_ref())?;
     let later = args.later.as_deref().unwrap_or("latest");
     let later_job = if args.later.is_none() { Some(&earlier.job) } else { args.of.job.as_ref() };
@@ -376,6 +378,16 @@ fn sides<'a>(a: &Part<'a>, b: &Part<'a>) -> Result<(Side<'a>, Side<'a>)> {
     })
 }
 
+/// Whether two streams are the same, as far as that can be told.
+fn same(a: &Part<'_>, b: &Part<'_>) -> Result<bool> {
+    match (a.of, b.of) {
+        (Origin::Own(earlier, of), Origin::Own(later, with)) => {
+            browse::same_stream((earlier, of), (later, with))
+        }
+        _ => Ok(a.sha256 == b.sha256),
+    }
+}
+
 fn compare(
     before: &Stored<'_>,
     after: &Stored<'_>,
@@ -441,17 +453,19 @@ fn compare(
                 })
             }
             _ if !path.is_empty() => Ok(()),
-            (Some(a), Some(b)) if a.sha256 == b.sha256 => Ok(()),
-            (Some(a), Some(b)) => {
-                let sizes = match (&a.of, &b.of) {
-                    // One is a length before compression, the other one behind it.
-                    (Origin::Own(..), Origin::Imported(..)) | (Origin::Imported(..), Origin::Own(..)) => {
-                        "stored differently: `cat` gives the content of each".to_owned()
-                    }
-                    _ => format!("{} → {}", ByteSize(a.bytes), ByteSize(b.bytes)),
-                };
-                say(b.name, '~', b.file.to_owned(), sizes)
-            }
+            (Some(a), Some(b)) => match same(a, b)? {
+                true => Ok(()),
+                false => {
+                    let sizes = match (&a.of, &b.of) {
+                        // One is a length before compression, the other one behind it.
+                        (Origin::Own(..), Origin::Imported(..)) | (Origin::Imported(..), Origin::Own(..)) => {
+                            "stored differently: `cat` gives the content of each".to_owned()
+                        }
+                        _ => format!("{} → {}", ByteSize(a.bytes), ByteSize(b.bytes)),
+                    };
+                    say(b.name, '~', b.file.to_owned(), sizes)
+                }
+            },
             (None, Some(b)) => say(b.name, '+', b.file.to_owned(), "the whole component".to_owned()),
             (Some(a), None) => say(a.name, '-', a.file.to_owned(), "the whole component".to_owned()),
             (None, None) => Ok(()),

@@ -15,6 +15,11 @@ pub(super) fn template() -> String {
     "daily/%Y/%m/%d/%H%M".to_owned()
 }
 
+/// How long a server may be silent.
+pub(super) fn silence() -> Duration {
+    Duration::from_secs(60)
+}
+
 /// What stores without regions expect.
 pub(super) fn s3_region() -> String {
     "us-east-1".to_owned()
@@ -102,6 +107,7 @@ impl Default for Config {
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
             health: HealthConfig::default(),
+            encryption: None,
             legacy: Vec::new(),
             target: Default::default(),
             job: Default::default(),
@@ -129,6 +135,7 @@ impl Default for JobConfig {
             source: Default::default(),
             hook: Default::default(),
             engine: EngineConfig::default(),
+            encryption: None,
             health: HealthConfig::default(),
             drill: None,
             legacy: Vec::new(),
@@ -256,6 +263,7 @@ impl Default for DrillConfig {
             scratch: None,
             databases: true,
             server: Default::default(),
+            identity_file: None,
             check: Default::default(),
         }
     }

@@ -8,11 +8,13 @@
 //! `config` merges the layers and fills in [`Config`]; rules between keys are checked on the result, and
 //! still point at the line that set the key.
 
+mod collide;
 mod defaults;
 pub(crate) mod duration;
 mod embedded;
 mod environment;
 mod files;
+mod keep;
 mod kinds;
 pub(crate) mod limits;
 mod load;
@@ -28,12 +30,14 @@ mod show;
 pub(crate) mod timezone;
 mod types;
 mod types_drill;
+mod types_encryption;
 mod types_hook;
 mod types_notify;
 mod types_source;
 mod types_target;
 mod validate;
 mod validate_drill;
+mod validate_encryption;
 mod validate_hook;
 mod validate_notify;
 mod validate_source;

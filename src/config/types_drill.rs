@@ -48,6 +48,10 @@ pub struct DrillConfig {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub scratch: Option<PathBuf>,
+    /// A file with the private key that opens encrypted backups: of age, or of SSH.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub identity_file: Option<PathBuf>,
     /// Load the dumps of MySQL, MariaDB and PostgreSQL into scratch databases, which are dropped at the end.
     #[serde(default = "super::defaults::yes")]
     pub databases: bool,

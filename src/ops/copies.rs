@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, publish, sentinel, tell};
+use super::{Agent, pins, prune, publish, sentinel, tell};
+use crate::crypt::KeyFiles;
 use crate::event::{Event, Interrupted, Level, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
@@ -98,6 +99,7 @@ pub fn drain(
         match result {
             Ok(()) => {
                 drained.made += 1;
+                pins::carry_over(agent, &copy.run_id, &copy.target, progress)?;
                 if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
                     observer.event(&Event::Note(Level::Warning, warning));
                 }
@@ -200,7 +202,8 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     // An attempt that died after its rename left a whole copy behind: it is read back and taken.
     if let Some(location) = &copy.location {
         let at = to.clone().below(location);
-        let request = Request::Verify { at, run: run.clone(), depth: Depth::Digests };
+        let request =
+            Request::Verify { at, run: run.clone(), depth: Depth::Digests, keys: KeyFiles::default() };
         if let Ok(Reply::Verified { report }) =
             isolate::call(&request, stall, deadline, progress, &mut |_| Ok(()))
             && report.problems.is_empty()
@@ -330,6 +333,9 @@ fn copy_file(
 ) -> Result<(u64, crate::model::Sha256)> {
     let mut input = source.open(location, file, Cache::Warm)?;
     let mut output = stage.create(file)?;
+    if let Ok(length) = input.read_at().length() {
+        output.expect(length);
+    }
     let mut digest = <sha2::Sha256 as sha2::Digest>::new();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;

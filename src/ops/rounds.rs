@@ -144,6 +144,9 @@ mod tests {
             claimer: None,
             imported: false,
             pinned: false,
+            pin: None,
+            pin_stored: false,
+            retained_until: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! A target holds finished backups, each in a folder of its own, and unfinished ones where nobody takes them
 //! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
 
+mod decrypted;
 mod directory;
 mod failure;
 pub mod remote;
@@ -12,9 +13,11 @@ mod sentinel;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
+pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
 pub use scan::{Found, Scan, Unread};
@@ -23,6 +26,7 @@ pub use sentinel::{SENTINEL_FILE, Sentinel};
 use crate::archive::ReadAt;
 use crate::config::{Place, TargetConfig};
 use crate::event::Progress;
+use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
 
@@ -59,7 +63,18 @@ pub trait Target: Send + Sync {
 
     /// Removes a finished backup. Whatever happens midway, a half-removed backup is never taken for a whole
     /// one, and calling again goes on. A folder that is another run's is left alone: this run's is gone.
-    fn remove(&self, location: &str, run: &RunId) -> Result<()>;
+    /// With [`Removal::Retained`] nothing happened: the backup is there, whole. A pin goes with its backup; whoever
+    /// must not remove a pinned one asks [`Target::pin`] first.
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal>;
+
+    /// Why a person keeps the backup at `location`, when somebody does: the content of its file
+    /// [`PIN_FILE`](crate::manifest::PIN_FILE). None for a backup that is not there, and where reading is not allowed.
+    fn pin(&self, location: &str) -> Result<Option<Pin>>;
+
+    /// Writes that file beside the manifest of the backup of `run`, or takes it away; both may be done again.
+    /// Storage that can hold a backup for good may do that, too. A location that holds no backup of this run is an
+    /// error.
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()>;
 
     /// Runs of which something unfinished is here, whether they still write it or left it behind.
     fn unfinished(&self) -> Result<Vec<RunId>>;
@@ -101,8 +116,24 @@ pub enum Published {
     Taken,
 }
 
+/// What became of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// The storage does not let it go yet, and that is meant so: it keeps what was written for a time.
+    Retained {
+        /// Until when, where the storage says so.
+        until: Option<DateTime<Utc>>,
+    },
+}
+
 /// A file of a backup being written.
 pub trait StagedFile: Write + Send {
+    /// Says before the first byte how many there will be, where that is known.
+    fn expect(&mut self, _length: u64) {}
+
     /// Checks that exactly `length` bytes arrived, makes them durable, and closes, each error reported.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -140,7 +171,7 @@ pub fn open(
     name: &TargetName,
     config: &TargetConfig,
     expected: Option<TargetIdentity>,
-    _scratch: Option<&Path>,
+    scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
     match &config.place {
         Place::Directory(directory) => {
@@ -148,8 +179,11 @@ pub fn open(
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
             Ok(Box::new(target.expecting(expected)))
         }
-        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
-            anyhow::bail!("target {name}: this build has no such targets")
+        away => {
+            let store = remote::store(away).with_context(|| format!("target {name}"))?;
+            let scratch = scratch.map(Path::to_path_buf);
+            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only: false };
+            Ok(remote::target(store, settings))
         }
     }
 }

@@ -7,3 +7,4 @@ pub mod mariadb;
 pub mod postgres;
 pub mod redis;
 pub mod stage;
+pub mod webdav;

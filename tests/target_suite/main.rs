@@ -1,4 +1,11 @@
 //! Every kind of target is held against one suite of clauses.
 
+#[cfg(all(feature = "real-peers", feature = "azblob"))]
+mod azblob;
 mod directory;
+#[cfg(feature = "real-peers")]
+#[path = "../peers/mod.rs"]
+mod peers;
 mod suite;
+#[cfg(feature = "real-peers")]
+mod webdav;

@@ -24,8 +24,9 @@ pub use prove::{Proof, prove};
 
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
-use super::locks;
+use super::{keys, locks};
 use crate::config::DrillConfig;
+use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress, is_interruption};
 use crate::lock::{FileLock, ProcessIdentity};
 use crate::model::{JobName, RunId, TargetName};
@@ -47,11 +48,13 @@ pub fn drill(
     agent: &Agent,
     job: &JobName,
     target: Option<&TargetName>,
+    keys: &KeyFiles,
     progress: &Arc<Progress>,
 ) -> Result<Drill> {
     let _lock = lock(agent, job)?;
     reap(agent)?;
     let wanted = wanted(agent, job)?;
+    let keys = keys_of(agent, job, &wanted, keys)?;
     let copy = newest(agent, job, target.or(wanted.target.as_ref()))?;
     let location = copy.location.clone().context("the backup has no folder")?;
     let base = scratch::base(agent, &wanted)?;
@@ -67,7 +70,7 @@ pub fn drill(
     let at = agent.at(&copy.target, location)?;
     let mut databases = Databases::new(agent, job, &wanted, id, &folder, progress);
     let outcome = scratch::make(&folder)
-        .and_then(|()| conduct(agent, job, &copy, at, &folder, &wanted, &mut databases, progress));
+        .and_then(|()| conduct(agent, job, (&copy, at, &keys), &folder, &wanted, &mut databases, progress));
     // The databases first: their logins need the folder.
     let mut left = databases.remove();
     left.extend(scratch::remove(&folder).err().map(|e| format!("the scratch folder is left behind: {e:#}")));
@@ -103,6 +106,22 @@ fn wanted(agent: &Agent, job: &JobName) -> Result<DrillConfig> {
     Ok(agent.job(job)?.drill.clone().unwrap_or_default())
 }
 
+/// The keys that open the job's backups: those given, else those of the configuration. None for an encrypted job
+/// is no drill that failed, but none at all.
+fn keys_of(agent: &Agent, job: &JobName, wanted: &DrillConfig, given: &KeyFiles) -> Result<KeyFiles> {
+    let config = agent.job(job)?;
+    let mut keys = keys::files(&agent.config, Some(config), given);
+    if keys.is_empty() {
+        keys.identities.extend(wanted.identity_file.clone());
+    }
+    if keys.is_empty() && agent.config.encryption_of(config).is_some() {
+        bail!(
+            "backups of job {job} are encrypted: give the file with the private key, with --identity FILE or as              `identity_file` in [job.{job}.drill]"
+        );
+    }
+    Ok(keys)
+}
+
 /// The newest good backup of the job at a target, the primary unless another is named.
 fn newest(agent: &Agent, job: &JobName, target: Option<&TargetName>) -> Result<Copy> {
     let target = match target {
@@ -123,12 +142,10 @@ fn still_there(agent: &Agent, copy: &Copy) -> Result<bool> {
 }
 
 /// Everything between the making of the folder and its removal.
-#[expect(clippy::too_many_arguments)]
 fn conduct(
     agent: &Agent,
     job: &JobName,
-    copy: &Copy,
-    at: At,
+    (copy, at, keys): (&Copy, At, &KeyFiles),
     folder: &Path,
     wanted: &DrillConfig,
     databases: &mut Databases<'_>,
@@ -139,6 +156,7 @@ fn conduct(
         run: copy.run_id.clone(),
         folder: folder.to_path_buf(),
         sample: wanted.sample as usize,
+        keys: keys.clone(),
     };
     let proof = match isolate::call(&request, STALL, None, progress, &mut |_| Ok(()))? {
         Reply::Drilled { proof } => proof,

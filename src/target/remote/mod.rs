@@ -5,22 +5,29 @@
 //! rename a folder (SFTP, WebDAV), `objects` for those that cannot (S3). Below both, `patient` tries again what
 //! failed for a moment.
 
+mod http;
+mod http_body;
 #[cfg(test)]
 mod memory;
 mod objects;
+#[cfg(feature = "azblob")]
+mod opendal;
 mod patient;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod webdav;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
+use crate::config::{Place, WebdavPlace, resolve_secret};
 use crate::model::TargetName;
 use crate::state::TargetIdentity;
 
@@ -53,7 +60,8 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Removes an object; one that is not there is removed.
+    /// Removes an object; one that is not there is removed. One that write-once storage keeps is [`Kept`], also
+    /// where the store would hide it and keep what is in it.
     fn delete(&self, key: &str) -> Result<()>;
 
     /// Its folders, when it has such.
@@ -86,6 +94,9 @@ pub enum Mode {
 
 /// An object being written. Dropped unfinished, it leaves nothing visible, and as little as can be otherwise.
 pub trait Upload: Write + Send {
+    /// Says before the first byte how many there will be, where that is known: some servers need it.
+    fn expect(&mut self, _length: u64) {}
+
     /// Sends the rest, and has the store confirm that `length` bytes arrived.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -110,6 +121,17 @@ pub struct Entry {
 #[error("{0} is there already")]
 pub struct AlreadyThere(pub String);
 
+/// The store does not let something go yet, and that is meant so: write-once storage. [`Store::delete`] and
+/// [`Tree::rename`] fail with it in the chain, and then nothing happened; it is not tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the storage keeps {address}{}", .until.map_or(String::new(), |until| format!(" until {until}")))]
+pub struct Kept {
+    /// What it keeps.
+    pub address: String,
+    /// Until when, where it says so.
+    pub until: Option<DateTime<Utc>>,
+}
+
 /// What a target over the network is made with.
 pub struct Settings {
     /// Its name.
@@ -120,6 +142,30 @@ pub struct Settings {
     pub expected: Option<TargetIdentity>,
     /// Nothing is listed, read or removed: the credentials may not allow it.
     pub write_only: bool,
+}
+
+/// The store that the configuration describes.
+///
+/// # Errors
+/// A secret or a certificate that cannot be read, a program that is not installed.
+pub(super) fn store(place: &Place) -> Result<Box<dyn Store>> {
+    match place {
+        Place::Webdav(webdav) => webdav_store(webdav),
+        #[cfg(feature = "azblob")]
+        Place::Azblob(azblob) => Ok(Box::new(opendal::OpendalStore::azblob(azblob)?)),
+        _ => bail!("this program was built without targets of this type"),
+    }
+}
+
+fn webdav_store(webdav: &WebdavPlace) -> Result<Box<dyn Store>> {
+    let password = resolve_secret(webdav.password.as_ref(), webdav.password_file.as_deref())?;
+    let store = webdav::WebdavStore::new(&webdav::WebdavSettings {
+        url: webdav.url.clone(),
+        login: webdav.user.clone().zip(password),
+        ca_file: webdav.ca_file.clone(),
+        silence: webdav.timeout,
+    })?;
+    Ok(Box::new(store))
 }
 
 /// Makes a target of a store.

@@ -16,14 +16,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::patient::Patient;
-use super::shared::{Base, LocalScratch, RemoteStagedFile, unfinished_in};
+use super::shared::{Base, LocalScratch, RemoteStagedFile, kept, unfinished_in};
 use super::{AlreadyThere, Mode, Settings};
 use crate::event::Progress;
 use crate::failpoint::hit_at;
-use crate::manifest;
+use crate::manifest::{self, Pin};
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
-use crate::target::{Cache, Published, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target};
+use crate::target::{
+    Cache, Published, Removal, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target,
+};
 
 /// A target in a store without folders.
 pub(super) struct ObjectTarget {
@@ -91,22 +93,32 @@ impl Base {
         Ok(true)
     }
 
-    fn withdraw(&self, location: &str, run: &RunId) -> Result<()> {
+    fn withdraw(&self, location: &str, run: &RunId) -> Result<Removal> {
         let mark = expired(run);
         let begun = self.marked(&mark)?.is_some();
         if self.is_of_another(location, run)? {
             // Ours went before that one came.
-            return if begun { self.store.delete(&mark) } else { Ok(()) };
+            if begun {
+                self.store.delete(&mark)?;
+            }
+            return Ok(Removal::Removed);
         }
         if !begun {
             if self.files(location)?.is_empty() {
-                return Ok(());
+                return Ok(Removal::Removed);
             }
             self.write_small(&mark, location.as_bytes(), Mode::Replace)?;
         }
-        self.store.delete(&format!("{location}/{}", manifest::FILE))?;
+        if let retained @ Removal::Retained { .. } =
+            kept(self.store.delete(&format!("{location}/{}", manifest::FILE)))?
+        {
+            // The mark may be kept as well. Then it says that a removal is to go on, which it is.
+            let _ = self.store.delete(&mark);
+            return Ok(retained);
+        }
         self.remove_rest(location, run)?;
-        self.store.delete(&mark)
+        self.store.delete(&mark)?;
+        Ok(Removal::Removed)
     }
 }
 
@@ -177,10 +189,20 @@ impl Target for ObjectTarget {
         Ok(found.is_some_and(|manifest| manifest.run_id == *run))
     }
 
-    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal> {
         self.base.check()?;
         self.base.key(location, "x")?;
         self.base.named(self.base.withdraw(location, run))
+    }
+
+    fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        self.base.check()?;
+        self.base.named(self.base.pin(location))
+    }
+
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        self.base.check()?;
+        self.base.named(self.base.set_pin(location, run, pin))
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {
@@ -205,7 +227,7 @@ impl Target for ObjectTarget {
                     self.base.manifest(&location).is_ok_and(|m| m.is_some_and(|m| m.run_id == *run));
                 match published && mark == partial(run) {
                     true => self.base.store.delete(&format!("{location}/{mark}"))?,
-                    false => self.base.withdraw(&location, run)?,
+                    false => self.base.withdraw(&location, run).map(drop)?,
                 }
                 self.base.store.delete(&mark)?;
             }

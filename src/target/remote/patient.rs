@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
+use super::{AlreadyThere, Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
 use crate::target::{Published, Space, is_permanent};
 
@@ -18,11 +18,11 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// Tries `operation` until it works, its error is final, or it failed [`ATTEMPTS`] times.
-fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T> {
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
         match operation() {
-            Err(error) if !is_permanent(&error) && !error.chain().any(|cause| cause.is::<AlreadyThere>()) => {
+            Err(error) if !is_permanent(&error) && !error.chain().any(is_answer) => {
                 tracing::debug!("trying again: {error:#}");
                 std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
                 pause *= 2;
@@ -31,6 +31,11 @@ fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T> {
         }
     }
     operation()
+}
+
+/// Whether an error is what the store has to say, and no trouble in saying it.
+fn is_answer(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<AlreadyThere>() || cause.is::<Kept>()
 }
 
 /// A store that is asked again.

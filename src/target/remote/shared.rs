@@ -11,16 +11,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::patient::{Patient, PatientObject};
-use super::{Mode, Settings, Upload};
+use super::{Kept, Mode, Settings, Upload};
 use crate::archive::ReadAt;
 use crate::event::{Interrupted, Progress};
 use crate::failpoint::hit_at;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, PIN_FILE, Pin};
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
 use crate::target::scan::{DEEPEST, Found, LONGEST, Scan, Unread};
 use crate::target::sentinel::{self, SENTINEL_FILE, Sentinel};
-use crate::target::{StagedFile, StoredFile, is_safe_location};
+use crate::target::{Permanent, Removal, StagedFile, StoredFile, is_safe_location};
 
 /// How many manifests are read at the same time: each is a round trip.
 const READERS: usize = 8;
@@ -138,6 +138,31 @@ impl Base {
         Ok(Manifest::parse(&bytes).is_ok_and(|found| found.run_id != *run))
     }
 
+    /// The pin in a folder. Where reading is not allowed nobody can tell, and whoever wrote there knows.
+    pub(super) fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        let key = self.key(location, PIN_FILE)?;
+        if self.settings.write_only {
+            return Ok(None);
+        }
+        Ok(self.read_small(&key)?.map(|bytes| Pin::parse(&bytes)))
+    }
+
+    /// Writes the pin of a run's backup, or takes it away.
+    pub(super) fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        let key = self.key(location, PIN_FILE)?;
+        if self.settings.write_only && pin.is_none() {
+            let text = "a pin is not taken away where nothing may be removed: do it with other credentials";
+            return Err(Permanent(text.to_owned()).into());
+        }
+        if !self.settings.write_only && self.manifest(location)?.is_none_or(|found| found.run_id != *run) {
+            bail!("{} holds no backup of run {run}", self.store.address(location));
+        }
+        match pin {
+            Some(pin) => self.write_small(&key, &pin.to_bytes(), Mode::Replace),
+            None => self.store.delete(&key),
+        }
+    }
+
     /// Opens a file of a finished backup.
     pub(super) fn open(&self, location: &str, file: &str) -> Result<Box<dyn StoredFile>> {
         let key = self.key(location, file)?;
@@ -150,12 +175,17 @@ impl Base {
     /// Reads every manifest below the root.
     pub(super) fn scan(&self, progress: &Progress) -> Result<Scan> {
         let mut unread = Vec::new();
+        let mut pinned = HashSet::new();
         let locations = match self.store.find(manifest::FILE)? {
             Some(keys) => {
-                let parents = keys.iter().filter_map(|key| Some(key.rsplit_once('/')?.0.to_owned()));
+                let parents = |keys: &[String]| -> Vec<String> {
+                    keys.iter().filter_map(|key| Some(key.rsplit_once('/')?.0.to_owned())).collect()
+                };
+                pinned.extend(parents(&self.store.find(PIN_FILE)?.unwrap_or_default()));
+                let parents = parents(&keys).into_iter();
                 outermost(parents.filter(|location| is_safe_location(location)).collect())
             }
-            None => self.walk(progress, &mut unread)?,
+            None => self.walk(progress, &mut unread, &mut pinned)?,
         };
         let next = Mutex::new(locations.into_iter());
         let scan = Mutex::new(Scan { found: Vec::new(), unread });
@@ -165,10 +195,15 @@ impl Base {
                     return;
                 }
                 progress.add_stored(1);
-                let manifest = self.manifest(&location);
+                let manifest = self.manifest(&location).and_then(|manifest| {
+                    let pin = pinned.contains(&location).then(|| self.pin(&location)).transpose()?;
+                    Ok(manifest.map(|manifest| (manifest, pin.flatten())))
+                });
                 let Ok(mut scan) = scan.lock() else { return };
                 match manifest {
-                    Ok(Some(manifest)) => scan.found.push(Found::new(location, &manifest)),
+                    Ok(Some((manifest, pin))) => {
+                        scan.found.push(Found { pin, ..Found::new(location, &manifest) });
+                    }
                     // It went while this looked.
                     Ok(None) => {}
                     Err(e) => scan.unread.push(Unread { location, error: format!("{e:#}") }),
@@ -188,8 +223,14 @@ impl Base {
         Ok(scan)
     }
 
-    /// The folders that hold a manifest, found by listing folder after folder.
-    fn walk(&self, progress: &Progress, unread: &mut Vec<Unread>) -> Result<Vec<String>> {
+    /// The folders that hold a manifest, found by listing folder after folder; those of them that hold a pin are
+    /// added to `pinned`.
+    fn walk(
+        &self,
+        progress: &Progress,
+        unread: &mut Vec<Unread>,
+        pinned: &mut HashSet<String>,
+    ) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut folders = vec![(String::new(), 0)];
         while let Some((location, depth)) = folders.pop() {
@@ -207,6 +248,9 @@ impl Base {
             };
             let is_manifest = |e: &super::Entry| e.name == manifest::FILE && e.length.is_some();
             if !location.is_empty() && entries.iter().any(is_manifest) {
+                if entries.iter().any(|e| e.name == PIN_FILE) {
+                    pinned.insert(location.clone());
+                }
                 found.push(location);
                 continue;
             }
@@ -222,6 +266,17 @@ impl Base {
             }
         }
         Ok(found)
+    }
+}
+
+/// What became of a removal, from the result of its first step, which takes the backup out as a whole.
+pub(super) fn kept(first: Result<()>) -> Result<Removal> {
+    match first {
+        Ok(()) => Ok(Removal::Removed),
+        Err(e) => match e.chain().find_map(|cause| cause.downcast_ref::<Kept>()) {
+            Some(kept) => Ok(Removal::Retained { until: kept.until }),
+            None => Err(e),
+        },
     }
 }
 
@@ -296,6 +351,8 @@ impl Write for RemoteStagedFile {
             match e.get_ref() {
                 // What it carries says more than its text.
                 Some(inner) if inner.is::<crate::target::Permanent>() => e,
+                // Most stores name the address themselves.
+                _ if e.to_string().contains(&self.address) => e,
                 _ => io::Error::new(e.kind(), format!("writing {}: {e}", self.address)),
             }
         })
@@ -307,12 +364,19 @@ impl Write for RemoteStagedFile {
 }
 
 impl StagedFile for RemoteStagedFile {
+    fn expect(&mut self, length: u64) {
+        self.upload.expect(length);
+    }
+
     fn finish(self: Box<Self>, length: u64) -> Result<()> {
         let Self { upload, target, address } = *self;
         hit_at(target.as_str(), "finish")
             .map_err(anyhow::Error::from)
             .and_then(|()| upload.finish(length))
-            .with_context(|| format!("target {target}: writing {address}"))
+            .map_err(|e| match format!("{e:#}").contains(&address) {
+                true => e.context(format!("target {target}")),
+                false => e.context(format!("target {target}: writing {address}")),
+            })
     }
 }
 
