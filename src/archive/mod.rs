@@ -35,8 +35,8 @@ pub use index::{EntryKind, FrameRecord, IndexEntry, IndexReader, Located};
 pub use pool::Throttle;
 pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, Tallied, TarCheck, check_tar};
 pub use restore::{
-    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, damage,
-    restore_frames, restore_stream,
+    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, copy_tar_entry,
+    damage, list_tar, restore_frames, restore_stream,
 };
 pub use select::{Selection, for_each_group, select};
 

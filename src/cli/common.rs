@@ -217,14 +217,19 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
         return assemble(global, config, state, clock);
     }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
-        StateError::NotFound { .. } => no_state(global, &e),
+        StateError::NotFound { .. } => no_state(global, &config, &e),
         e => e.into(),
     })?;
     assemble(global, config, state, clock)
 }
 
-fn no_state(global: &Global, missing: &StateError) -> anyhow::Error {
-    anyhow!("{missing}; the first backup is made by: {} backup", command(global))
+fn no_state(global: &Global, config: &Config, missing: &StateError) -> anyhow::Error {
+    let agent = command(global);
+    // The backups may be there all the same: of a state that was lost, or on a new machine.
+    let scan = config.target.keys().next().map_or_else(String::new, |target| {
+        format!(", and those that a target holds already are made known by: {agent} target scan {target}")
+    });
+    anyhow!("{missing}; the first backup is made by: {agent} backup{scan}")
 }
 
 /// Opens what is known of backups, for verbs that look into them: the state or, on a host that has none, what the
@@ -245,7 +250,7 @@ pub fn open_backups(
         (None, only) if config.target.len() == 1 => only,
         _ => None,
     };
-    let Some((name, settings)) = named else { return Err(no_state(global, &missing)) };
+    let Some((name, settings)) = named else { return Err(no_state(global, &config, &missing)) };
     let at = At::new(name, settings, "");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     match scan::state_of(at, &config.host_name(), id.filter(|id| *id != "latest"), clock.now()) {
@@ -253,11 +258,11 @@ pub fn open_backups(
             output::warn(&format!("there is no state here; this is what the manifests at target {name} say"));
             assemble(global, config, state, clock)
         }
-        Ok(None) => Err(no_state(global, &missing)),
+        Ok(None) => Err(no_state(global, &config, &missing)),
         Err(e) if target.is_some() || config.job.is_empty() => Err(e),
         Err(e) => {
             tracing::warn!("looking for backups at target {name}: {e:#}");
-            Err(no_state(global, &missing))
+            Err(no_state(global, &config, &missing))
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::daemon;
 use crate::event::{Progress, Silent};
 use crate::health::Extra;
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, looks, pins, reap, starts, tell, touch_job};
+use crate::ops::{Agent, copies, drill, looks, pins, reap, starts, tell, touch_job};
 use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
@@ -33,6 +33,13 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
             Fate::Unknown(why) => format!("has died, and its target cannot be looked at: {why}"),
         };
         output::print(&format!("run {run} {text}\n"));
+    }
+    match drill::reap(&agent)? {
+        0 => {}
+        1 => output::print("1 drill had died: it counts as failed, its leftovers removed\n"),
+        died => {
+            output::print(&format!("{died} drills had died: they count as failed, their leftovers removed\n"))
+        }
     }
     if args.retry {
         agent.state.retry_copies(None, agent.now())?;

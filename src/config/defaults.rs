@@ -267,6 +267,8 @@ impl Default for DrillConfig {
             target: None,
             sample: drill_sample(),
             scratch: None,
+            databases: true,
+            server: Default::default(),
             identity_file: None,
             check: Default::default(),
         }
