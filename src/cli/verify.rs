@@ -33,7 +33,12 @@ struct Found {
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_backups_to_change(global, config, args.target.as_ref())?;
+    let agent = common::open_backups_to_change(
+        global,
+        config,
+        args.target.as_ref(),
+        (!args.all).then_some(args.id.as_str()),
+    )?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     if args.due {

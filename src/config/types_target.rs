@@ -31,6 +31,30 @@ pub struct TargetConfig {
     /// When backups here are read back, and how much a day.
     #[serde(default)]
     pub verify: VerifyConfig,
+    /// How much of a backup is read back once it is stored here, and in the rounds of `verify`.
+    #[serde(default)]
+    pub read_back: ReadBack,
+    /// Bytes a second sent to the target, and read back from it.
+    #[serde(default)]
+    #[schemars(with = "Option<SizeText>")]
+    pub bandwidth_limit: Option<ByteSize>,
+    /// How many copies are made here at once; more helps only where a single connection is slow.
+    #[serde(default = "super::defaults::copies_at_target")]
+    #[schemars(range(min = 1))]
+    pub max_parallel_copies: usize,
+}
+
+/// How much of a stored backup is read back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadBack {
+    /// Every byte, its digest compared.
+    #[default]
+    Full,
+    /// Small files whole; of large ones the length, and pieces chosen by chance.
+    Sample,
+    /// Nothing: a backup there counts as `complete`, never as `verified`.
+    Never,
 }
 
 /// Where a target is. `type` says the kind.
@@ -233,6 +257,28 @@ impl TargetConfig {
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
         }
+    }
+
+    /// How much is read back of what is stored here.
+    pub fn reads_back(&self) -> ReadBack {
+        if self.write_only() { ReadBack::Never } else { self.read_back }
+    }
+
+    /// The bytes a second one transfer may take: the limit is shared out among those that go on at once.
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth_limit.map(|limit| (limit.0 / self.max_parallel_copies.max(1) as u64).max(1))
+    }
+
+    /// The files of this machine it is used with: keys, passwords, certificates.
+    pub fn files(&self) -> Vec<&Path> {
+        let named = match &self.place {
+            Place::Directory(_) => [None, None],
+            Place::Sftp(sftp) => [&sftp.identity_file, &sftp.known_hosts_file].map(Option::as_deref),
+            Place::S3(s3) => [&s3.secret_access_key_file, &s3.ca_file].map(Option::as_deref),
+            Place::Webdav(webdav) => [&webdav.password_file, &webdav.ca_file].map(Option::as_deref),
+            Place::Azblob(azblob) => [azblob.account_key_file.as_deref(), None],
+        };
+        named.into_iter().flatten().collect()
     }
 
     /// Puts back what [`TargetConfig::secret`] gave.

@@ -6,6 +6,9 @@ use super::types::*;
 use super::validate::Rules;
 use crate::model::TargetName;
 
+/// Less than this a second stands still as far as anybody can tell.
+const LEAST_BANDWIDTH: u64 = 64_000;
+
 impl Rules<'_> {
     /// Checks all targets, alone and beside one another.
     pub(super) fn targets(&mut self) {
@@ -34,6 +37,12 @@ impl Rules<'_> {
                 self.say(&["target", name.as_str(), "keep"], problem);
             }
             self.verify(name.as_str(), &target.verify);
+            if target.bandwidth_limit.is_some_and(|limit| limit.0 < LEAST_BANDWIDTH) {
+                self.say(
+                    &["target", name.as_str(), "bandwidth_limit"],
+                    "this is less than 64 KB a second, at which hardly a backup ever ends; leave `bandwidth_limit` out for no limit",
+                );
+            }
             let jobs: Vec<&str> = config
                 .job
                 .iter()

@@ -6,6 +6,7 @@
 mod decrypted;
 mod directory;
 mod failure;
+mod limited;
 pub mod remote;
 mod scan;
 mod sentinel;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
+pub use limited::limited;
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
 

@@ -28,7 +28,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
-use crate::config::{Place, WebdavPlace, resolve_secret};
+use crate::config::Place;
 use crate::model::TargetName;
 use crate::state::TargetIdentity;
 
@@ -162,22 +162,11 @@ pub struct Settings {
 /// A secret or a certificate that cannot be read, a program that is not installed.
 pub(super) fn store(place: &Place) -> Result<Box<dyn Store>> {
     match place {
-        Place::Webdav(webdav) => webdav_store(webdav),
+        Place::Webdav(webdav) => Ok(Box::new(webdav::open(webdav)?)),
         #[cfg(feature = "azblob")]
         Place::Azblob(azblob) => Ok(Box::new(opendal::OpendalStore::azblob(azblob)?)),
         _ => bail!("this program was built without targets of this type"),
     }
-}
-
-fn webdav_store(webdav: &WebdavPlace) -> Result<Box<dyn Store>> {
-    let password = resolve_secret(webdav.password.as_ref(), webdav.password_file.as_deref())?;
-    let store = webdav::WebdavStore::new(&webdav::WebdavSettings {
-        url: webdav.url.clone(),
-        login: webdav.user.clone().zip(password),
-        ca_file: webdav.ca_file.clone(),
-        silence: webdav.timeout,
-    })?;
-    Ok(Box::new(store))
 }
 
 /// Makes a target of a store.
