@@ -7,39 +7,26 @@ mod world;
 use std::fs;
 
 use rusqlite::Connection;
-use world::{Guard, World, until};
+use world::{Guard, TWO, World, until};
 
-const JOB: &str = r#"
-timezone = "Europe/Berlin"
-host = "web1"
-listen = "127.0.0.1:0"
-state_dir = "{}/state"
-[target.local]
-type = "directory"
-path = "{}/local"
-[target.nas]
-type = "directory"
-path = "{}/nas"
+/// Beside the files of both targets, a database, and somebody to tell.
+const MORE: &str = r#"
+[job.web.source.queue]
+type = "sqlite"
+path = "{}/queue.sqlite"
 [notify.admin]
 type = "email"
 smtp = "smtp://127.0.0.1:9"
 from = "backup@localhost"
 to = ["root@localhost"]
-[job.web]
-trigger = "external"
-schedule = "0 3,11,19 * * *"
-copy_wait = "30s"
-targets = ["local", "nas"]
-[job.web.source.application]
-type = "files"
-paths = ["{}/data"]
-[job.web.source.queue]
-type = "sqlite"
-path = "{}/queue.sqlite"
 "#;
 
+fn configuration(more: &str) -> String {
+    format!("{TWO}{MORE}{more}")
+}
+
 fn new(more: &str) -> World {
-    let world = World::new(&format!("{JOB}{more}"));
+    let world = World::new(&configuration(more));
     fs::create_dir(world.path("nas")).unwrap();
     fs::create_dir(world.path("scratch")).unwrap();
     let database = Connection::open(world.path("queue.sqlite")).unwrap();
@@ -173,16 +160,66 @@ fn each_kind_of_wrong_is_named() {
     assert!(!failed.out.contains("check page"), "{}", failed.out);
 
     // A live file of the same size and time with another content.
-    world.configure(&format!("{JOB}[job.web.drill]\nscratch = \"{{}}/scratch\"\nsample = 100\n"));
+    world.configure(&configuration("[job.web.drill]\nscratch = \"{}/scratch\"\nsample = 100\n"));
     world.sh("cp -p data/index.php keep; printf '<?php echo \"hallo\";\\n' > data/index.php; touch -r keep data/index.php; cmp -s keep data/index.php && exit 1; test $(stat -c %s keep) = $(stat -c %s data/index.php)");
     world.agent("drill").exits(1).says(&["data/index.php came back with another content than the live file"]);
 
-    world.configure(&format!("{JOB}[job.web.drill]\n[job.web.drill.check.slow]\ntype = \"command\"\ncommand = [\"sleep\", \"60\"]\ntimeout = \"300ms\"\n[job.web.drill.check.gone]\ntype = \"command\"\ncommand = [\"/no/such/program\"]\n"));
+    world.configure(&configuration("[job.web.drill]\n[job.web.drill.check.slow]\ntype = \"command\"\ncommand = [\"sleep\", \"60\"]\ntimeout = \"300ms\"\n[job.web.drill.check.gone]\ntype = \"command\"\ncommand = [\"/no/such/program\"]\n"));
     world.sh("cp -p keep data/index.php");
     world.agent("drill").exits(1).says(&["check slow: ", "check gone: ", "/no/such/program"]);
     nothing_left(&world);
-    world.configure(&format!("{JOB}[job.web.drill]\nscratch = \"{{}}/not-there\"\n"));
+    world.configure(&configuration("[job.web.drill]\nscratch = \"{}/not-there\"\n"));
     world.agent("drill").exits(1).says(&["the folder", "for drills does not exist"]);
+}
+
+/// A small file system of its own, in place of a folder.
+struct Small<'a>(&'a World);
+
+impl<'a> Small<'a> {
+    fn new(world: &'a World, options: &str) -> Self {
+        world.sh(&format!("mount -t tmpfs -o {options} tmpfs scratch"));
+        Self(world)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        // Lazily: whatever still stands there must not keep the test's folder.
+        let _ = self.0.shell("umount -l scratch").status();
+    }
+}
+
+#[test]
+fn a_drill_without_room_fails_is_told_and_leaves_nothing() {
+    let world = new("[job.web.drill]\nscratch = \"{}/scratch\"\n");
+    {
+        let _small = Small::new(&world, "size=16m");
+        world.agent("drill").exits(1).says(&[
+            "FAILED: was not restored from local",
+            "there is no room for a drill: ",
+            "/scratch, 16.0 MiB are free; set `drill.scratch` to a folder with more",
+        ]);
+        nothing_left(&world);
+        assert_eq!(metric(&world, "backup_last_drill_success"), Some(0.0));
+        assert_eq!(metric(&world, "backup_last_drill_duration_seconds"), None);
+        assert!(
+            check(&world, "drill").contains("there is no room for a drill"),
+            "{}",
+            check(&world, "drill")
+        );
+        world.agent("tend");
+        let queue = world.agent("notify queue --json").json();
+        let told = |kind: &str| queue.as_array().unwrap().iter().any(|m| m["kind"] == kind);
+        assert!(told("degraded"), "{queue}");
+    }
+    {
+        // Room for bytes, and none for files: that shows in the middle of the restore.
+        let _small = Small::new(&world, "size=1g,nr_inodes=6");
+        world.agent("drill").exits(1).says(&["FAILED", "No space left on device"]);
+        nothing_left(&world);
+    }
+    world.agent("drill").exits(0);
+    nothing_left(&world);
 }
 
 #[test]
@@ -200,6 +237,9 @@ fn what_a_dead_drill_left_is_removed_and_counts_as_failed() {
     world.agent("drill --due").exits(0);
     nothing_left(&world);
     assert!(check(&world, "drill").contains("was cut short"), "{}", check(&world, "drill"));
+    let queue = world.agent("notify queue --json").json();
+    let told = queue.as_array().unwrap().iter().any(|m| m["kind"] == "degraded");
+    assert!(told, "nobody was told of a drill that died: {queue}");
 }
 
 #[test]

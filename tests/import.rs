@@ -194,3 +194,86 @@ fn what_is_no_archive_or_not_ready_is_passed_over_with_its_reason() {
     world.agent("import data --job web").exits(1).says(&["lies in no target", "[target.old]"]);
     world.agent("import var-backups --job wbe").exits(2).says(&["there is no job wbe"]);
 }
+
+#[test]
+fn imported_archives_are_looked_into_and_compared_with_the_agents_own() {
+    let world = with_archives();
+    // GNU tar's own formats: a sparse file with more holes than a header has room for, and files added later.
+    let at = moment(&world, 1, "05:00");
+    world.sh(&format!(
+        "dir=var-backups/askproai/daily/$(date -d '{at}' +%Y/%m/%d/%H%M); mkdir -p $dir more/sub
+         for n in $(seq 40); do printf x | dd of=more/sparse bs=1 seek=$((n * 100000)) conv=notrunc status=none; done
+         echo first > more/twice; mkfifo more/pipe; ln more/twice more/sub/again; ln -s ../twice more/sub/link
+         tar --format=gnu -S -cf $dir/extra.tar ./more/sparse ./more/pipe ./more/twice ./more/sub
+         rm more/twice; echo second > more/twice; tar --format=gnu -rf $dir/extra.tar ./more/twice
+         echo no-bzip2 > $dir/odd.tar.bz2; touch -d '{at}' $dir/*"
+    ));
+    world.agent("import var-backups/askproai --job web").exits(0);
+    let runs = copies(&world);
+    let run = |n: usize| runs[n]["run_id"].as_str().unwrap().to_owned();
+    let (newest, extra) = (run(0), run(1));
+
+    let listed = world.agent(&format!("ls {newest}")).exits(0).out;
+    assert_eq!(listed, "application:\n  data/\ndatabase:\n  database.sql.gz\nsystem-state:\n  data/\n");
+    let listed = world.agent(&format!("ls {newest} data -R -l --component application")).exits(0).out;
+    assert_eq!(listed.lines().count(), 10, "{listed}");
+    for text in ["data/app/Models/Grüße.php", "data/link -> index.php", "2025-01-02 04:04", "320000"] {
+        assert!(listed.contains(text), "{text}: {listed}");
+    }
+    let cat = |args: &str| world.agent(&format!("cat {args}")).exits(0).out;
+    assert_eq!(cat(&format!("{newest} data/link")), world.read("data/index.php"));
+    assert_eq!(
+        cat(&format!("{newest} data/app/Models/User.php --component system-state")),
+        world.read("data/app/Models/User.php")
+    );
+    assert!(cat(&format!("{newest} --component database")).contains("-- Dump completed on"));
+    world.agent(&format!("cat {newest} data/app")).exits(1).says(&["data/app is a folder"]);
+    world.agent(&format!("cat {newest} data/none")).exits(1).says(&["there is no file data/none"]);
+    world.agent(&format!("cat {newest} --component application")).exits(1).says(&["say which file"]);
+    world
+        .agent(&format!("ls {newest} --component none"))
+        .exits(1)
+        .says(&["it has: application, database, system-state"]);
+
+    let listed = world.agent(&format!("ls {extra} -R -l --component extra")).exits(0);
+    assert!(listed.err.contains("1 devices and pipes are not listed"), "{}", listed.err);
+    assert!(
+        listed.out.contains(" 4000001 ") && listed.out.contains("more/sub/again = more/twice"),
+        "{}",
+        listed.out
+    );
+    assert_eq!(listed.out.matches("more/twice\n").count(), 2, "a path is listed once: {}", listed.out);
+    assert_eq!(cat(&format!("{extra} more/sub/link")), "second\n");
+    world.agent(&format!("cat {extra} more/sparse")).exits(1).says(&["GNU tar's old format"]);
+    world
+        .agent(&format!("ls {extra}"))
+        .exits(1)
+        .says(&["odd.tar.bz2 is packed by another program; `bzip2 -dc FILE | tar -tvf -`"]);
+
+    // Against a backup of the agent's own: only what changed is told, whatever the paths begin with.
+    world.agent("backup").exits(0);
+    let same = world.agent(&format!("diff {newest} --component application")).exits(0).out;
+    assert!(same.ends_with("0 added, 0 removed, 0 changed\n"), "{same}");
+    world.sh("echo changed > data/index.php; echo new > data/new.php; rm data/storage/media/big.bin");
+    world.agent("backup").exits(0);
+    let differs = world.agent(&format!("diff {newest} latest --component application")).exits(0).out;
+    for text in [
+        "~ ",
+        "/data/index.php (",
+        "/data/new.php\n",
+        "/data/storage/media/big.bin\n",
+        "1 added, 1 removed, 1 changed",
+    ] {
+        assert!(differs.contains(text), "{text}: {differs}");
+    }
+    let back = world.agent(&format!("diff latest {newest} --component application --json")).exits(0).out;
+    assert!(back.contains("\"change\":\"removed\""), "{back}");
+    // Two imported ones.
+    let between = world.agent(&format!("diff {} {newest}", run(2))).exits(0).out;
+    assert!(between.contains("~ database.sql.gz ("), "{between}");
+    assert!(between.ends_with("0 added, 0 removed, 1 changed\n"), "{between}");
+
+    // One that was damaged since gives an error with what it gives out.
+    world.sh("f=$(ls -d var-backups/askproai/daily/*/*/*/1100/database.sql.gz); printf 'x' | gzip > $f.new; cat $f.new > $f");
+    world.agent(&format!("cat {newest} --component database")).exits(1).says(&["is not what was imported"]);
+}

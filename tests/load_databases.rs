@@ -52,7 +52,9 @@ impl Home {
         for text in texts {
             assert!(said.contains(text), "{args}: {text:?} is missing in: {said}");
         }
-        assert!(!self.path().join(format!("state/loading-{}", std::process::id())).exists());
+        let left = fs::read_dir(self.path().join("state")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("loading")), "{left:?}");
     }
 
     /// The stored file of a component.

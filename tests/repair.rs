@@ -7,28 +7,7 @@ mod world;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use world::{Guard, World, until};
-
-const TWO: &str = r#"
-timezone = "Europe/Berlin"
-host = "web1"
-listen = "127.0.0.1:0"
-state_dir = "{}/state"
-[target.local]
-type = "directory"
-path = "{}/local"
-[target.nas]
-type = "directory"
-path = "{}/nas"
-[job.web]
-trigger = "external"
-schedule = "0 3,11,19 * * *"
-copy_wait = "30s"
-targets = ["local", "nas"]
-[job.web.source.application]
-type = "files"
-paths = ["{}/data"]
-"#;
+use world::{Guard, TWO, World, until};
 
 fn two(more: &str) -> World {
     let world = World::new(&format!("{TWO}{more}"));

@@ -6,16 +6,15 @@
 mod peers;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use backup_agent::config::SourceConfig;
-use backup_agent::event::Progress;
 use backup_agent::manifest::{Content, Kind};
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Part, Source, build};
+use backup_agent::source::{Capture, Part, Source, build};
 use peers::mariadb::MariaDb;
+use peers::stage::Stage;
 
 /// Everything an option file or a shell might stumble over.
 const PASSWORD: &str = "p#w;d \"double\" 'single' \\n back\\\\slash $HOME `x` =[] ü ";
@@ -76,58 +75,6 @@ fn shop() -> Arc<MariaDb> {
     let server = Arc::new(server);
     *shared = Arc::downgrade(&server);
     server
-}
-
-/// A folder for one test.
-struct Stage {
-    dir: tempfile::TempDir,
-    context: Context,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = dir.path().join("scratch");
-        fs::create_dir(&scratch).unwrap();
-        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context::new(scratch, Arc::new(Progress::default())) }
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
-    fn password(&self, text: &str) -> PathBuf {
-        self.file("password", text, 0o600)
-    }
-
-    fn parts(&self, source: &dyn Source) -> anyhow::Result<Vec<Part>> {
-        Ok(source.preflight(&self.context)?.parts)
-    }
-
-    fn warnings(&self, source: &dyn Source) -> Vec<String> {
-        source.preflight(&self.context).unwrap().warnings
-    }
-
-    /// The only component, or the first.
-    fn capture(&self, source: &dyn Source) -> anyhow::Result<Vec<u8>> {
-        self.capture_part(source, &self.parts(source)?[0])
-    }
-
-    fn capture_part(&self, source: &dyn Source, part: &Part) -> anyhow::Result<Vec<u8>> {
-        let Capture::Stream(mut stream) = source.open(part, &self.context)? else {
-            panic!("a stream was expected")
-        };
-        let mut bytes = Vec::new();
-        let read = stream.reader().read_to_end(&mut bytes);
-        stream.finish()?;
-        read?;
-        assert_eq!(fs::read_dir(&self.context.scratch)?.count(), 0, "something stayed in the scratch folder");
-        Ok(bytes)
-    }
 }
 
 fn source(settings: &str) -> Box<dyn Source> {

@@ -7,55 +7,14 @@ mod peers;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use backup_agent::config::SourceConfig;
-use backup_agent::event::Progress;
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Part, Source, build};
+use backup_agent::source::{Part, Source, build};
 use peers::postgres::{Postgres, USER, bin};
+use peers::stage::Stage;
 
 const PASSWORD: &str = "p:w\\;d 'x' \"y\" ü";
-
-/// A folder for one test.
-struct Stage {
-    dir: tempfile::TempDir,
-    context: Context,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = dir.path().join("scratch");
-        fs::create_dir(&scratch).unwrap();
-        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context::new(scratch, Arc::new(Progress::default())) }
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
-    fn parts(&self, source: &dyn Source) -> anyhow::Result<Vec<Part>> {
-        Ok(source.preflight(&self.context)?.parts)
-    }
-
-    fn capture(&self, source: &dyn Source, part: &Part) -> anyhow::Result<Vec<u8>> {
-        let Capture::Stream(mut stream) = source.open(part, &self.context)? else {
-            panic!("a stream was expected")
-        };
-        let mut bytes = Vec::new();
-        let read = stream.reader().read_to_end(&mut bytes);
-        stream.finish()?;
-        read?;
-        assert_eq!(fs::read_dir(&self.context.scratch)?.count(), 0, "something stayed in the scratch folder");
-        Ok(bytes)
-    }
-}
 
 fn source(settings: &str) -> Box<dyn Source> {
     let config: SourceConfig =
@@ -140,7 +99,7 @@ fn a_backup_of_a_server_restores_into_another_one_with_roles_owners_and_large_ob
         (parts[0].file_name.as_str(), parts[3].file_name.as_str()),
         ("database.globals.sql", "database.shop.pgdump")
     );
-    let dumps: Vec<Vec<u8>> = parts.iter().map(|part| stage.capture(&*source, part).unwrap()).collect();
+    let dumps: Vec<Vec<u8>> = parts.iter().map(|part| stage.capture_part(&*source, part).unwrap()).collect();
     // Not compressed by PostgreSQL: that is the engine's.
     assert!(dumps[3].windows(9).any(|w| w == b"row 19999"), "the dump is compressed");
 
@@ -190,7 +149,7 @@ fn every_way_to_give_the_login_works_and_a_wrong_one_is_told_without_the_passwor
         let source = source(&format!("{settings}\ndatabases = ['wi*']\nglobals = false"));
         let parts = stage.parts(&*source).unwrap_or_else(|error| panic!("{settings}: {error:#}"));
         assert_eq!(names(&parts), ["database.wiki"], "{settings}");
-        assert!(stage.capture(&*source, &parts[0]).unwrap().starts_with(b"PGDMP"), "{settings}");
+        assert!(stage.capture_part(&*source, &parts[0]).unwrap().starts_with(b"PGDMP"), "{settings}");
     }
     let wrong = stage.file("wrong", "wrong-passw0rd", 0o600);
     let login = format!("host = '127.0.0.1'\nport = {port}\n");
@@ -224,7 +183,7 @@ fn every_way_to_give_the_login_works_and_a_wrong_one_is_told_without_the_passwor
         narrow.display()
     ));
     let parts = stage.parts(&*source).unwrap();
-    let text = failure(stage.capture(&*source, &parts[0]));
+    let text = failure(stage.capture_part(&*source, &parts[0]));
     assert!(text.contains("user narrow lacks a privilege"), "{text}");
 }
 

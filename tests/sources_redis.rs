@@ -6,56 +6,14 @@
 mod peers;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use backup_agent::config::SourceConfig;
-use backup_agent::event::Progress;
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Part, Source, build};
+use backup_agent::source::{Source, build};
 use peers::redis::Redis;
+use peers::stage::Stage;
 
 const PASSWORD: &str = "p#w;d-'x'";
-
-/// A folder for one test.
-struct Stage {
-    dir: tempfile::TempDir,
-    context: Context,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = dir.path().join("scratch");
-        fs::create_dir(&scratch).unwrap();
-        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context::new(scratch, Arc::new(Progress::default())) }
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
-    fn parts(&self, source: &dyn Source) -> anyhow::Result<Vec<Part>> {
-        Ok(source.preflight(&self.context)?.parts)
-    }
-
-    fn capture(&self, source: &dyn Source, part: &Part) -> anyhow::Result<Vec<u8>> {
-        let Capture::Stream(mut stream) = source.open(part, &self.context)? else {
-            panic!("a stream was expected")
-        };
-        let mut bytes = Vec::new();
-        let read = stream.reader().read_to_end(&mut bytes);
-        stream.finish()?;
-        read?;
-        assert_eq!(fs::read_dir(&self.context.scratch)?.count(), 0, "something stayed in the scratch folder");
-        Ok(bytes)
-    }
-}
 
 fn source(settings: &str) -> Box<dyn Source> {
     let config: SourceConfig = toml::from_str(&format!("type = 'redis'\n{settings}")).unwrap();
@@ -93,7 +51,7 @@ fn a_snapshot_loads_into_another_server_however_it_is_sent() {
             let source = source(&format!("{place}\npassword_file = '{}'", password.display()));
             let parts = stage.parts(&*source).unwrap();
             assert_eq!(parts[0].file_name, "cache.rdb");
-            let rdb = stage.capture(&*source, &parts[0]).unwrap();
+            let rdb = stage.capture_part(&*source, &parts[0]).unwrap();
             assert!(rdb.starts_with(b"REDIS"), "{options:?}");
             let path = stage.dir.path().join("rdb");
             fs::write(&path, &rdb).unwrap();
@@ -132,6 +90,6 @@ fn a_login_that_is_refused_and_a_server_that_is_away_are_told_without_the_passwo
     let narrow = stage.file("narrow", "narrow-secret", 0o600);
     let source = source(&format!("port = {port}\nuser = 'narrow'\npassword_file = '{}'", narrow.display()));
     let parts = stage.parts(&*source).unwrap();
-    let text = failure(stage.capture(&*source, &parts[0]));
+    let text = failure(stage.capture_part(&*source, &parts[0]));
     assert!(text.contains("may not do what a dump needs"), "{text}");
 }

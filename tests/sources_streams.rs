@@ -1,8 +1,10 @@
 //! The contract of stream sources, held against programs that behave badly: what is not whole is never
 //! taken for whole, nothing hangs, nothing is left running, and no secret is shown.
 
+#[path = "peers/stage.rs"]
+mod stage;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -12,11 +14,11 @@ use backup_agent::config::SourceConfig;
 use backup_agent::event::{Interrupted, Progress};
 use backup_agent::manifest::{Content, Kind};
 use backup_agent::model::ComponentName;
-use backup_agent::source::{Capture, Context, Part, Source, StreamSource, build};
+use backup_agent::source::{Capture, Part, Source, StreamSource, build};
+use stage::Stage;
 
 const CANARY: &str = "canary-passw0rd";
 
-/// A folder with stub programs, secrets and a scratch folder.
 /// A component of a source as the tests here need it; its own is asked for where the preflight is right.
 fn part(source: &dyn Source) -> Part {
     let (extension, kind) = match source.type_name() {
@@ -27,41 +29,32 @@ fn part(source: &dyn Source) -> Part {
     Part::whole(source.name(), extension, kind, Content::Other)
 }
 
-struct Stage {
-    dir: tempfile::TempDir,
-    context: Context,
+/// Scripts in place of dump programs.
+trait Scripts {
+    /// A shell script as a program.
+    fn program(&self, name: &str, body: &str) -> String;
+    /// A `command` source around a script, with further settings.
+    fn command(&self, body: &str, settings: &str) -> Box<dyn Source>;
+    /// Opens a source, reads it to its end and asks whether it was whole.
+    fn read(&self, source: &dyn Source) -> (Vec<u8>, anyhow::Result<()>);
+    /// Opens a source.
+    fn start(&self, source: &dyn Source) -> anyhow::Result<Box<dyn StreamSource>>;
+    /// The process ids that scripts wrote into a file.
+    fn pids(&self, name: &str) -> Vec<i32>;
 }
 
-impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let scratch = dir.path().join("scratch");
-        fs::create_dir(&scratch).unwrap();
-        fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).unwrap();
-        Self { dir, context: Context::new(scratch, Arc::new(Progress::default())) }
-    }
-
-    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-
-    /// A shell script as a program.
+impl Scripts for Stage {
     fn program(&self, name: &str, body: &str) -> String {
         self.file(name, &format!("#!/bin/sh\n{body}\n"), 0o755).display().to_string()
     }
 
-    /// A `command` source around a script, with further settings.
     fn command(&self, body: &str, settings: &str) -> Box<dyn Source> {
         let program = self.program("dump", body);
         source(&format!("type = 'command'\ncommand = ['{program}']\nextension = 'sql'\n{settings}"))
     }
 
-    /// Opens a source, reads it to its end and asks whether it was whole.
-    fn capture(&self, source: &dyn Source) -> (Vec<u8>, anyhow::Result<()>) {
-        let mut stream = match self.open(source) {
+    fn read(&self, source: &dyn Source) -> (Vec<u8>, anyhow::Result<()>) {
+        let mut stream = match self.start(source) {
             Ok(stream) => stream,
             Err(error) => return (Vec::new(), Err(error)),
         };
@@ -74,11 +67,8 @@ impl Stage {
         (bytes, finished)
     }
 
-    fn open(&self, source: &dyn Source) -> anyhow::Result<Box<dyn StreamSource>> {
-        match source.open(&part(source), &self.context)? {
-            Capture::Stream(stream) => Ok(stream),
-            Capture::Tree(_) => panic!("a stream was expected"),
-        }
+    fn start(&self, source: &dyn Source) -> anyhow::Result<Box<dyn StreamSource>> {
+        self.open(source, &part(source))
     }
 
     fn pids(&self, name: &str) -> Vec<i32> {
@@ -116,7 +106,7 @@ fn a_program_that_does_its_work_yields_all_of_its_output() {
         .command("echo CREATE TABLE; echo warning: old >&2; echo '-- END'; echo", "end_marker = '-- END'");
     assert_eq!(source.preflight(&stage.context).unwrap().parts[0].file_name, "database.sql");
     assert!(source.preflight(&stage.context).unwrap().warnings.is_empty());
-    let (bytes, result) = stage.capture(&*source);
+    let (bytes, result) = stage.read(&*source);
     result.unwrap();
     assert_eq!(bytes, b"CREATE TABLE\n-- END\n\n");
 }
@@ -126,14 +116,14 @@ fn an_exit_code_other_than_zero_fails_whatever_was_written() {
     let stage = Stage::new();
     let source =
         stage.command("echo data; echo '-- END'; echo lost connection >&2; exit 2", "end_marker = '-- END'");
-    let error = stage.capture(&*source).1.unwrap_err();
+    let error = stage.read(&*source).1.unwrap_err();
     assert!(text(&error).contains("exit code 2") && text(&error).contains("lost connection"), "{error:#}");
 }
 
 #[test]
 fn a_death_by_signal_fails() {
     let stage = Stage::new();
-    let error = stage.capture(&*stage.command("echo data; kill -SEGV $$", "")).1.unwrap_err();
+    let error = stage.read(&*stage.command("echo data; kill -SEGV $$", "")).1.unwrap_err();
     assert!(text(&error).contains("SIGSEGV"), "{error:#}");
 }
 
@@ -141,16 +131,16 @@ fn a_death_by_signal_fails() {
 fn a_dump_that_broke_off_with_exit_code_zero_fails_by_its_missing_end_marker() {
     let stage = Stage::new();
     let source = stage.command("echo '-- END'; echo INSERT INTO", "end_marker = '-- END'");
-    let error = stage.capture(&*source).1.unwrap_err();
+    let error = stage.read(&*source).1.unwrap_err();
     assert!(text(&error).contains("cut off") && text(&error).contains("-- END"), "{error:#}");
 }
 
 #[test]
 fn nothing_written_fails_unless_it_is_allowed() {
     let stage = Stage::new();
-    let error = stage.capture(&*stage.command("exit 0", "")).1.unwrap_err();
+    let error = stage.read(&*stage.command("exit 0", "")).1.unwrap_err();
     assert!(text(&error).contains("wrote nothing"), "{error:#}");
-    let (bytes, result) = stage.capture(&*stage.command("exit 0", "allow_empty = true"));
+    let (bytes, result) = stage.read(&*stage.command("exit 0", "allow_empty = true"));
     result.unwrap();
     assert!(bytes.is_empty());
 }
@@ -164,7 +154,7 @@ fn at_the_deadline_the_whole_process_group_is_ended() {
         pids = pids.display()
     );
     let start = Instant::now();
-    let (bytes, result) = stage.capture(&*stage.command(&body, "timeout = '1s'"));
+    let (bytes, result) = stage.read(&*stage.command(&body, "timeout = '1s'"));
     let error = result.unwrap_err();
     assert!(text(&error).contains("had not finished after 1s"), "{error:#}");
     assert_eq!(bytes, b"data\n");
@@ -179,7 +169,7 @@ fn a_stream_that_is_given_up_ends_its_program() {
     let stage = Stage::new();
     let pids = stage.dir.path().join("pids");
     let body = format!("echo $$ > {}\nwhile :; do echo data; sleep 0.01; done", pids.display());
-    let mut stream = stage.open(&*stage.command(&body, "")).unwrap();
+    let mut stream = stage.start(&*stage.command(&body, "")).unwrap();
     let mut some = [0; 5];
     stream.reader().read_exact(&mut some).unwrap();
     drop(stream);
@@ -196,7 +186,7 @@ fn a_run_that_is_cancelled_ends_the_program_soon() {
         progress.cancel();
     });
     let start = Instant::now();
-    let error = stage.capture(&*source).1.unwrap_err();
+    let error = stage.read(&*source).1.unwrap_err();
     canceller.join().unwrap();
     assert!(error.is::<Interrupted>(), "{error:#}");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -207,7 +197,7 @@ fn a_flood_on_standard_error_does_not_block_and_its_end_is_kept() {
     let stage = Stage::new();
     // 100 MB in lines, then the line that matters.
     let body = "yes 'warning: the same thing again and again and again' | head -c 100000000 >&2\necho data\necho 'the last word' >&2\nexit 1";
-    let (bytes, result) = stage.capture(&*stage.command(body, ""));
+    let (bytes, result) = stage.read(&*stage.command(body, ""));
     let error = text(&result.unwrap_err());
     assert_eq!(bytes, b"data\n");
     assert!(error.ends_with("the last word"), "{error}");
@@ -219,7 +209,7 @@ fn a_slow_reader_holds_the_program_back_instead_of_filling_memory() {
     let stage = Stage::new();
     let pid = stage.dir.path().join("pid");
     let body = format!("echo $$ > {}\nexec head -c 200000000 /dev/zero", pid.display());
-    let mut stream = stage.open(&*stage.command(&body, "")).unwrap();
+    let mut stream = stage.start(&*stage.command(&body, "")).unwrap();
     thread::sleep(Duration::from_millis(700));
     let io = fs::read_to_string(format!("/proc/{}/io", stage.pids("pid")[0])).unwrap();
     let written: u64 = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap();
@@ -237,7 +227,7 @@ fn a_secret_is_visible_in_no_argument_error_or_debug_text() {
     let settings = format!("[env_file]\nDUMP_PASSWORD = '{}'", secret.display());
     let source = stage.command(body, &settings);
     source.preflight(&stage.context).unwrap();
-    let mut stream = stage.open(&*source).unwrap();
+    let mut stream = stage.start(&*source).unwrap();
     let mut ready = [0; 6];
     stream.reader().read_exact(&mut ready).unwrap();
 
@@ -277,7 +267,7 @@ fn a_missing_program_is_named_by_the_preflight() {
     let source = source("type = 'command'\ncommand = ['no-such-dump-program']");
     let error = text(&source.preflight(&stage.context).unwrap_err());
     assert!(error.contains("no-such-dump-program"), "{error}");
-    assert!(stage.capture(&*source).1.is_err());
+    assert!(stage.read(&*source).1.is_err());
 }
 
 /// Stubs in the place of a MySQL dump program.
@@ -300,7 +290,7 @@ mod mysql {
     fn a_dump_is_whole_with_exit_code_and_end_marker_only() {
         let stage = Stage::new();
         let good = "echo data; echo '-- Dump completed on 2026-11-24 19:00:00'";
-        stage.capture(&*dump(&stage, good)).1.unwrap();
+        stage.read(&*dump(&stage, good)).1.unwrap();
         for (body, part) in [
             ("echo data", "cut off"),
             ("echo '-- Dump completed'; echo data", "cut off"),
@@ -313,7 +303,7 @@ mod mysql {
                 "refused the login of user backup",
             ),
         ] {
-            let error = text(&stage.capture(&*dump(&stage, body)).1.unwrap_err());
+            let error = text(&stage.read(&*dump(&stage, body)).1.unwrap_err());
             assert!(error.contains(part), "{body}: {error}");
         }
     }
@@ -326,7 +316,7 @@ mod mysql {
             "file=${{1#--defaults-file=}}\nstat -c %a \"$file\" > {seen}\ncat \"$file\" >> {seen}\nprintf '%s ' \"$@\" >> {seen}.args\nenv > {seen}.env\necho '-- Dump completed'",
             seen = seen.display()
         );
-        stage.capture(&*dump(&stage, &body)).1.unwrap();
+        stage.read(&*dump(&stage, &body)).1.unwrap();
         let read = |suffix: &str| fs::read_to_string(format!("{}{suffix}", seen.display())).unwrap();
         assert_eq!(read(""), format!("600\n[client]\nuser=\"backup\"\npassword=\"{CANARY}\"\n"));
         assert!(!read(".args").contains(CANARY) && read(".args").contains("--single-transaction"));
@@ -391,7 +381,7 @@ mod sqlite {
             source.preflight(&stage.context).unwrap();
             // Committed, but with a log perhaps only there.
             live.execute("INSERT INTO t (x) VALUES ('last')", []).unwrap();
-            let (bytes, result) = stage.capture(&*source);
+            let (bytes, result) = stage.read(&*source);
             result.unwrap();
             assert_eq!(restored(&stage, &bytes), 5001, "{mode}");
             assert_eq!(fs::read_dir(&stage.context.scratch).unwrap().count(), 0, "the copy stayed behind");
@@ -417,7 +407,7 @@ mod sqlite {
                 written
             })
         };
-        let (bytes, result) = stage.capture(&*sqlite(&path, "5s"));
+        let (bytes, result) = stage.read(&*sqlite(&path, "5s"));
         stop.cancel();
         assert!(writer.join().unwrap() > 0);
         result.unwrap();
@@ -431,7 +421,7 @@ mod sqlite {
         let live = database(&path, "DELETE", 10);
         live.execute_batch("BEGIN EXCLUSIVE").unwrap();
         let start = Instant::now();
-        let error = text(&stage.capture(&*sqlite(&path, "600ms")).1.unwrap_err());
+        let error = text(&stage.read(&*sqlite(&path, "600ms")).1.unwrap_err());
         assert!(error.contains("locked by a writer for 600ms") && error.contains("app.db"), "{error}");
         assert!(start.elapsed() >= Duration::from_millis(500) && start.elapsed() < Duration::from_secs(5));
 
@@ -440,7 +430,7 @@ mod sqlite {
             thread::sleep(Duration::from_millis(500));
             live.execute_batch("COMMIT").unwrap();
         });
-        let (bytes, result) = stage.capture(&*source);
+        let (bytes, result) = stage.read(&*source);
         release.join().unwrap();
         result.unwrap();
         assert_eq!(restored(&stage, &bytes), 10);
@@ -457,7 +447,7 @@ mod sqlite {
         fs::copy(&path, &crashed).unwrap();
         fs::copy(stage.dir.path().join("app.db-journal"), stage.dir.path().join("crashed.db-journal"))
             .unwrap();
-        let (bytes, result) = stage.capture(&*sqlite(&crashed, "5s"));
+        let (bytes, result) = stage.read(&*sqlite(&crashed, "5s"));
         result.unwrap();
         assert_eq!(restored(&stage, &bytes), 2000);
         let copy = Connection::open(stage.dir.path().join("restored")).unwrap();
@@ -475,7 +465,7 @@ mod sqlite {
 
         let half = stage.dir.path().join("half.db");
         fs::write(&half, &whole[..whole.len() / 2]).unwrap();
-        let error = text(&stage.capture(&*sqlite(&half, "5s")).1.unwrap_err());
+        let error = text(&stage.read(&*sqlite(&half, "5s")).1.unwrap_err());
         assert!(error.contains("half.db is damaged"), "{error}");
 
         let mut flipped = whole.clone();
@@ -483,7 +473,7 @@ mod sqlite {
         flipped[middle..middle + 4096].fill(0xa5);
         let broken = stage.dir.path().join("broken.db");
         fs::write(&broken, &flipped).unwrap();
-        let error = text(&stage.capture(&*sqlite(&broken, "5s")).1.unwrap_err());
+        let error = text(&stage.read(&*sqlite(&broken, "5s")).1.unwrap_err());
         assert!(error.contains("broken.db is damaged"), "{error}");
     }
 
@@ -500,7 +490,7 @@ mod sqlite {
         let missing = stage.dir.path().join("missing.db");
         let error = text(&sqlite(&missing, "1s").preflight(&stage.context).unwrap_err());
         assert!(error.contains("missing.db") && error.contains("No such file"), "{error}");
-        assert!(stage.capture(&*sqlite(&missing, "1s")).1.is_err());
+        assert!(stage.read(&*sqlite(&missing, "1s")).1.is_err());
         assert!(!missing.exists(), "a missing database was created");
     }
 }

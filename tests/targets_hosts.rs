@@ -117,7 +117,8 @@ fn a_policy_may_be_said_and_without_one_everything_stays() {
 fn a_newest_backup_that_is_damaged_does_not_let_the_others_go() {
     let (world, ids) = two_hosts();
     let config = admin(&world, "keep = { last = 1 }");
-    let newest = world.stored("local/testhost").into_iter().max().unwrap();
+    let of_newest = |f: &PathBuf| fs::read_to_string(f.join("manifest.json")).unwrap().contains(&ids[2]);
+    let newest = world.stored("local/testhost").into_iter().find(of_newest).unwrap();
     let archive = newest.join("application.tar.zst");
     let whole = fs::read(&archive).unwrap();
     fs::write(&archive, &whole[..whole.len() / 2]).unwrap();
@@ -323,6 +324,9 @@ fn a_new_host_with_a_configuration_of_the_target_alone_lists_verifies_and_restor
     let config = admin(&world, "");
     let out = bare(&["--config", &config, "list"]).expect(1);
     assert!(out.all().contains("several hosts"), "{}", out.all());
+    // The id of a run says which host is meant.
+    let out = bare(&["--config", &config, "pin", &ids[1], "--reason", "evidence"]).expect(0);
+    assert!(out.all().contains("pinned: retention never removes it"), "{}", out.all());
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("host = \"admin\"", "host = \"testhost\"")).unwrap();
     let list = bare(&["--config", &config, "list", "--json"]).expect(0);

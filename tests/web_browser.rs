@@ -16,8 +16,8 @@ use backup_agent::lock::ProcessIdentity;
 use backup_agent::manifest::{FileWarning, PathText};
 use backup_agent::model::{JobName, Outcome, RunId, WarningCounts, WarningKind};
 use backup_agent::state::{
-    ComponentSummary, CopyStatus, EndedRun, MessageKind, NewCopy, NewMessage, NewRun, RunTrigger, State,
-    StepTime,
+    ComponentSummary, CopyStatus, DrillResult, EndedRun, MessageKind, NewCopy, NewDrill, NewMessage, NewRun,
+    RunTrigger, State, StepTime,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -49,8 +49,10 @@ require_mount = true
 schedule = "0 3 1 1 *"
 targets = ["local"]
 source.files = { type = "files", paths = ["FOLDER/source"] }
+drill = { schedule = "30 5 1 1 *" }
 [job.accounting]
 targets = ["local", "nas"]
+drill = { schedule = "30 5 1 1 *" }
 source.database = { type = "command", command = ["false"] }
 [job.mailboxes]
 schedule = "@hourly"
@@ -170,6 +172,20 @@ impl Host {
             })
             .collect();
         state.set_run_log(&failed, &failed_log, self.now).unwrap();
+        let drilled = DrillResult {
+            restore_ms: Some(81_400),
+            bytes: 3_330_000_000,
+            entries: 50_316,
+            compared: 20,
+            databases: 2,
+            tables: 61,
+            checks: 3,
+            ..DrillResult::default()
+        };
+        past.drill("shop", 3, drilled.clone());
+        let problems =
+            vec![format!("component database: database shop: loading {HOSTILE}: {}", "x".repeat(500)); 8];
+        past.drill("accounting", 1, DrillResult { problems, restore_ms: Some(9_000), ..drilled });
         let busy = End {
             outcome: Outcome::Warning,
             warnings: hostile_files(),
@@ -377,6 +393,22 @@ struct Past<'a> {
 }
 
 impl Past<'_> {
+    /// A drill of a job's newest good backup, some days ago.
+    fn drill(&self, name: &str, days: i64, result: DrillResult) {
+        let (state, started) = (self.state, self.now - TimeDelta::days(days));
+        state.touch_drill_plan(&job(name), Some("30 5 1 1 *"), self.now - TimeDelta::days(40)).unwrap();
+        let drill = NewDrill {
+            job: job(name),
+            run_id: state.last_success(&job(name)).unwrap().unwrap().run_id,
+            target: "local".parse().unwrap(),
+            folder: "/nowhere".to_owned(),
+            process: ProcessIdentity::current(),
+            started,
+        };
+        let id = state.begin_drill(&drill).unwrap();
+        state.end_drill(id, &result, started + TimeDelta::seconds(95)).unwrap();
+    }
+
     /// A run that began so many minutes ago.
     fn run(&self, name: &str, minutes: i64, end: End, copies: &[NewCopy], told: &[NewMessage]) -> RunId {
         let started = self.now - TimeDelta::minutes(minutes);
@@ -443,6 +475,7 @@ fn every_page_is_clear_reachable_and_harmless_in_a_browser() {
     let pages = [
         "/".to_owned(),
         "/jobs/accounting".to_owned(),
+        "/jobs/shop".to_owned(),
         format!("/jobs/{LONG}"),
         format!("/runs/{failed}"),
         format!("/runs/{busy}"),

@@ -22,6 +22,11 @@ pub const WEB_APPLICATION: Shape =
     Shape { small_files: 40_000, media: 500_000_000, logs: 150_000_000, empty_files: 0 };
 
 impl Shape {
+    /// Bytes of content, about.
+    pub fn bytes(self) -> u64 {
+        self.small_files * (6 << 10) + self.media + self.logs
+    }
+
     /// The same, so many times as large.
     pub fn times(self, n: u64) -> Self {
         Self {
@@ -33,12 +38,21 @@ impl Shape {
     }
 }
 
+/// Whether the tree `name` is there already.
+pub fn is_made(folder: &Path, name: &str, shape: Shape) -> bool {
+    let mark = folder.join(format!("{name}.made"));
+    fs::read_to_string(mark).is_ok_and(|found| found == described(shape))
+}
+
+fn described(shape: Shape) -> String {
+    format!("{shape:?} 1\n")
+}
+
 /// Makes the tree `name` below `folder`, unless it is there.
 pub fn make(folder: &Path, name: &str, shape: Shape) -> io::Result<PathBuf> {
     let root = folder.join(name);
     let mark = folder.join(format!("{name}.made"));
-    let wanted = format!("{shape:?} 1\n");
-    if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
+    if is_made(folder, name, shape) {
         return Ok(root);
     }
     eprintln!("making {} …", root.display());
@@ -51,7 +65,7 @@ pub fn make(folder: &Path, name: &str, shape: Shape) -> io::Result<PathBuf> {
     media(&root.join("storage/app/public"), shape.media, &mut random)?;
     logs(&root.join("storage/logs"), shape.logs, &mut random)?;
     empty_files(&root.join("empty"), shape.empty_files)?;
-    fs::write(mark, wanted)?;
+    fs::write(mark, described(shape))?;
     Ok(root)
 }
 

@@ -68,6 +68,25 @@ pub fn configured(config: &Path, job: &str, to: &Path) -> Result<Backup> {
     measured(command)
 }
 
+/// What was asked, what was seen, and whether that is enough: less is better.
+pub fn verdict(what: &str, asked: f64, seen: f64, unit: &str) {
+    let met = if seen <= asked { "met" } else { "NOT met" };
+    println!("{what}: asked at most {asked}{unit}, seen {seen:.3}{unit} (median or peak): {met}");
+}
+
+/// Ends the benchmark before it begins where `bytes` would not fit: it runs for a long time, with nobody there.
+pub fn room(folder: &Path, bytes: u64) -> Result<()> {
+    let (_, free) = backup_agent::fsutil::space(folder)?;
+    ensure!(
+        free >= bytes,
+        "{} has {} MB free, about {} MB are needed",
+        folder.display(),
+        free / 1_000_000,
+        bytes / 1_000_000
+    );
+    Ok(())
+}
+
 /// The seconds that a command takes that must succeed.
 pub fn seconds(command: &mut Command) -> Result<f64> {
     Ok(run(command)?.0)
@@ -155,7 +174,7 @@ pub fn clear(folder: &Path) -> Result<()> {
 }
 
 /// Seconds, standard output, and peak resident memory of the process (not of its children).
-fn run(command: &mut Command) -> Result<(f64, String, u64)> {
+pub fn run(command: &mut Command) -> Result<(f64, String, u64)> {
     let begun = Instant::now();
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let status_file = format!("/proc/{}/status", child.id());

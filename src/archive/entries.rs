@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
-use tar::{EntryType, Header};
+use tar::{EntryType, GnuExtSparseHeader, GnuHeader, Header};
 
 use super::header::{BLOCK, padding};
 
@@ -51,6 +51,7 @@ impl<'a> TarReader<'a> {
                 _ => header.entry_size().context("an entry's size is damaged")?,
             };
             (self.left, self.padding) = (size, padding(size));
+            self.skip_map(&header)?;
             match kind {
                 EntryType::GNULongName => long_name = Some(self.extension(size)?),
                 EntryType::GNULongLink => long_link = Some(self.extension(size)?),
@@ -93,6 +94,20 @@ impl<'a> TarReader<'a> {
             bail!("a header's checksum is wrong: the archive is damaged here");
         }
         Ok(Some(header))
+    }
+
+    /// Passes over the rest of the map of a sparse file in GNU's old format, which its size does not count.
+    fn skip_map(&mut self, header: &Header) -> Result<()> {
+        let mut more =
+            header.entry_type().is_gnu_sparse() && header.as_gnu().is_some_and(GnuHeader::is_extended);
+        while more {
+            let mut map = GnuExtSparseHeader::new();
+            self.stream
+                .read_exact(map.as_mut_bytes())
+                .map_err(|e| cut_off(e, "the archive ends inside a header"))?;
+            more = map.is_extended();
+        }
+        Ok(())
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>> {

@@ -238,6 +238,18 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
         Ok(Self { read_at, directory })
     }
 
+    /// How many pieces the index itself has.
+    pub fn chunks(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// The frames of the archive that one of these pieces lists, in order.
+    pub fn frames_in(&self, chunk: usize) -> Result<Vec<FrameRecord>> {
+        let lines = self.chunk(chunk)?.into_iter();
+        let frame = |line| if let Line::Frame(frame) = line { Some(frame) } else { None };
+        Ok(lines.filter_map(frame).collect())
+    }
+
     fn chunk(&self, number: usize) -> Result<Vec<Line>> {
         let line = &self.directory[number];
         let stored = (self.read_at)(line.offset, line.stored as usize)?;

@@ -32,10 +32,11 @@ use std::sync::Arc;
 pub use capture::{Captured, Outputs, capture_stream, capture_tree};
 pub use frames::Codec;
 pub use index::{EntryKind, FrameRecord, IndexEntry, IndexReader, Located};
+pub use pool::Throttle;
 pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, Tallied, TarCheck, check_tar};
 pub use restore::{
-    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, damage,
-    restore_frames, restore_stream,
+    DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, copy_tar_entry,
+    damage, list_tar, restore_frames, restore_stream,
 };
 pub use select::{Selection, for_each_group, select};
 

@@ -284,12 +284,13 @@ fn be_good_neighbour(options: &Options) {
 }
 
 /// A limit on bytes read a second, shared by all workers.
-pub(super) struct Throttle {
+pub struct Throttle {
     limit: Option<u64>,
     next: Mutex<Instant>,
 }
 
 impl Throttle {
+    /// At most `limit` bytes a second, or as fast as may be.
     pub fn new(limit: Option<u64>) -> Self {
         Self { limit: limit.filter(|l| *l > 0), next: Mutex::new(Instant::now()) }
     }

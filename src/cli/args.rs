@@ -100,6 +100,8 @@ pub enum Verb {
     /// For hosts where cron starts everything: marks runs that died, makes pending copies (newest first), queues
     /// reminders and digests, sends messages. Exits with 1 when a copy or a message failed.
     Tend(Tend),
+    /// Show the copies that are still to be made: since when they wait, why, and when they are tried again
+    Copies(Copies),
     /// Let a job rest until a time: no scheduled runs, no alarms
     Pause(Pause),
     /// End a pause
@@ -534,12 +536,24 @@ pub struct Of {
 
 #[derive(Debug, Args)]
 pub struct Tend {
-    /// How long to make copies at the most
+    /// How long to begin copies at the most; what is being copied then is finished
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub copy_wait: Duration,
     /// Try copies and messages again at once that wait for their next attempt
     #[arg(long)]
     pub retry: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Copies {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// Only this target
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

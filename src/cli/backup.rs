@@ -11,7 +11,7 @@ use super::common::{self, Begun, UsageError};
 use super::progress::BackupBar;
 use super::{code, output};
 use crate::clock::SystemClock;
-use crate::config;
+use crate::config::{self, ReadBack};
 use crate::event::Progress;
 use crate::model::{ByteSize, JobName, Outcome, RunId, WarningCounts};
 use crate::ops::Agent;
@@ -272,9 +272,13 @@ impl Answer {
         let missing: Vec<&String> = self.degraded.iter().collect();
         if let Some(config) = agent.config.job.get(&self.job).filter(|_| self.location.is_some()) {
             for target in config.targets.iter().skip(1) {
-                if !missing.iter().any(|text| text.starts_with(&crate::ops::tell::copy_trouble(target))) {
-                    text.push_str(&format!("  copied and read back: {target}\n"));
+                if missing.iter().any(|text| crate::ops::tell::is_copy_trouble(text, target)) {
+                    continue;
                 }
+                let unread =
+                    agent.config.target.get(target).is_some_and(|t| t.reads_back() == ReadBack::Never);
+                let copied = if unread { "copied" } else { "copied and read back" };
+                text.push_str(&format!("  {copied}: {target}\n"));
             }
         }
         self.notes.iter().for_each(|why| text.push_str(&format!("  {} {why}\n", output::tinted("note:", 0))));

@@ -1,5 +1,7 @@
 //! `agent ls`, `agent cat`, `agent diff`: looking into backups.
 
+mod imported;
+
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,21 +16,30 @@ use super::{code, common, key, output};
 use crate::archive::{EntryKind, IndexEntry};
 use crate::event::Progress;
 use crate::manifest::{Component, Kind};
-use crate::model::ByteSize;
+use crate::model::{ByteSize, Sha256};
 use crate::ops::Agent;
-use crate::ops::browse::{self, Change, OutputError};
+use crate::ops::browse::{self, Change, OutputError, Side};
+use crate::ops::import::{self, Archives};
 use crate::ops::stored::Backup;
-use crate::state::Run;
+use crate::state::{ImportedFile, Run};
 
 /// A path as it stands in archives.
 fn in_archive(path: &str) -> &[u8] {
     path.trim_matches('/').as_bytes()
 }
 
-fn open(global: &Global, of: &Of) -> Result<Agent> {
+fn open(global: &Global, of: &Of, id: &str) -> Result<Agent> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    common::open_backups(global, config, of.target.as_ref())
+    common::open_backups(global, config, of.target.as_ref(), Some(id))
+}
+
+/// A backup, opened.
+enum Stored<'a> {
+    /// One of the agent's own.
+    Own(Box<Backup<'a>>),
+    /// Archives of another program.
+    Imported(Archives<'a>),
 }
 
 /// Opens the nearest copy of a backup for `body`.
@@ -36,13 +47,22 @@ fn with_backup<T>(
     agent: &Agent,
     run: &Run,
     of: &Of,
-    body: impl FnOnce(&Backup<'_>) -> Result<T>,
+    body: impl FnOnce(&Stored<'_>) -> Result<T>,
 ) -> Result<T> {
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
     let target = agent.open_target(&copy.target)?;
-    let keys = Arc::new(key::files(agent, &run.job, &of.keys)?.read()?);
-    body(&Backup::open(target.as_ref(), &location, &run.run_id)?.with_keys(keys)?)
+    let target = target.as_ref();
+    body(&match copy.imported {
+        false => {
+            let keys = Arc::new(key::files(agent, &run.job, &of.keys)?.read()?);
+            Stored::Own(Box::new(Backup::open(target, &location, &run.run_id)?.with_keys(keys)?))
+        }
+        true => {
+            let (run, files) = (&run.run_id, agent.state.imported_files(&run.run_id, &copy.target)?);
+            Stored::Imported(Archives { target, location: &location, run, files })
+        }
+    })
 }
 
 /// Standard output that many small texts go to. A reader that went away has what it wanted.
@@ -90,39 +110,30 @@ fn unless_closed(result: Result<()>) -> Result<()> {
 }
 
 pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
-    let agent = open(global, &args.of)?;
+    let agent = open(global, &args.of, &args.id)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let zone = agent.config.job.get(&run.job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
-    with_backup(&agent, &run, &args.of, |backup| {
+    with_backup(&agent, &run, &args.of, |stored| {
         let path = in_archive(&args.path);
-        let components = backup.components(args.of.component.as_ref())?;
-        let several = components.len() > 1;
-        let mut lines = Lines::new();
-        let mut found = false;
-        for component in components {
-            let mut head = several && !args.json;
-            let mut visit = |entry: IndexEntry| {
-                found = true;
-                if std::mem::take(&mut head) {
-                    lines.line(&format!("{}:", component.name));
+        let mut shown = Shown { args, zone, several: false, head: None, found: false, lines: Lines::new() };
+        match stored {
+            Stored::Own(backup) => {
+                let components = backup.components(args.of.component.as_ref())?;
+                shown.several = components.len() > 1;
+                for component in components {
+                    let mut visit = |entry| shown.entry(component.name.as_str(), &entry);
+                    if component.kind == Kind::Tar {
+                        unless_closed(browse::list(backup, component, path, args.recursive, &mut visit))
+                            .with_context(|| format!("component {}", component.name))?;
+                    } else if path.is_empty() {
+                        unless_closed(visit(whole(backup, component)))?;
+                    }
                 }
-                let indent = if several && !args.json { "  " } else { "" };
-                let line = if args.json {
-                    entry_json(component, &entry)?
-                } else {
-                    format!("{indent}{}", entry_line(&entry, args.long, zone))
-                };
-                if lines.line(&line) { Ok(()) } else { Err(Closed.into()) }
-            };
-            if component.kind == Kind::Tar {
-                unless_closed(browse::list(backup, component, path, args.recursive, &mut visit))
-                    .with_context(|| format!("component {}", component.name))?;
-            } else if path.is_empty() {
-                visit(whole(backup, component))?;
             }
+            Stored::Imported(archives) => imported::ls(archives, &run, args, &mut shown)?,
         }
-        if !found {
-            let run = &backup.manifest.run_id;
+        if !shown.found {
+            let run = &run.run_id;
             bail!(
                 "nothing at {:?} in run {run}; `{} ls {run}` shows where it begins",
                 args.path,
@@ -131,6 +142,36 @@ pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
         }
         Ok(code::OK)
     })
+}
+
+/// A listing on its way to standard output.
+struct Shown<'a> {
+    args: &'a Ls,
+    zone: Tz,
+    /// Whether there are several components to tell apart.
+    several: bool,
+    /// The component whose entries come.
+    head: Option<String>,
+    found: bool,
+    lines: Lines,
+}
+
+impl Shown<'_> {
+    fn entry(&mut self, component: &str, entry: &IndexEntry) -> Result<()> {
+        self.found = true;
+        let apart = self.several && !self.args.json;
+        if apart && self.head.as_deref() != Some(component) {
+            self.lines.line(&format!("{component}:"));
+            self.head = Some(component.to_owned());
+        }
+        let line = match self.args.json {
+            true => entry_json(component, entry)?,
+            false => {
+                format!("{}{}", if apart { "  " } else { "" }, entry_line(entry, self.args.long, self.zone))
+            }
+        };
+        if self.lines.line(&line) { Ok(()) } else { Err(Closed.into()) }
+    }
 }
 
 /// A component that is no tree, as one file.
@@ -187,22 +228,35 @@ fn mode_text(entry: &IndexEntry) -> String {
     text
 }
 
-fn entry_json(component: &Component, entry: &IndexEntry) -> Result<String> {
+fn entry_json(component: &str, entry: &IndexEntry) -> Result<String> {
     let mut value = serde_json::to_value(entry)?;
     if let Some(object) = value.as_object_mut() {
         object.remove("at");
-        object.insert("component".to_owned(), json!(component.name));
+        object.insert("component".to_owned(), json!(component));
     }
     Ok(value.to_string())
 }
 
 pub fn cat(global: &Global, args: &Cat) -> Result<u8> {
-    let agent = open(global, &args.of)?;
+    let agent = open(global, &args.of, &args.id)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
-    let printed = with_backup(&agent, &run, &args.of, |backup| {
+    let printed = with_backup(&agent, &run, &args.of, |stored| {
         let mut out = io::BufWriter::with_capacity(64 << 10, io::stdout().lock());
+        let run = &run.run_id;
+        let hint = |path: &str| {
+            format!("there is no file {path} in run {run}; `{} ls -R {run}` lists them", agent.command)
+        };
+        let backup = match stored {
+            Stored::Own(backup) => backup,
+            Stored::Imported(archives) => {
+                let found = imported::cat(archives, args, &mut out, &progress)?;
+                out.flush().map_err(OutputError)?;
+                let path = args.path.as_deref().unwrap_or_default();
+                return found.map(drop).with_context(|| hint(path));
+            }
+        };
         let Some(path) = &args.path else {
             let name = args.of.component.as_ref().context("neither a file nor a component is named")?;
             return browse::cat_stream(backup, backup.component(name)?, &mut out, &progress).map(drop);
@@ -210,10 +264,7 @@ pub fn cat(global: &Global, args: &Cat) -> Result<u8> {
         let trees = backup.trees(args.of.component.as_ref())?;
         let found = browse::cat(backup, &trees, in_archive(path), &mut out)?;
         out.flush().map_err(OutputError)?;
-        let run = &backup.manifest.run_id;
-        let hint =
-            || format!("there is no file {path} in run {run}; `{} ls -R {run}` lists them", agent.command);
-        found.map(drop).with_context(hint)
+        found.map(drop).with_context(|| hint(path))
     });
     match printed {
         Err(e) if is_closed(&e) => Ok(code::OK),
@@ -230,7 +281,7 @@ fn is_closed(error: &anyhow::Error) -> bool {
 }
 
 pub fn diff(global: &Global, args: &Diff) -> Result<u8> {
-    let agent = open(global, &args.of)?;
+    let agent = open(global, &args.of, &args.earlier)?;
     let earlier = common::find_run(&agent, &args.earlier, args.of.job.as_ref())?;
     let later = args.later.as_deref().unwrap_or("latest");
     let later_job = if args.later.is_none() { Some(&earlier.job) } else { args.of.job.as_ref() };
@@ -241,7 +292,7 @@ pub fn diff(global: &Global, args: &Diff) -> Result<u8> {
             let mut lines = Lines::new();
             compare(before, after, args, &mut counts, &mut lines)?;
             if !args.json {
-                let (a, b) = (&before.manifest.run_id, &after.manifest.run_id);
+                let (a, b) = (&earlier.run_id, &later.run_id);
                 lines.line(&format!("{a} to {b}: {counts}"));
             }
             Ok(code::OK)
@@ -263,21 +314,97 @@ impl std::fmt::Display for Counts {
     }
 }
 
+/// A component of either kind of backup, as far as a comparison needs to know it.
+struct Part<'a> {
+    name: &'a str,
+    file: &'a str,
+    tree: bool,
+    /// Bytes before compression, where they are known; else those stored.
+    bytes: u64,
+    sha256: Sha256,
+    of: Origin<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    Own(&'a Backup<'a>, &'a Component),
+    Imported(&'a Archives<'a>, &'a ImportedFile),
+}
+
+fn parts<'a>(stored: &'a Stored<'a>) -> Vec<Part<'a>> {
+    match stored {
+        Stored::Own(backup) => {
+            let part = |c: &'a Component| Part {
+                name: c.name.as_str(),
+                file: &c.file,
+                tree: c.kind == Kind::Tar,
+                bytes: c.raw_bytes,
+                sha256: c.sha256,
+                of: Origin::Own(backup, c),
+            };
+            backup.manifest.components.iter().map(part).collect()
+        }
+        Stored::Imported(archives) => {
+            let part = |file: &'a ImportedFile| Part {
+                name: import::name_of(&file.file),
+                file: &file.file,
+                tree: import::is_tree(file),
+                bytes: file.bytes,
+                sha256: file.sha256,
+                of: Origin::Imported(archives, file),
+            };
+            archives.files.iter().map(part).collect()
+        }
+    }
+}
+
+/// The entries of two trees, those of imported archives where they stand in the agent's own.
+fn sides<'a>(a: &Part<'a>, b: &Part<'a>) -> Result<(Side<'a>, Side<'a>)> {
+    let list =
+        |archives: &Archives<'_>, file| Ok::<_, anyhow::Error>(archives.list(file, &|_| true)?.entries);
+    Ok(match (a.of, b.of) {
+        (Origin::Own(a, of), Origin::Own(b, with)) => (Side::Index(a, of), Side::Index(b, with)),
+        (Origin::Own(own, tree), Origin::Imported(archives, file)) => {
+            let listed = imported::placed(list(archives, file)?, own, tree)?;
+            (Side::Index(own, tree), Side::Listed(listed))
+        }
+        (Origin::Imported(archives, file), Origin::Own(own, tree)) => {
+            let listed = imported::placed(list(archives, file)?, own, tree)?;
+            (Side::Listed(listed), Side::Index(own, tree))
+        }
+        (Origin::Imported(a, file), Origin::Imported(b, with)) => {
+            (Side::Listed(list(a, file)?), Side::Listed(list(b, with)?))
+        }
+    })
+}
+
+/// Whether two streams are the same, as far as that can be told.
+fn same(a: &Part<'_>, b: &Part<'_>) -> Result<bool> {
+    match (a.of, b.of) {
+        (Origin::Own(earlier, of), Origin::Own(later, with)) => {
+            browse::same_stream((earlier, of), (later, with))
+        }
+        _ => Ok(a.sha256 == b.sha256),
+    }
+}
+
 fn compare(
-    before: &Backup<'_>,
-    after: &Backup<'_>,
+    before: &Stored<'_>,
+    after: &Stored<'_>,
     args: &Diff,
     counts: &mut Counts,
     lines: &mut Lines,
 ) -> Result<()> {
     let path = in_archive(&args.path);
-    let wanted = |c: &&Component| args.of.component.as_ref().is_none_or(|name| c.name == *name);
-    if let Some(name) = &args.of.component
-        && !before.manifest.components.iter().chain(&after.manifest.components).any(|c| c.name == *name)
-    {
-        bail!("neither backup has a component {name}");
+    let (mut before, mut after) = (parts(before), parts(after));
+    if let Some(name) = &args.of.component {
+        before.retain(|part| part.name == name.as_str());
+        after.retain(|part| part.name == name.as_str());
+        if before.is_empty() && after.is_empty() {
+            bail!("neither backup has a component {name}");
+        }
     }
-    let mut say = |component: &Component, sign: char, path: String, note: String| {
+    let mut say = |component: &str, sign: char, path: String, note: String| {
         let count = match sign {
             '+' => &mut counts.added,
             '-' => &mut counts.removed,
@@ -290,7 +417,7 @@ fn compare(
                 '-' => "removed",
                 _ => "changed",
             };
-            json!({"component": component.name, "change": what, "path": path, "how": note}).to_string()
+            json!({"component": component, "change": what, "path": path, "how": note}).to_string()
         } else if note.is_empty() {
             format!("{sign} {path}")
         } else {
@@ -299,18 +426,19 @@ fn compare(
         if lines.line(&line) { Ok(()) } else { Err(anyhow::Error::from(Closed)) }
     };
     let mut pairs = Vec::new();
-    for later in after.manifest.components.iter().filter(wanted) {
-        pairs.push((before.manifest.components.iter().find(|c| c.name == later.name), Some(later)));
+    for later in &after {
+        pairs.push((before.iter().find(|part| part.name == later.name), Some(later)));
     }
-    for earlier in before.manifest.components.iter().filter(wanted) {
-        if !after.manifest.components.iter().any(|c| c.name == earlier.name) {
+    for earlier in &before {
+        if !after.iter().any(|part| part.name == earlier.name) {
             pairs.push((Some(earlier), None));
         }
     }
     for pair in pairs {
         let outcome = match pair {
-            (Some(a), Some(b)) if a.kind == Kind::Tar && b.kind == Kind::Tar => {
-                browse::diff((before, a), (after, b), &mut |change| {
+            (Some(a), Some(b)) if a.tree && b.tree => {
+                let (earlier, later) = sides(a, b).with_context(|| format!("component {}", a.name))?;
+                browse::diff(earlier, later, &mut |change| {
                     let entry = match &change {
                         Change::Added(e) | Change::Removed(e) | Change::Changed(e, _) => e,
                     };
@@ -318,22 +446,28 @@ fn compare(
                         return Ok(());
                     }
                     match &change {
-                        Change::Added(e) => say(b, '+', e.path.display(), String::new()),
-                        Change::Removed(e) => say(b, '-', e.path.display(), String::new()),
-                        Change::Changed(a, e) => say(b, '~', e.path.display(), how(a, e)),
+                        Change::Added(e) => say(b.name, '+', e.path.display(), String::new()),
+                        Change::Removed(e) => say(b.name, '-', e.path.display(), String::new()),
+                        Change::Changed(a, e) => say(b.name, '~', e.path.display(), how(a, e)),
                     }
                 })
             }
             _ if !path.is_empty() => Ok(()),
-            (Some(a), Some(b)) => match browse::same_stream((before, a), (after, b))? {
+            (Some(a), Some(b)) => match same(a, b)? {
                 true => Ok(()),
                 false => {
-                    let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
-                    say(b, '~', b.file.clone(), sizes)
+                    let sizes = match (&a.of, &b.of) {
+                        // One is a length before compression, the other one behind it.
+                        (Origin::Own(..), Origin::Imported(..)) | (Origin::Imported(..), Origin::Own(..)) => {
+                            "stored differently: `cat` gives the content of each".to_owned()
+                        }
+                        _ => format!("{} → {}", ByteSize(a.bytes), ByteSize(b.bytes)),
+                    };
+                    say(b.name, '~', b.file.to_owned(), sizes)
                 }
             },
-            (None, Some(b)) => say(b, '+', b.file.clone(), "the whole component".to_owned()),
-            (Some(a), None) => say(a, '-', a.file.clone(), "the whole component".to_owned()),
+            (None, Some(b)) => say(b.name, '+', b.file.to_owned(), "the whole component".to_owned()),
+            (Some(a), None) => say(a.name, '-', a.file.to_owned(), "the whole component".to_owned()),
             (None, None) => Ok(()),
         };
         unless_closed(outcome)?;

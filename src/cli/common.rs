@@ -212,25 +212,35 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
         && let Some((name, target)) = config.target.first_key_value()
     {
         let at = At::new(name, target, "");
-        let state = scan::state_of(at, &config.host_name(), clock.now())?
+        let state = scan::state_of(at, &config.host_name(), None, clock.now())?
             .ok_or_else(|| without_state(folder, "nor any manifest below it"))?;
         return assemble(global, config, state, clock);
     }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
-        StateError::NotFound { .. } => no_state(global, &e),
+        StateError::NotFound { .. } => no_state(global, &config, &e),
         e => e.into(),
     })?;
     assemble(global, config, state, clock)
 }
 
-fn no_state(global: &Global, missing: &StateError) -> anyhow::Error {
-    anyhow!("{missing}; the first backup is made by: {} backup", command(global))
+fn no_state(global: &Global, config: &Config, missing: &StateError) -> anyhow::Error {
+    let agent = command(global);
+    // The backups may be there all the same: of a state that was lost, or on a new machine.
+    let scan = config.target.keys().next().map_or_else(String::new, |target| {
+        format!(", and those that a target holds already are made known by: {agent} target scan {target}")
+    });
+    anyhow!("{missing}; the first backup is made by: {agent} backup{scan}")
 }
 
 /// Opens what is known of backups, for verbs that look into them: the state or, on a host that has none, what the
 /// manifests say at `target`, or at the only target of the configuration. What was read so can be written to, and
-/// is gone with the call.
-pub fn open_backups(global: &Global, config: Config, target: Option<&TargetName>) -> Result<Agent> {
+/// is gone with the call. `id` is the run that is meant, where one is: at a target of several hosts it says which.
+pub fn open_backups(
+    global: &Global,
+    config: Config,
+    target: Option<&TargetName>,
+    id: Option<&str>,
+) -> Result<Agent> {
     let missing = match State::open_read_only(&config.state_dir) {
         Err(e @ StateError::NotFound { .. }) if global.backups.is_none() => e,
         _ => return open_reading(global, config),
@@ -240,26 +250,31 @@ pub fn open_backups(global: &Global, config: Config, target: Option<&TargetName>
         (None, only) if config.target.len() == 1 => only,
         _ => None,
     };
-    let Some((name, settings)) = named else { return Err(no_state(global, &missing)) };
+    let Some((name, settings)) = named else { return Err(no_state(global, &config, &missing)) };
     let at = At::new(name, settings, "");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    match scan::state_of(at, &config.host_name(), clock.now()) {
+    match scan::state_of(at, &config.host_name(), id.filter(|id| *id != "latest"), clock.now()) {
         Ok(Some(state)) => {
             output::warn(&format!("there is no state here; this is what the manifests at target {name} say"));
             assemble(global, config, state, clock)
         }
-        Ok(None) => Err(no_state(global, &missing)),
+        Ok(None) => Err(no_state(global, &config, &missing)),
         Err(e) if target.is_some() || config.job.is_empty() => Err(e),
         Err(e) => {
             tracing::warn!("looking for backups at target {name}: {e:#}");
-            Err(no_state(global, &missing))
+            Err(no_state(global, &config, &missing))
         }
     }
 }
 
 /// As [`open_backups`], for verbs that record something.
-pub fn open_backups_to_change(global: &Global, config: Config, target: Option<&TargetName>) -> Result<Agent> {
-    let reading = match open_backups(global, config.clone(), target) {
+pub fn open_backups_to_change(
+    global: &Global,
+    config: Config,
+    target: Option<&TargetName>,
+    id: Option<&str>,
+) -> Result<Agent> {
+    let reading = match open_backups(global, config.clone(), target, id) {
         // Whoever may write brings it up to date.
         Err(e) if matches!(e.downcast_ref(), Some(StateError::NeedsMigration { .. })) => {
             return open(global, config);
@@ -374,7 +389,11 @@ pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<
     if let Some(target) = target {
         copies.retain(|c| c.target == *target);
     }
-    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
+    // What cannot be read from here comes last of all: it is asked for its reason only.
+    let write_only = |c: &Copy| agent.config.target.get(&c.target).is_some_and(|target| target.write_only());
+    copies.sort_by_key(|c| {
+        (write_only(c), c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary)
+    });
     copies.into_iter().next().ok_or_else(|| {
         let at = target.map_or_else(String::new, |t| format!(" at {t}"));
         let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));

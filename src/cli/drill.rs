@@ -96,6 +96,15 @@ pub fn described(drill: &Drill, zone: Tz) -> String {
     if result.changed > 0 {
         text.push_str(&format!(" ({} more have changed since)", result.changed));
     }
+    if result.databases > 0 {
+        let s = |count: u64| if count == 1 { "" } else { "s" };
+        let (databases, tables) = (result.databases, result.tables);
+        text.push_str(&format!(
+            ", {databases} database{} with {tables} table{} loaded",
+            s(databases),
+            s(tables)
+        ));
+    }
     if result.checks > 0 {
         text.push_str(&format!(", {} checks", result.checks));
     }

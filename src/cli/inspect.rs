@@ -13,7 +13,7 @@ use super::backup::warnings;
 use super::output::{self, Table};
 use super::{code, common};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Trigger};
+use crate::config::{Config, JobConfig, Trigger};
 use crate::health::{self, Extra};
 use crate::manifest::{Encryption, Manifest};
 use crate::metrics::{Facts, render};
@@ -30,7 +30,7 @@ fn zone_of(config: &Config, job: &JobName) -> Tz {
 }
 
 pub fn list(global: &Global, args: &List) -> Result<u8> {
-    let agent = common::open_backups(global, common::load(global, false)?, args.target.as_ref())?;
+    let agent = common::open_backups(global, common::load(global, false)?, args.target.as_ref(), None)?;
     let copies: Vec<Copy> = agent
         .state
         .copies(args.job.as_ref(), args.target.as_ref())?
@@ -64,7 +64,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
 }
 
 pub fn show(global: &Global, args: &Show) -> Result<u8> {
-    let agent = common::open_backups(global, common::load(global, false)?, None)?;
+    let agent = common::open_backups(global, common::load(global, false)?, None, Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let copies = agent.state.copies_of(&run.run_id)?;
     let log = agent.state.run_log(&run.run_id)?;
@@ -210,6 +210,33 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, n
     text
 }
 
+/// The last drill of a job and the next, in a line; none where there is neither.
+fn drill_line(config: &Config, job: &JobConfig, state: &JobState, now: DateTime<Utc>) -> Option<String> {
+    let zone = config.job_timezone(job);
+    let next = health::next_drill(config, job, state);
+    let next = next.map(|at| match at > now {
+        true => format!("the next {}", local(at, zone)),
+        false => format!("the next is due since {}", local(at, zone)),
+    });
+    let last = state.drills.last.as_ref().map(|drill| {
+        let at = drill.ended.unwrap_or(drill.started);
+        let ago = health::words(health::since(at, now));
+        let took = drill.result.restore_ms.map(|ms| output::took(Duration::from_millis(ms)));
+        match (drill.ok, took) {
+            (Some(true), Some(took)) => {
+                format!("the last drill brought everything back in {took}, {ago} ago")
+            }
+            _ => format!("the last drill FAILED {ago} ago"),
+        }
+    });
+    match (last, next) {
+        (None, None) => None,
+        (Some(last), None) => Some(last),
+        (None, Some(next)) => Some(format!("no drill yet, {next}")),
+        (Some(last), Some(next)) => Some(format!("{last}; {next}")),
+    }
+}
+
 pub fn status(global: &Global, args: &Json) -> Result<u8> {
     let config = common::load(global, false)?;
     let now = SystemClock.now();
@@ -264,8 +291,11 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
             .iter()
             .map(|target| {
                 let at = state.and_then(|s| s.targets.get(target)).cloned().unwrap_or_default();
-                let pending =
-                    if at.pending > 0 { format!(" (+{} pending)", at.pending) } else { String::new() };
+                let pending = match (at.pending, at.stopped) {
+                    (0, _) => String::new(),
+                    (pending, false) => format!(" (+{pending} pending)"),
+                    (pending, true) => format!(" (+{pending} stopped)"),
+                };
                 format!("{target} {}{pending}", at.kept)
             })
             .collect();
@@ -288,6 +318,15 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
     } else {
         table.render(Some(1))
     });
+    let waits = |state: &JobState| state.targets.values().any(|at| at.pending > 0);
+    if snapshot.jobs.iter().any(waits) {
+        output::print(&common::as_called(global, "\nwhat waits to be copied, and why: `agent copies`\n"));
+    }
+    for (name, job) in &config.job {
+        if let Some(line) = snapshot.job(name).and_then(|state| drill_line(&config, job, state, now)) {
+            output::print(&format!("\n{name}: {line}\n"));
+        }
+    }
     for finding in findings.iter().filter(|f| f.status != HealthStatus::Ok) {
         let job = finding.job.as_ref().map_or_else(|| "agent".to_owned(), JobName::to_string);
         output::print(&format!("\n{job}: {}\n", common::as_called(global, &finding.text())));

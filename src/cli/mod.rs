@@ -9,6 +9,7 @@ mod browse;
 mod check;
 mod common;
 mod config;
+mod copies;
 mod doctor;
 mod drill;
 mod export;
@@ -141,6 +142,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Diff(args) => browse::diff(global, args),
         Verb::Export(args) => export::export(global, args),
         Verb::Import(args) => import::import(global, args),
+        Verb::Copies(args) => copies::copies(global, args),
         Verb::Tend(args) => tend::tend(global, args),
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),

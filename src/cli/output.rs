@@ -83,9 +83,9 @@ pub fn tinted(word: &str, width: usize) -> String {
     let colour = match word.split_once(", ").map_or(word, |(word, _)| word) {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
         "warning" | "unknown" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running"
-        | "paused" | "expired" | "superseded" | "dropped" => YELLOW,
+        | "paused" | "expired" | "superseded" | "dropped" | "waits" | "copying" => YELLOW,
         "critical" | "failure" | "interrupted" | "corrupt" | "overdue" | "failed" | "refused"
-        | "never ran" | "goes" => RED,
+        | "never ran" | "goes" | "stopped" => RED,
         _ => return padded,
     };
     format!("{colour}{padded}{PLAIN}")

@@ -31,7 +31,7 @@ pub fn unpin(global: &Global, args: &Unpin) -> Result<u8> {
 fn set(global: &Global, args: &Unpin, pin: impl FnOnce(&Agent) -> Option<manifest::Pin>) -> Result<u8> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_backups_to_change(global, config, args.target.as_ref())?;
+    let agent = common::open_backups_to_change(global, config, args.target.as_ref(), Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let mut copies = agent.state.copies_of(&run.run_id)?;
     // One still to be made can be pinned already.

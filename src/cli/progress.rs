@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::event::{Event, Level, Observer, Progress, Step};
+use crate::model::TargetName;
 
 /// All bars; log lines are written above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -170,6 +171,16 @@ impl Bar {
         }
     }
 
+    /// Goes on under another name, with `more` bytes to come.
+    pub fn rename(&self, what: &str, more: u64) {
+        let mut shown = self.shown.lock().unwrap_or_else(|e| e.into_inner());
+        what.clone_into(&mut shown.what);
+        if let Some(expected) = &mut shown.expected {
+            *expected += more;
+            self.bar.set_length(*expected);
+        }
+    }
+
     /// Stops drawing and clears the line.
     pub fn finish(mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -194,12 +205,20 @@ fn spinner() -> ProgressStyle {
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
+/// `copy to nas, vault`.
+fn copies(targets: &[TargetName]) -> String {
+    let names: Vec<&str> = targets.iter().map(TargetName::as_str).collect();
+    format!("copy to {}", names.join(", "))
+}
+
 /// Draws a run of a backup, and keeps what a person should know of it.
 pub struct BackupBar {
     bar: Bar,
     progress: Arc<Progress>,
     /// Bytes stored so far: what is read back and copied.
     stored: AtomicU64,
+    /// The targets that are copied to now: one bar shows them all.
+    copying: Mutex<Vec<TargetName>>,
     notes: Mutex<Vec<String>>,
 }
 
@@ -208,7 +227,13 @@ impl BackupBar {
     pub fn start(progress: &Arc<Progress>) -> Self {
         let bar = Bar::start(progress);
         bar.begin("starting", Counts::Sources, None, progress);
-        Self { bar, progress: Arc::clone(progress), stored: AtomicU64::new(0), notes: Mutex::default() }
+        Self {
+            bar,
+            progress: Arc::clone(progress),
+            stored: AtomicU64::new(0),
+            copying: Mutex::default(),
+            notes: Mutex::default(),
+        }
     }
 
     /// Stops drawing; gives back the warnings of the run, those of single files aside.
@@ -236,7 +261,20 @@ impl Observer for BackupBar {
             }
             // A copy is written, then read back.
             Event::CopyStarted(target) => {
-                self.begin(&format!("copy to {target}"), Counts::Targets, stored().map(|bytes| 2 * bytes));
+                let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
+                copying.push(target.clone());
+                let bytes = 2 * stored().unwrap_or(0);
+                match copying.len() {
+                    1 => self.begin(&copies(&copying), Counts::Targets, Some(bytes)),
+                    _ => self.bar.rename(&copies(&copying), bytes),
+                }
+            }
+            Event::CopyEnded(target, _) => {
+                let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
+                copying.retain(|other| other != target);
+                if !copying.is_empty() {
+                    self.bar.rename(&copies(&copying), 0);
+                }
             }
             Event::Note(Level::Warning | Level::Error, text) => {
                 self.notes.lock().unwrap_or_else(|e| e.into_inner()).push(text.clone());

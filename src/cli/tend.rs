@@ -11,7 +11,7 @@ use crate::daemon;
 use crate::event::{Progress, Silent};
 use crate::health::Extra;
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, looks, pins, reap, starts, tell, touch_job};
+use crate::ops::{Agent, copies, drill, looks, pins, reap, starts, tell, touch_job};
 use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
@@ -34,11 +34,23 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         };
         output::print(&format!("run {run} {text}\n"));
     }
+    match drill::reap(&agent)? {
+        0 => {}
+        1 => output::print("1 drill had died: it counts as failed, its leftovers removed\n"),
+        died => {
+            output::print(&format!("{died} drills had died: they count as failed, their leftovers removed\n"))
+        }
+    }
     if args.retry {
         agent.state.retry_copies(None, agent.now())?;
         agent.state.retry_messages(agent.now())?;
     }
-    let drained = copies::drain(&agent, None, Some(Instant::now() + args.copy_wait), &Silent, &progress)?;
+    if !daemon::is_running(agent.state.dir()) {
+        copies::look_again(&agent)?;
+    }
+    let deadline = Some(Instant::now() + args.copy_wait);
+    let pass = copies::Pass { deadline, finish: true, ..Default::default() };
+    let drained = copies::drain(&agent, &pass, &Silent, &progress)?;
     match drained.made {
         0 => {}
         1 => output::print("1 pending copy was made\n"),

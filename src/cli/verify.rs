@@ -33,7 +33,12 @@ struct Found {
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_backups_to_change(global, config, args.target.as_ref())?;
+    let agent = common::open_backups_to_change(
+        global,
+        config,
+        args.target.as_ref(),
+        (!args.all).then_some(args.id.as_str()),
+    )?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     if args.due {
@@ -86,7 +91,12 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
 
 /// The copies that are meant.
 fn chosen(agent: &Agent, args: &Verify) -> Result<Vec<Copy>> {
-    let is_there = |copy: &Copy| copy.status.is_kept() || copy.status == CopyStatus::Corrupt;
+    // What this host may only write is looked at when it is named, to say so.
+    let readable = |target: &TargetName| {
+        args.target.is_some() || agent.config.target.get(target).is_none_or(|config| !config.write_only())
+    };
+    let is_there =
+        |copy: &Copy| (copy.status.is_kept() || copy.status == CopyStatus::Corrupt) && readable(&copy.target);
     if args.all {
         let mut copies = agent.state.copies(args.job.as_ref(), args.target.as_ref())?;
         copies.retain(is_there);

@@ -43,6 +43,11 @@ pub(super) fn dump_timeout() -> Duration {
 }
 
 /// Two keep both cores of a small machine busy, and the database server is not asked for more.
+/// Copies made at one target at the same time.
+pub(super) fn copies_at_target() -> usize {
+    1
+}
+
 pub(super) fn parallel() -> usize {
     2
 }
@@ -101,6 +106,7 @@ impl Default for Config {
             status_url: None,
             allow_remote: false,
             max_parallel_jobs: 1,
+            max_parallel_copies: 2,
             // Below systemd's 90 seconds between SIGTERM and SIGKILL.
             shutdown_timeout: Duration::from_secs(60),
             check_interval: Duration::from_secs(60),
@@ -261,6 +267,8 @@ impl Default for DrillConfig {
             target: None,
             sample: drill_sample(),
             scratch: None,
+            databases: true,
+            server: Default::default(),
             identity_file: None,
             check: Default::default(),
         }

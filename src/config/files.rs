@@ -140,6 +140,13 @@ pub(super) fn writable_by_others(file: &Path) -> Option<String> {
     })
 }
 
+/// Why a file with a secret is not to be used; none for one that only its owner reads.
+///
+/// For targets, where this breaks one of several places, and no backup.
+pub fn open_to_others(file: &Path) -> Option<String> {
+    secret_file(file, Readers::Owner).err()
+}
+
 fn secret_file(file: &Path, readers: Readers) -> Result<(), String> {
     let shown = file.display();
     let meta = std::fs::metadata(file).map_err(|error| match error.kind() {

@@ -155,9 +155,12 @@ pub(super) fn mask(line: &str) -> String {
     let mut cut = line.len();
     for (equals, _) in line.match_indices('=') {
         let key = lower[..equals].trim_end();
-        let word = key.rsplit(|c: char| c.is_whitespace() || c == ',').next().unwrap_or_default();
-        // Quotes around it, and whatever else a slip of the finger put into it.
-        let word: String = word.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
+        // Quotes around it, and whatever else a slip of the finger put into it or behind it.
+        let plain = |word: &str| -> String {
+            word.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect()
+        };
+        let mut words = key.rsplit(|c: char| c.is_whitespace() || c == ',').map(plain);
+        let word = words.find(|word| !word.is_empty()).unwrap_or_default();
         if sounds_secret(&word) {
             cut = cut.min(equals + 1);
         }

@@ -46,6 +46,9 @@ pub struct Config {
     /// How many jobs the daemon runs at once.
     #[schemars(range(min = 1))]
     pub max_parallel_jobs: usize,
+    /// How many copies a run makes at once, and how many the queue of late ones does.
+    #[schemars(range(min = 1))]
+    pub max_parallel_copies: usize,
     /// How long SIGTERM waits for a run to stop cleanly.
     #[serde(with = "super::duration")]
     #[schemars(with = "DurationText")]

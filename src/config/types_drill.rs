@@ -52,9 +52,42 @@ pub struct DrillConfig {
     #[serde(default)]
     #[schemars(with = "Option<SecretFile>")]
     pub identity_file: Option<PathBuf>,
-    /// What must be true of the restored files.
+    /// Load the dumps of MySQL, MariaDB and PostgreSQL into scratch databases, which are dropped at the end.
+    #[serde(default = "super::defaults::yes")]
+    pub databases: bool,
+    /// For a source with databases: the server they are loaded into, when that is not the source's own, and who
+    /// logs in there.
+    #[serde(default)]
+    pub server: BTreeMap<ComponentName, DrillServer>,
+    /// What must be true of the restored files and databases.
     #[serde(default)]
     pub check: BTreeMap<ComponentName, DrillCheck>,
+}
+
+/// Where the dumps of one source are loaded for trial. Nothing of the source's own login is used then.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrillServer {
+    /// Host; the local socket when absent.
+    pub host: Option<String>,
+    /// Port; the server's default when absent.
+    pub port: Option<u16>,
+    /// Socket of MySQL, or folder of PostgreSQL's socket.
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub socket: Option<PathBuf>,
+    /// User, or role.
+    pub user: Option<String>,
+    /// File with the password; others must not be able to read it.
+    #[schemars(with = "Option<SecretFile>")]
+    pub password_file: Option<PathBuf>,
+    /// MySQL: an option file with the credentials.
+    #[schemars(with = "Option<SecretFile>")]
+    pub defaults_file: Option<PathBuf>,
+    /// PostgreSQL: a pgpass file.
+    #[schemars(with = "Option<SecretFile>")]
+    pub passfile: Option<PathBuf>,
+    /// PostgreSQL: the operating system's user the programs run as, for peer authentication.
+    pub run_as: Option<String>,
 }
 
 /// One check of restored files.
@@ -85,6 +118,9 @@ pub struct CommandCheck {
 pub struct SqlCheck {
     /// The source whose database is asked.
     pub source: ComponentName,
+    /// Which of the source's databases, when it has several.
+    #[serde(default)]
+    pub database: Option<String>,
     /// One query; it can change nothing.
     pub query: String,
     /// The whole answer: columns divided by tabs, rows by line ends.

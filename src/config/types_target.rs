@@ -31,6 +31,30 @@ pub struct TargetConfig {
     /// When backups here are read back, and how much a day.
     #[serde(default)]
     pub verify: VerifyConfig,
+    /// How much of a backup is read back once it is stored here, and in the rounds of `verify`.
+    #[serde(default)]
+    pub read_back: ReadBack,
+    /// Bytes a second sent to the target, and read back from it.
+    #[serde(default)]
+    #[schemars(with = "Option<SizeText>")]
+    pub bandwidth_limit: Option<ByteSize>,
+    /// How many copies are made here at once; more helps only where a single connection is slow.
+    #[serde(default = "super::defaults::copies_at_target")]
+    #[schemars(range(min = 1))]
+    pub max_parallel_copies: usize,
+}
+
+/// How much of a stored backup is read back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadBack {
+    /// Every byte, its digest compared.
+    #[default]
+    Full,
+    /// Small files whole; of large ones the length, and pieces chosen by chance.
+    Sample,
+    /// Nothing: a backup there counts as `complete`, never as `verified`.
+    Never,
 }
 
 /// Where a target is. `type` says the kind.
@@ -115,10 +139,30 @@ pub struct S3Place {
     #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
     #[schemars(schema_with = "super::schema::environment_only")]
     pub secret_access_key: Option<Secret>,
+    /// The credentials may only write: nothing there is read, listed or removed by this host.
+    #[serde(default)]
+    pub write_only: bool,
+    /// Lock what is written, so that nobody removes it before its time: the bucket must have Object Lock.
+    #[serde(default)]
+    pub object_lock: Option<ObjectLock>,
+    /// How long it is locked; as long as `keep` keeps daily backups when absent.
+    #[serde(default, with = "super::duration::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub lock_for: Option<Duration>,
     /// Certificates (PEM) that are trusted besides those of the system.
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// Who may remove a locked object before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectLock {
+    /// Those with a permission of its own.
+    Governance,
+    /// Nobody, not even the owner of the account.
+    Compliance,
 }
 
 /// A folder of a WebDAV server.
@@ -193,6 +237,18 @@ impl TargetConfig {
         self.place.address(below)
     }
 
+    /// Whether this host may only write there.
+    pub fn write_only(&self) -> bool {
+        matches!(&self.place, Place::S3(s3) if s3.write_only)
+    }
+
+    /// How long what is written here is locked; none without Object Lock, or where nothing says how long.
+    pub fn lock_period(&self) -> Option<Duration> {
+        let Place::S3(s3) = &self.place else { return None };
+        s3.object_lock?;
+        s3.lock_for.or_else(|| self.keep.as_ref()?.lock_period())
+    }
+
     /// A secret that the environment gave, which is not written down with the rest.
     pub fn secret(&self) -> Option<&Secret> {
         match &self.place {
@@ -201,6 +257,28 @@ impl TargetConfig {
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
         }
+    }
+
+    /// How much is read back of what is stored here.
+    pub fn reads_back(&self) -> ReadBack {
+        if self.write_only() { ReadBack::Never } else { self.read_back }
+    }
+
+    /// The bytes a second one transfer may take: the limit is shared out among those that go on at once.
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth_limit.map(|limit| (limit.0 / self.max_parallel_copies.max(1) as u64).max(1))
+    }
+
+    /// The files of this machine it is used with: keys, passwords, certificates.
+    pub fn files(&self) -> Vec<&Path> {
+        let named = match &self.place {
+            Place::Directory(_) => [None, None],
+            Place::Sftp(sftp) => [&sftp.identity_file, &sftp.known_hosts_file].map(Option::as_deref),
+            Place::S3(s3) => [&s3.secret_access_key_file, &s3.ca_file].map(Option::as_deref),
+            Place::Webdav(webdav) => [&webdav.password_file, &webdav.ca_file].map(Option::as_deref),
+            Place::Azblob(azblob) => [azblob.account_key_file.as_deref(), None],
+        };
+        named.into_iter().flatten().collect()
     }
 
     /// Puts back what [`TargetConfig::secret`] gave.
@@ -277,4 +355,37 @@ pub struct Keep {
     /// What a job's good backups have here at least: below it nothing good goes, though no rule keeps it.
     #[schemars(with = "Option<SizeText>")]
     pub min_bytes: Option<ByteSize>,
+}
+
+impl Keep {
+    /// For how long each backup is worth a lock: as long as the finest rules reach, `within`, `hourly` and `daily`
+    /// before `weekly`, and so on. A longer lock would keep every backup as long as the yearly ones.
+    fn lock_period(&self) -> Option<Duration> {
+        const DAY: u64 = 24 * 3600;
+        let span = |count: Option<u32>, seconds: u64| {
+            count.filter(|count| *count > 0).map(|count| Duration::from_secs(u64::from(count) * seconds))
+        };
+        let fine = [self.within, span(self.hourly, 3600), span(self.daily, DAY)];
+        let longest = fine.into_iter().flatten().max().filter(|longest| !longest.is_zero());
+        longest
+            .or_else(|| span(self.weekly, 7 * DAY))
+            .or_else(|| span(self.monthly, 31 * DAY))
+            .or_else(|| span(self.yearly, 366 * DAY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_lasts_as_long_as_the_finest_rules_reach() {
+        let days = |keep: Keep| keep.lock_period().map(|period| period.as_secs() / (24 * 3600));
+        let daily = Keep { daily: Some(14), yearly: Some(5), ..Keep::default() };
+        assert_eq!(days(daily), Some(14));
+        let within = Duration::from_secs(30 * 24 * 3600);
+        assert_eq!(days(Keep { within: Some(within), hourly: Some(48), ..Keep::default() }), Some(30));
+        assert_eq!(days(Keep { weekly: Some(4), ..Keep::default() }), Some(28));
+        assert_eq!(days(Keep { last: Some(4), daily: Some(0), ..Keep::default() }), None);
+    }
 }

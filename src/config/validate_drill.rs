@@ -25,6 +25,9 @@ impl Rules<'_> {
                 format!("the job has no backups at {target}; its targets are: {}", known.join(", ")),
             );
         }
+        for (source, server) in &drill.server {
+            self.drill_server(&["job", job, "drill", "server", source.as_str()], config, source, server);
+        }
         for (name, check) in &drill.check {
             let key = ["job", job, "drill", "check", name.as_str()];
             match check {
@@ -34,29 +37,70 @@ impl Rules<'_> {
                     }
                     self.not_zero(&key_of(&key, "timeout"), check.timeout);
                 }
-                DrillCheck::Sql(check) => self.sql_check(&key, config, check),
+                DrillCheck::Sql(check) => self.sql_check(&key, config, drill, check),
             }
         }
     }
 
-    fn sql_check(&mut self, key: &[&str], config: &JobConfig, check: &SqlCheck) {
+    fn drill_server(
+        &mut self,
+        key: &[&str],
+        config: &JobConfig,
+        source: &ComponentName,
+        server: &DrillServer,
+    ) {
+        // Which keys mean something depends on whose server it is.
+        let (whose, foreign) = match config.source.get(source) {
+            Some(SourceConfig::Mysql(_)) => (
+                "MySQL",
+                [("passfile", server.passfile.is_some()), ("run_as", server.run_as.is_some())].to_vec(),
+            ),
+            Some(SourceConfig::Postgres(_)) => {
+                ("PostgreSQL", [("defaults_file", server.defaults_file.is_some())].to_vec())
+            }
+            Some(_) => {
+                self.say(key, format!("{source} is no database server whose dumps a drill could load"));
+                return;
+            }
+            None => return self.no_source(key, config, source),
+        };
+        for (name, _) in foreign.into_iter().filter(|(_, set)| *set) {
+            self.say(&key_of(key, name), format!("{name} means nothing to {whose}, which {source} is"));
+        }
+        if server.host.is_some() && server.socket.is_some() {
+            self.say(key, "host and socket are two places: give one of them");
+        }
+    }
+
+    fn no_source(&mut self, key: &[&str], config: &JobConfig, source: &ComponentName) {
+        let known: Vec<&str> = config.source.keys().map(ComponentName::as_str).collect();
+        let hint = nearest(source.as_str(), known.iter().copied()).map_or_else(
+            || format!("there is: {}", known.join(", ")),
+            |meant| format!("did you mean \"{meant}\"?"),
+        );
+        self.say(key, format!("the job has no source {source}; {hint}"));
+    }
+
+    fn sql_check(&mut self, key: &[&str], config: &JobConfig, drill: &DrillConfig, check: &SqlCheck) {
         match config.source.get(&check.source) {
-            Some(SourceConfig::Sqlite(_)) => {}
+            Some(SourceConfig::Mysql(_) | SourceConfig::Postgres(_)) if drill.databases => {}
+            Some(SourceConfig::Mysql(_) | SourceConfig::Postgres(_)) => self.say(
+                &key_of(key, "source"),
+                format!("with `databases = false` {} is not loaded, so that nothing can be asked", check.source),
+            ),
+            Some(SourceConfig::Sqlite(_)) => {
+                if check.database.is_some() {
+                    self.say(&key_of(key, "database"), "an SQLite file is one database: leave this out");
+                }
+            }
             Some(_) => self.say(
                 &key_of(key, "source"),
                 format!(
-                    "drills can ask SQLite databases only, and {} is none; use a check of type \"command\" that loads the restored dump and asks it",
+                    "drills can ask databases of MySQL, MariaDB, PostgreSQL and SQLite only, and {} is none; use a check of type \"command\"",
                     check.source
                 ),
             ),
-            None => {
-                let known: Vec<&str> = config.source.keys().map(ComponentName::as_str).collect();
-                let hint = nearest(check.source.as_str(), known.iter().copied()).map_or_else(
-                    || format!("there is: {}", known.join(", ")),
-                    |meant| format!("did you mean \"{meant}\"?"),
-                );
-                self.say(&key_of(key, "source"), format!("the job has no source {}; {hint}", check.source));
-            }
+            None => self.no_source(&key_of(key, "source"), config, &check.source),
         }
         if check.expect.is_none() && check.at_least.is_none() {
             self.say(key, "say what the answer must be: `expect`, or `at_least` for a number");

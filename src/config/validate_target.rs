@@ -6,6 +6,9 @@ use super::types::*;
 use super::validate::Rules;
 use crate::model::TargetName;
 
+/// Less than this a second stands still as far as anybody can tell.
+const LEAST_BANDWIDTH: u64 = 64_000;
+
 impl Rules<'_> {
     /// Checks all targets, alone and beside one another.
     pub(super) fn targets(&mut self) {
@@ -28,10 +31,18 @@ impl Rules<'_> {
                 );
             }
             self.place(name.as_str(), &target.place);
+            self.write_only(name, target);
+            self.object_lock(name.as_str(), target);
             if let Some(problem) = target.keep.as_ref().and_then(Keep::problem) {
                 self.say(&["target", name.as_str(), "keep"], problem);
             }
             self.verify(name.as_str(), &target.verify);
+            if target.bandwidth_limit.is_some_and(|limit| limit.0 < LEAST_BANDWIDTH) {
+                self.say(
+                    &["target", name.as_str(), "bandwidth_limit"],
+                    "this is less than 64 KB a second, at which hardly a backup ever ends; leave `bandwidth_limit` out for no limit",
+                );
+            }
             let jobs: Vec<&str> = config
                 .job
                 .iter()
@@ -46,6 +57,54 @@ impl Rules<'_> {
                 );
                 self.say(&["target", name.as_str(), "template"], message);
             }
+        }
+    }
+
+    /// Where nothing can be read or removed, nothing must be asked for that needs it.
+    fn write_only(&mut self, name: &TargetName, target: &TargetConfig) {
+        if !target.write_only() {
+            return;
+        }
+        let key = ["target", name.as_str(), "write_only"];
+        if target.keep.is_some() {
+            self.say(
+                &["target", name.as_str(), "keep"],
+                "nothing can be removed where `write_only` is set; run `agent prune` from a host whose credentials may remove",
+            );
+        }
+        let drilled =
+            |job: &JobConfig| job.drill.as_ref().and_then(|drill| drill.target.as_ref()) == Some(name);
+        for (job, _) in self.config.job.iter().filter(|(_, job)| drilled(job)) {
+            self.say(
+                &["job", job.as_str(), "drill", "target"],
+                format!("[target.{name}] is `write_only`: nothing can be restored from it"),
+            );
+        }
+        let primary = self.config.job.iter().find(|(_, job)| job.targets.first() == Some(name));
+        if let Some((job, _)) = primary {
+            self.say(
+                &key,
+                format!(
+                    "it is the first target of the job {job}: a backup is read back there before it counts; make another target the first"
+                ),
+            );
+        }
+    }
+
+    /// A lock needs to know how long it lasts.
+    fn object_lock(&mut self, name: &str, target: &TargetConfig) {
+        let Place::S3(s3) = &target.place else { return };
+        let key = ["target", name, "lock_for"];
+        match (s3.object_lock, s3.lock_for) {
+            (None, Some(_)) => self.say(&key, "this has no effect without `object_lock`"),
+            (Some(_), Some(period)) if period.is_zero() => {
+                self.say(&key, "objects must be locked for some time, such as \"14days\"");
+            }
+            (Some(_), None) if target.lock_period().is_none() => self.say(
+                &["target", name, "object_lock"],
+                "nothing says how long objects are locked: give `lock_for`, or a `keep` with `daily` or `within`",
+            ),
+            _ => {}
         }
     }
 
@@ -89,6 +148,15 @@ impl Rules<'_> {
             }
             Place::S3(s3) => {
                 self.bucket(&key("bucket"), &s3.bucket, &key("prefix"), &s3.prefix);
+                let endpoint = s3.endpoint.as_deref().map(reqwest::Url::parse);
+                if let Some(Ok(url)) = endpoint
+                    && (!url.username().is_empty() || url.query().is_some())
+                {
+                    self.say(
+                        &key("endpoint"),
+                        "an endpoint is an address such as https://s3.example.org only",
+                    );
+                }
                 if s3.secret_access_key_file.is_none() && s3.secret_access_key.is_none() {
                     self.say(
                         &key("secret_access_key_file"),

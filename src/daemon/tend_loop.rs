@@ -88,18 +88,23 @@ pub(super) fn copies(shared: &Shared) {
     let mut trouble = Trouble::default();
     let (mut pin_trouble, mut pins_from) = (Trouble::default(), Instant::now());
     while !shared.is_stopping() {
-        let agent = shared.agent();
-        let drained = copies::drain(&agent, None, None, &Logged, &shared.copying);
+        let drained = copies::drain_as_configured(
+            &|| shared.agent(),
+            &copies::Pass::default(),
+            &Logged,
+            &shared.copying,
+        );
         if drained.as_ref().is_ok_and(|drained| drained.made > 0 || !drained.failed.is_empty()) {
             shared.messages.wake();
             shared.health.wake();
         }
         trouble.note("making late copies", drained.map(drop));
         if Instant::now() >= pins_from {
-            let told = pins::tell_all(&agent, &shared.copying).and_then(|told| match told.failed.first() {
-                Some((run, target, why)) => bail!("run {run} at {target}: {why}"),
-                None => Ok(()),
-            });
+            let told =
+                pins::tell_all(&shared.agent(), &shared.copying).and_then(|told| match told.failed.first() {
+                    Some((run, target, why)) => bail!("run {run} at {target}: {why}"),
+                    None => Ok(()),
+                });
             if told.is_err() {
                 pins_from = Instant::now() + PINS_AGAIN;
             }
@@ -117,7 +122,7 @@ impl Observer for Logged {
         match event {
             Event::CopyStarted(target) => tracing::info!("making a late copy at {target}"),
             Event::CopyEnded(target, Ok(())) => {
-                tracing::info!("the late copy at {target} is made and was read back")
+                tracing::info!("the late copy at {target} is made")
             }
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no late copy at {target} yet: {error}"),
             _ => {}

@@ -111,7 +111,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "copies",
-        meaning: "copies to further targets wait for hours; critical after days",
+        meaning: "copies to further targets wait for hours, or are refused; critical after days",
         severity: Warning,
         limits: &["copies_warning", "copies_critical"],
         scope: Scope::Job(job::copies),

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 
 use super::checks::{JobView, Verdict};
 use super::job::{first_line, plural};
 use super::report::{Perf, Unit};
 use super::{moment, since, words};
+use crate::config::{Config, JobConfig};
 use crate::model::ByteSize;
 use crate::schedule::Schedule;
+use crate::state::{JobDrills, JobState};
 
 pub(super) fn drill(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, state, now, .. } = *view;
@@ -39,8 +42,12 @@ pub(super) fn drill(view: &JobView<'_>) -> Option<Verdict> {
         0 => String::new(),
         n => format!(", {} equal to the live ones", plural(n, "file", "files")),
     };
+    let loaded = match last.result.databases {
+        0 => String::new(),
+        n => format!(", {} loaded", plural(n, "database", "databases")),
+    };
     let text = format!(
-        "the backup came back in {} in the drill {ago} ago: {} entries, {}{compared}",
+        "the backup came back in {} in the drill {ago} ago: {} entries, {}{compared}{loaded}",
         words(restore),
         last.result.entries,
         ByteSize(last.result.bytes)
@@ -48,14 +55,23 @@ pub(super) fn drill(view: &JobView<'_>) -> Option<Verdict> {
     Some(Verdict::ok(text).perf(Perf::new(format!("{name}_recovery"), restore.as_secs_f64(), Unit::Seconds)))
 }
 
+/// When the next drill is due, or has been since: the first occurrence of its schedule after the last one.
+/// None without a schedule, or before the agent has seen it.
+pub fn next_drill(config: &Config, job: &JobConfig, state: &JobState) -> Option<DateTime<Utc>> {
+    next(job, &state.drills, config.job_timezone(job))
+}
+
+fn next(job: &JobConfig, drills: &JobDrills, tz: Tz) -> Option<DateTime<Utc>> {
+    let line = job.drill.as_ref()?.schedule.as_deref()?;
+    let since = drills.plan.as_ref()?.since;
+    let from = drills.last.as_ref().map_or(since, |last| last.started.max(since));
+    Schedule::parse(line).ok()?.next_after(tz, from)
+}
+
 pub(super) fn overdue(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, state, now, tz, .. } = *view;
     let drill = view.job.drill.as_ref()?;
-    let schedule = drill.schedule.as_deref().and_then(|line| Schedule::parse(line).ok())?;
-    let plan = state.drills.plan.as_ref()?;
-    let last = state.drills.last.as_ref().map(|last| last.started);
-    let from = last.map_or(plan.since, |last| last.max(plan.since));
-    let due = schedule.next_after(tz, from)?;
+    let due = next(view.job, &state.drills, tz)?;
     if due > now {
         return Some(Verdict::ok(format!("next due {}", moment(due, tz))));
     }
@@ -63,7 +79,7 @@ pub(super) fn overdue(view: &JobView<'_>) -> Option<Verdict> {
     if late <= TimeDelta::zero() || view.paused().is_some() {
         return Some(Verdict::ok(format!("due since {}", moment(due, tz))));
     }
-    let last = last.map_or("never".to_owned(), |last| moment(last, tz));
+    let last = state.drills.last.as_ref().map_or("never".to_owned(), |last| moment(last.started, tz));
     let text = format!(
         "the drill due {} is overdue by {} (the last one: {last})",
         moment(due, tz),

@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use super::checks::{JobView, Verdict};
 use super::report::{Perf, Unit};
 use super::{allowance, measured_run, moment, next_due, shrunk, since, words, worst};
+use crate::config::ReadBack;
 use crate::model::{ByteSize, Outcome, TargetName};
 use crate::state::HealthStatus::{Critical, Warning};
 use crate::state::{JobTargetState, Run};
@@ -280,9 +281,21 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
     if job.targets.len() < 2 {
         return None;
     }
-    let (mut lines, mut statuses, mut waiting) = (Vec::new(), Vec::new(), 0);
+    let (mut lines, mut statuses, mut waiting, mut stopped) = (Vec::new(), Vec::new(), 0, false);
     for (target, state) in known_targets(view) {
         waiting += state.pending;
+        if state.stopped && state.pending > 0 {
+            let old = state.oldest_pending.is_some_and(|at| now - at > delta(view.limits.copies_critical));
+            statuses.push(if old { Critical } else { Warning });
+            stopped = true;
+            let reason = state.last_error.as_deref().unwrap_or("it is refused");
+            lines.push(format!(
+                "{} to {target} stopped: {}",
+                plural(state.pending, "copy", "copies"),
+                first_line(reason)
+            ));
+            continue;
+        }
         let Some(oldest) =
             state.oldest_pending.filter(|oldest| now - *oldest > delta(view.limits.copies_warning))
         else {
@@ -298,8 +311,11 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
     }
     let perf = Perf::new(format!("{name}_copies_pending"), waiting as f64, Unit::None);
     let verdict = if !lines.is_empty() {
-        Verdict::with(worst(statuses), lines.join("; "))
-            .hint("Bring the target back; the daemon or `agent tend` goes on by itself")
+        let hint = match stopped {
+            true => "Trying again does not mend this: put it right, then `agent tend --retry`",
+            false => "Bring the target back; the daemon or `agent tend` goes on by itself",
+        };
+        Verdict::with(worst(statuses), lines.join("; ")).hint(hint)
     } else if waiting > 0 {
         Verdict::ok(format!("{} to be made", plural(waiting, "copy", "copies")))
     } else {
@@ -318,9 +334,12 @@ pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
         } else if state.corrupt > 0 {
             bad.push(format!("{} at {target}", plural(state.corrupt, "damaged backup", "damaged backups")));
         } else if state.last_verify.is_some() {
+            let never =
+                view.config.target.get(target).is_some_and(|target| target.reads_back() == ReadBack::Never);
             let old = view
                 .limits
                 .max_verify_age
+                .filter(|_| !never)
                 .filter(|limit| state.last_verify.is_some_and(|at| now - at > delta(*limit)));
             match old {
                 Some(limit) => late.push(format!(

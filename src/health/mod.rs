@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 pub use checks::{CHECKS, Check, Scope, findings};
+pub use drill::next_drill;
 pub use due::{allowance, due, next_due, next_run, overdue_at};
 pub use report::{Format, Perf, Report, Unit};
 pub use shrink::{Shrink, measured_run, shrunk};

@@ -7,6 +7,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 
 use super::table::{JobFacts, Kind, Samples, Source, TABLE};
 use super::{COMPONENTS_MAX, Facts};
+use crate::config::ReadBack;
 use crate::model::{JobName, TargetName};
 use crate::state::{JobCounters, JobRow, JobState, JobTargetState};
 
@@ -125,10 +126,21 @@ fn limited(mut values: Vec<(String, f64)>) -> Vec<(String, f64)> {
 /// start at 0.
 fn job_states(facts: &Facts) -> BTreeMap<&JobName, (JobState, bool)> {
     let state = |name: &JobName| match facts.snapshot.job(name) {
-        Some(state) => (state.clone(), true),
+        Some(state) => (without_stale(state.clone(), facts), true),
         None => (unseen(name, facts.now), false),
     };
     facts.config.job.keys().map(|name| (name, state(name))).collect()
+}
+
+/// Where nothing is read back any more, nobody should wait for it.
+fn without_stale(mut state: JobState, facts: &Facts) -> JobState {
+    for (name, at) in &mut state.targets {
+        let target = facts.config.target.get(name);
+        if target.is_some_and(|target| target.reads_back() == ReadBack::Never) {
+            at.last_verify = None;
+        }
+    }
+    state
 }
 
 fn unseen(name: &JobName, now: DateTime<Utc>) -> JobState {

@@ -1,19 +1,20 @@
 //! Looking into backups without restoring them: what is in them, one file's content, what changed between two.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::stored::Backup;
-use crate::archive::{EntryKind, FrameReader, IndexEntry, copy_entry, path_order};
+use super::stored::{Backup, Index, ReadIndex};
+use crate::archive::{EntryKind, FrameReader, IndexEntry, IndexReader, copy_entry, path_order};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::{Component, Kind, PathText};
 
 /// How many symbolic links are followed to a file's content.
-const LINKS_MAX: usize = 16;
+pub(super) const LINKS_MAX: usize = 16;
 
 /// Calls `visit` for the entries of a tree at or below `path` (all when empty), in the order of the archive.
 /// Folders above what was captured have no entries of their own; without `deep` they, and everything one
@@ -26,32 +27,51 @@ pub fn list(
     visit: &mut dyn FnMut(IndexEntry) -> Result<()>,
 ) -> Result<()> {
     let index = backup.index(tree)?;
-    let mut last_child: Option<Vec<u8>> = None;
-    index.reader()?.for_each(|_, entries| {
-        for entry in entries {
-            let Some(below) = below(path, &entry.path.0) else { continue };
-            // A folder itself is not listed, only what is in it.
-            if below.is_empty() && entry.path.0.ends_with(b"/") {
-                continue;
+    let mut level = Level::new(path, deep);
+    index.reader()?.for_each(|_, entries| entries.into_iter().try_for_each(|e| level.entry(e, visit)))
+}
+
+/// What of entries that come in the order of archives belongs into a listing.
+pub struct Level<'p> {
+    path: &'p [u8],
+    deep: bool,
+    last_child: Option<Vec<u8>>,
+}
+
+impl<'p> Level<'p> {
+    /// Of `path`, all when empty; with `deep` everything below it.
+    pub fn new(path: &'p [u8], deep: bool) -> Self {
+        Self { path, deep, last_child: None }
+    }
+
+    /// Gives an entry to `visit`, or the folder of this level that it is in, or neither.
+    pub fn entry(
+        &mut self,
+        entry: IndexEntry,
+        visit: &mut dyn FnMut(IndexEntry) -> Result<()>,
+    ) -> Result<()> {
+        let Some(below) = below(self.path, &entry.path.0) else { return Ok(()) };
+        // A folder itself is not listed, only what is in it.
+        if below.is_empty() && entry.path.0.ends_with(b"/") {
+            return Ok(());
+        }
+        let child_end = below.iter().position(|b| *b == b'/').map(|at| at + 1);
+        match child_end.filter(|end| !self.deep && *end < below.len()) {
+            None => {
+                self.last_child = Some(entry.path.0.clone());
+                visit(entry)
             }
-            let child_end = below.iter().position(|b| *b == b'/').map(|at| at + 1);
-            match child_end.filter(|end| !deep && *end < below.len()) {
-                None => {
-                    last_child = Some(entry.path.0.clone());
-                    visit(entry)?;
+            Some(end) => {
+                let child = entry.path.0[..entry.path.0.len() - below.len() + end].to_vec();
+                if self.last_child.as_ref() == Some(&child) {
+                    return Ok(());
                 }
-                Some(end) => {
-                    let child = entry.path.0[..entry.path.0.len() - below.len() + end].to_vec();
-                    if last_child.as_ref() != Some(&child) {
-                        last_child = Some(child.clone());
-                        let (path, kind) = (PathText(child), EntryKind::Dir);
-                        visit(IndexEntry { path, kind, size: 0, mtime: 0, mode: 0, at: 0, target: None })?;
-                    }
-                }
+                self.last_child = Some(child.clone());
+                let (path, kind) = (PathText(child), EntryKind::Dir);
+                visit(IndexEntry { path, kind, size: 0, mtime: 0, mode: 0, at: 0, target: None })
             }
         }
-        Ok(())
-    })
+    }
 }
 
 /// Whether `entry` is `path` or stands below it.
@@ -116,7 +136,7 @@ pub fn cat<'b>(
 }
 
 /// Where a symbolic link leads, as a path of the archive.
-fn resolve(link: &[u8], target: &[u8]) -> Vec<u8> {
+pub(super) fn resolve(link: &[u8], target: &[u8]) -> Vec<u8> {
     let folder = link.rsplitn(2, |b| *b == b'/').nth(1).unwrap_or_default();
     let mut parts: Vec<&[u8]> = Vec::new();
     let start = if target.starts_with(b"/") { &b""[..] } else { folder };
@@ -204,26 +224,56 @@ pub enum Change {
     Changed(IndexEntry, IndexEntry),
 }
 
-/// Compares the same tree of two backups by their indexes, entry by entry, in the order of the archive. Content
-/// is compared by size and time of change: the indexes hold no digests of files.
-pub fn diff(
-    earlier: (&Backup<'_>, &Component),
-    later: (&Backup<'_>, &Component),
-    visit: &mut dyn FnMut(Change) -> Result<()>,
+/// The entries of one tree, in the order of archives.
+pub enum Side<'a> {
+    /// By an index.
+    Index(&'a Backup<'a>, &'a Component),
+    /// As they were listed.
+    Listed(Vec<IndexEntry>),
+}
+
+impl Side<'_> {
+    fn index(&self) -> Result<Option<Index>> {
+        match self {
+            Self::Index(backup, component) => backup.index(component).map(Some),
+            Self::Listed(_) => Ok(None),
+        }
+    }
+
+    fn listed(self) -> Vec<IndexEntry> {
+        match self {
+            Self::Index(..) => Vec::new(),
+            Self::Listed(entries) => entries,
+        }
+    }
+}
+
+/// Gives the entries of an index, or those listed, away. A receiver that is gone has what it wanted.
+fn send(
+    index: Option<IndexReader<ReadIndex<'_>>>,
+    listed: Vec<IndexEntry>,
+    to: &Sender<IndexEntry>,
 ) -> Result<()> {
-    let (before, after) = (earlier.0.index(earlier.1)?, later.0.index(later.1)?);
-    let (before, after) = (before.reader()?, after.reader()?);
+    let send = |entries: Vec<IndexEntry>| entries.into_iter().try_for_each(|entry| Ok(to.send(entry)?));
+    match index {
+        Some(index) => index.for_each(|_, found| send(found)),
+        None => send(listed),
+    }
+}
+
+/// Compares the same tree of two backups, entry by entry, in the order of the archive. Content is compared by
+/// size and time of change: there are no digests of files.
+pub fn diff(earlier: Side<'_>, later: Side<'_>, visit: &mut dyn FnMut(Change) -> Result<()>) -> Result<()> {
+    let (before, after) = (earlier.index()?, later.index()?);
+    let before_index = before.as_ref().map(Index::reader).transpose()?;
+    let after_index = after.as_ref().map(Index::reader).transpose()?;
+    let (before_list, after_list) = (earlier.listed(), later.listed());
     thread::scope(|scope| {
-        // Both are read at the pace of the comparison, so that neither is in memory as a whole.
+        // Both are read at the pace of the comparison, so that no index is in memory as a whole.
         let (send_before, mut before_entries) = entries();
         let (send_after, mut after_entries) = entries();
-        // A receiver that is gone has what it wanted.
-        let reading = scope.spawn(move || {
-            before.for_each(|_, found| found.into_iter().try_for_each(|e| Ok(send_before.send(e)?)))
-        });
-        let reading_too = scope.spawn(move || {
-            after.for_each(|_, found| found.into_iter().try_for_each(|e| Ok(send_after.send(e)?)))
-        });
+        let reading = scope.spawn(move || send(before_index, before_list, &send_before));
+        let reading_too = scope.spawn(move || send(after_index, after_list, &send_after));
         let merged = merge(&mut before_entries, &mut after_entries, visit);
         drop((before_entries, after_entries));
         for reader in [reading, reading_too] {
@@ -234,6 +284,32 @@ pub fn diff(
         }
         merged
     })
+}
+
+/// Most files that are looked for to find out where a tree begins.
+const PROBES: usize = 20;
+
+/// Where entries of an archive with relative paths (`html/index.php`) stand in a tree with paths from the root
+/// (`var/www/html/index.php`): what goes before them, `var/www/`. Empty when nothing fits better.
+pub fn place_of(relative: &[IndexEntry], tree: &Backup<'_>, component: &Component) -> Result<Vec<u8>> {
+    let step = (relative.len() / PROBES).max(1);
+    let probes: Vec<&[u8]> =
+        relative.iter().step_by(step).filter(|e| e.is_file()).map(|e| &e.path.0[..]).collect();
+    let mut places: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    tree.index(component)?.reader()?.for_each(|_, found| {
+        for entry in found.iter().filter(|entry| entry.is_file()) {
+            for probe in &probes {
+                let before = entry.path.0.strip_suffix(*probe);
+                if let Some(before) = before.filter(|before| before.is_empty() || before.ends_with(b"/")) {
+                    *places.entry(before.to_vec()).or_default() += 1;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    // Of several, the one that most of them agree on; the shortest of these.
+    let best = places.into_iter().max_by_key(|(place, count)| (*count, std::cmp::Reverse(place.len())));
+    Ok(best.map(|(place, _)| place).unwrap_or_default())
 }
 
 fn entries() -> (Sender<IndexEntry>, Receiver<IndexEntry>) {

@@ -1,38 +1,70 @@
 //! Copies of finished backups to further targets: a queue in the state, newest first.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `copies` | a pass through the queue: what is made next, and how many at once |
+//! | `making` | one copy: made, spared, or failed |
+//! | `pauses` | when the next attempt is due, and what makes it due at once |
+//! | `child` | the copying itself, in a child process |
 
-use std::io::{self, Read, Write};
+mod child;
+mod making;
+mod pauses;
+#[cfg(test)]
+mod stand_in;
+#[cfg(test)]
+mod tests;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use chrono::{DateTime, Utc};
+use anyhow::Result;
 
-use super::isolate::{self, At, Reply, Request};
-use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, pins, prune, publish, sentinel, tell};
-use crate::crypt::KeyFiles;
-use crate::event::{Event, Interrupted, Level, Observer, Progress};
-use crate::failpoint;
+use super::Agent;
+use super::panics::unwinding;
+use crate::event::{Observer, Progress};
 use crate::lock::ProcessIdentity;
-use crate::log;
-use crate::manifest;
 use crate::model::{RunId, TargetName};
-use crate::state::{Copy, CopyFailure, CopyStatus};
-use crate::target::{Cache, Stage, Target, candidate_locations};
+use crate::state::Copy;
 
-/// The longest pause between two attempts at one copy.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// The first pause; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_secs(2 * 60);
+pub(super) use child::{AtSource, copy};
+pub(super) use making::{locations_for, sources};
+pub use pauses::look_again;
+#[cfg(test)]
+pub use stand_in::{Host, stand_in};
+
+use making::{Became, Making};
 
 /// How long a copy is kept from others. A maker that dies is noticed earlier, by its process.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often the lease of a copy that takes long is made longer.
+const RENEW: Duration = Duration::from_secs(60 * 60);
+/// How often it is looked how far copies are, and whether somebody wants to stop.
+const TICK: Duration = Duration::from_millis(200);
 /// How often a copy that somebody else makes is looked at.
 const POLL: Duration = Duration::from_millis(500);
+/// How long a target that failed is left alone at least.
+const REST: Duration = Duration::from_secs(60);
+
+/// What a pass through the queue is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pass<'a> {
+    /// Only the copies of this run; one that somebody else makes is waited for. Else all that are due.
+    pub only: Option<&'a RunId>,
+    /// When to stop; what is left stays in the queue.
+    pub deadline: Option<Instant>,
+    /// What was begun before the deadline is finished.
+    pub finish: bool,
+    /// No restraint towards the machine's other work.
+    pub fast: bool,
+}
 
 /// What a pass through the queue did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Copies made and read back.
+    /// Copies made.
     pub made: u64,
     /// Copies that are not made at all: retention would remove them right away.
     pub spared: u64,
@@ -42,123 +74,230 @@ pub struct Drained {
     pub degraded: Vec<(RunId, String)>,
 }
 
-/// Makes the copies that are due, newest backup first: of one run, or of all. Stops at `deadline`, or when
-/// asked to; what is left stays in the queue.
+/// Makes the copies that are due, the newest backup first at each target, up to `max_parallel_copies` at once. Ends
+/// when nothing is left that could be made now, at the deadline, or when asked to.
 pub fn drain(
     agent: &Agent,
-    only: Option<&RunId>,
-    deadline: Option<Instant>,
+    pass: &Pass<'_>,
     observer: &dyn Observer,
     progress: &Progress,
 ) -> Result<Drained> {
-    let mut drained = Drained::default();
-    // A target that failed is not tried again in this pass: the next copy would meet the same.
-    let mut gave_up: Vec<TargetName> = Vec::new();
+    let agent = Arc::new(agent.clone());
+    drain_as_configured(&|| Arc::clone(&agent), pass, observer, progress)
+}
+
+/// The same, asking before each copy for the agent in use.
+pub fn drain_as_configured(
+    current: &(dyn Fn() -> Arc<Agent> + Sync),
+    pass: &Pass<'_>,
+    observer: &dyn Observer,
+    progress: &Progress,
+) -> Result<Drained> {
     let claimer = claimer();
-    loop {
-        release_dead(agent)?;
-        if progress.is_cancelled() {
-            return Ok(drained);
-        }
-        let due = agent.state.pending_copies(agent.now())?;
-        let next = due
-            .into_iter()
-            .filter(|copy| only.is_none_or(|run| copy.run_id == *run))
-            .find(|copy| !gave_up.contains(&copy.target) && agent.config.target.contains_key(&copy.target));
-        let Some(copy) = next else {
-            // A copy of this very run that somebody else is making is waited for: it is not missing.
-            let elsewhere = |run: &RunId| {
-                Ok::<_, anyhow::Error>(
-                    agent.state.claimed_copies(agent.now())?.iter().any(|copy| copy.run_id == *run),
-                )
-            };
-            match only {
-                Some(run) if deadline.is_none_or(|d| Instant::now() < d) && elsewhere(run)? => {
-                    std::thread::sleep(POLL);
-                    continue;
-                }
-                _ => return Ok(drained),
-            }
+    let making = Making {
+        current,
+        pass,
+        claimer: &claimer,
+        observer,
+        tidying: Mutex::new(()),
+        span: tracing::Span::current(),
+    };
+    let (send, ends) = channel();
+    thread::scope(|scope| {
+        let mut queue = Queue {
+            making: &making,
+            progress,
+            send,
+            running: Vec::new(),
+            resting: Vec::new(),
+            drained: Drained::default(),
         };
-        if deadline.is_some_and(|d| Instant::now() >= d) {
-            return Ok(drained);
+        let result = queue.work(scope, &ends);
+        if result.is_err() {
+            // Whoever still copies is stopped before the error is told: the state cannot be used.
+            queue.running.iter().for_each(|running| running.progress.cancel());
         }
-        if !agent.state.claim_copy(&copy.run_id, &copy.target, &claimer, agent.now(), LEASE)? {
-            gave_up.push(copy.target);
-            continue;
-        }
-        let _entered = log::span(&copy.job, &copy.run_id).entered();
-        if spare(agent, &copy, deadline, progress)? {
-            drained.spared += 1;
-            continue;
-        }
-        observer.event(&Event::CopyStarted(copy.target.clone()));
-        let result = failpoint::hit("copy").and_then(|()| make(agent, &copy, deadline, progress));
-        let outcome = result.as_ref().map(|_| ()).map_err(|e| format!("{e:#}"));
-        observer.event(&Event::CopyEnded(copy.target.clone(), outcome.clone()));
-        match result {
-            Ok(()) => {
-                drained.made += 1;
-                pins::carry_over(agent, &copy.run_id, &copy.target, progress)?;
-                if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
-                    observer.event(&Event::Note(Level::Warning, warning));
-                }
-                tell::copy_came_after_all(agent, &copy)?;
-                if let Err(e) = prune::at_target(agent, &copy.job, &copy.target, None, progress) {
-                    let text = format!("retention {}: {e:#}", copy.target);
-                    tell::degraded(agent, &copy.run_id, &text)?;
-                    drained.degraded.push((copy.run_id, text));
+        result.map(|()| queue.drained)
+    })
+}
+
+/// A pass at work.
+struct Queue<'m, 'a> {
+    making: &'m Making<'a>,
+    progress: &'m Progress,
+    send: Sender<End>,
+    running: Vec<Running>,
+    /// Targets that failed, and when: the next copy would meet the same, wherever the clock was set meanwhile.
+    resting: Vec<(TargetName, Instant)>,
+    drained: Drained,
+}
+
+/// A copy that is being made on a thread of its own.
+struct Running {
+    copy: Copy,
+    /// Its own, so that it can be stopped alone.
+    progress: Arc<Progress>,
+    /// Bytes of it that were passed on already.
+    passed_on: u64,
+    renewed: Instant,
+}
+
+/// What a thread says when its copy is done with.
+struct End {
+    copy: Copy,
+    result: Result<Became>,
+}
+
+/// What became of the search for something to do.
+enum Next {
+    /// A copy, which is claimed.
+    Make(Box<Copy>),
+    /// Something is due that others make, or that others leave no place for.
+    Busy,
+    /// Nothing is due.
+    Nothing,
+}
+
+impl<'m> Queue<'m, '_> {
+    fn work<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, ends: &Receiver<End>) -> Result<()>
+    where
+        'm: 'scope,
+    {
+        let stops = |queue: &Self| {
+            queue.progress.is_cancelled()
+                || queue.making.pass.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        };
+        loop {
+            let agent = (self.making.current)();
+            let at_once = agent.config.max_parallel_copies.max(1);
+            let mut busy = false;
+            release_dead(&agent)?;
+            pauses::reconsider(&agent)?;
+            self.resting.retain(|(_, since)| since.elapsed() < REST);
+            while self.running.len() < at_once && !stops(self) {
+                match self.next(&agent)? {
+                    Next::Make(copy) => self.start(scope, &agent, *copy)?,
+                    Next::Busy => {
+                        busy = true;
+                        break;
+                    }
+                    Next::Nothing => break,
                 }
             }
-            Err(e) if e.is::<Interrupted>() => {
-                agent.state.release_copy(&copy.run_id, &copy.target, &claimer)?;
-                return Ok(drained);
+            if self.running.is_empty() {
+                // A copy of this very run that somebody else is making is waited for: it is not missing.
+                if !busy || self.making.pass.only.is_none() || stops(self) {
+                    return Ok(());
+                }
+                thread::sleep(POLL);
+                continue;
             }
-            Err(_) => {
-                let error = outcome.err().unwrap_or_default();
-                let failure = CopyFailure {
-                    error: error.clone(),
-                    next_attempt: Some(next_attempt(&copy, agent.now())),
-                    permanent: false,
+            self.wait(ends)?;
+        }
+    }
+
+    /// Waits until a copy is done with, or for a moment.
+    fn wait(&mut self, ends: &Receiver<End>) -> Result<()> {
+        // Looked for again now and then: another target may have got something to do meanwhile.
+        let until = Instant::now() + 10 * POLL;
+        while Instant::now() < until {
+            let end = ends.recv_timeout(TICK);
+            self.tick()?;
+            match end {
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(end) => return self.ended(end),
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on how far the copies are, and that they should stop.
+    fn tick(&mut self) -> Result<()> {
+        let Making { current, claimer, .. } = *self.making;
+        for running in &mut self.running {
+            let bytes = running.progress.stored_bytes();
+            self.progress.add_stored(bytes - running.passed_on);
+            running.passed_on = bytes;
+            if self.progress.is_cancelled() {
+                running.progress.cancel();
+            }
+            if running.renewed.elapsed() >= RENEW {
+                running.renewed = Instant::now();
+                let Copy { run_id, target, .. } = &running.copy;
+                let agent = current();
+                agent.state.claim_copy(run_id, target, claimer, agent.now(), LEASE)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, end: End) -> Result<()> {
+        let Copy { run_id, target, .. } = end.copy;
+        self.running.retain(|running| (&running.copy.run_id, &running.copy.target) != (&run_id, &target));
+        match end.result? {
+            Became::Made { degraded } => {
+                self.drained.made += 1;
+                self.drained.degraded.extend(degraded.map(|text| (run_id, text)));
+            }
+            Became::Spared => self.drained.spared += 1,
+            Became::Stopped => {}
+            Became::Failed { error, only_this } => {
+                if !only_this {
+                    self.resting.push((target.clone(), Instant::now()));
+                }
+                self.drained.failed.push((run_id, target, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims the newest copy that can be made now.
+    fn next(&self, agent: &Agent) -> Result<Next> {
+        let Making { pass, claimer, .. } = *self.making;
+        let rests = |copy: &Copy| self.resting.iter().any(|(target, _)| *target == copy.target);
+        let wanted = |copy: &Copy| pass.only.is_none_or(|run| copy.run_id == *run) && !rests(copy);
+        let mut full: Vec<TargetName> = Vec::new();
+        for copy in agent.state.pending_copies(agent.now())?.into_iter().filter(wanted) {
+            let Some(target) = agent.config.target.get(&copy.target) else { continue };
+            if full.contains(&copy.target) {
+                continue;
+            }
+            let (now, at_most) = (agent.now(), target.max_parallel_copies.max(1));
+            if agent.state.claim_copy_beside(&copy.run_id, &copy.target, claimer, now, LEASE, at_most)? {
+                return Ok(Next::Make(Box::new(copy)));
+            }
+            full.push(copy.target);
+        }
+        let elsewhere = match pass.only {
+            Some(run) => agent.state.claimed_copies(agent.now())?.iter().any(|copy| copy.run_id == *run),
+            None => false,
+        };
+        Ok(if elsewhere || !full.is_empty() { Next::Busy } else { Next::Nothing })
+    }
+
+    fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, agent: &Agent, copy: Copy) -> Result<()>
+    where
+        'm: 'scope,
+    {
+        let progress = Arc::<Progress>::default();
+        let (making, send) = (self.making, self.send.clone());
+        let (own, its) = (copy.clone(), Arc::clone(&progress));
+        let spawned =
+            thread::Builder::new().name(format!("copy {}", copy.target)).spawn_scoped(scope, move || {
+                let result = match unwinding(|| Ok(making.one(&own, &its))) {
+                    Ok(result) => result,
+                    Err(panicked) => making.panicked(&own, &panicked),
                 };
-                agent.state.copy_failed(&copy.run_id, &copy.target, &failure)?;
-                gave_up.push(copy.target.clone());
-                drained.failed.push((copy.run_id, copy.target, error));
-            }
+                let _ = send.send(End { copy: own, result }); // whoever waited is gone
+            });
+        if let Err(e) = spawned {
+            agent.state.release_copy(&copy.run_id, &copy.target, making.claimer)?;
+            return Err(anyhow::Error::from(e).context("starting a thread that makes a copy"));
         }
+        self.running.push(Running { copy, progress, passed_on: 0, renewed: Instant::now() });
+        Ok(())
     }
-}
-
-/// Takes a copy out of the queue that retention would remove as soon as it is made: after a target was away for
-/// long, newer ones leave it no place. Newer ones are made first, so that what is decided here is what would be
-/// decided then. What an earlier attempt left at the target is removed; a copy that may be there as a whole, and one
-/// whose target cannot be tidied, are left to be made.
-fn spare(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<bool> {
-    if copy.location.is_some() {
-        return Ok(false);
-    }
-    let as_if_made = Some((&copy.run_id, copy.started, copy.outcome, copy.bytes));
-    let plan = prune::plan(agent, &copy.job, &copy.target, as_if_made)?;
-    let goes = !copy.pinned
-        && plan.decisions.iter().any(|decision| decision.run_id == copy.run_id && !decision.keep);
-    if !goes || (copy.attempts > 0 && clean(agent, copy, deadline, progress).is_err()) {
-        return Ok(false);
-    }
-    agent.state.copy_expired(&copy.run_id, &copy.target, agent.now())?;
-    tell::copy_came_after_all(agent, copy)?;
-    tracing::info!("no copy is made at {}: the policy there keeps newer ones and not this one", copy.target);
-    Ok(true)
-}
-
-/// Removes what an attempt that died left at the target.
-fn clean(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<()> {
-    let request = Request::Clean { at: agent.at(&copy.target, "")?, run: copy.run_id.clone() };
-    isolate::call(&request, stall(agent, copy), deadline, progress, &mut |_| Ok(())).map(drop)
-}
-
-/// How long work at the target may make no progress.
-fn stall(agent: &Agent, copy: &Copy) -> Duration {
-    agent.config.job.get(&copy.job).map_or(Duration::from_secs(300), |job| job.copy_stall)
 }
 
 /// Names one pass through the queue: its process, and among those of the process itself.
@@ -184,237 +323,4 @@ fn release_dead(agent: &Agent) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Doubling pauses with jitter, so that many hosts do not come back to a NAS at the same second.
-fn next_attempt(copy: &Copy, now: DateTime<Utc>) -> DateTime<Utc> {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << copy.attempts.min(10));
-    let pause = doubled.min(LONGEST_PAUSE);
-    now + pause.mul_f64(rand::random_range(0.8..1.2))
-}
-
-fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progress) -> Result<()> {
-    let state = &agent.state;
-    let (run, target) = (&copy.run_id, &copy.target);
-    let to = agent.at(target, "")?;
-    let stall = stall(agent, copy);
-
-    // An attempt that died after its rename left a whole copy behind: it is read back and taken.
-    if let Some(location) = &copy.location {
-        let at = to.clone().below(location);
-        let request =
-            Request::Verify { at, run: run.clone(), depth: Depth::Digests, keys: KeyFiles::default() };
-        if let Ok(Reply::Verified { report }) =
-            isolate::call(&request, stall, deadline, progress, &mut |_| Ok(()))
-            && report.problems.is_empty()
-        {
-            return Ok(state.copy_done(run, target, location, report.bytes, true, agent.now())?);
-        }
-    }
-    clean(agent, copy, deadline, progress)?;
-
-    let Some(from) = source(agent, copy)? else {
-        // Nothing is left to copy; keeping the entry would mean failing for ever.
-        state.copy_expired(run, target, agent.now())?;
-        bail!("the backup expired at every other target before it could be copied");
-    };
-    let locations = locations_for(agent, copy)?;
-    let request = Request::Copy { from: Box::new(from), to: Box::new(to), locations, run: run.clone() };
-    let mut record = |location: &str| Ok(state.set_copy_location(run, target, location)?);
-    match isolate::call(&request, stall, deadline, progress, &mut record)? {
-        Reply::Copied { location, bytes } => {
-            failpoint::hit("copy-made")?;
-            Ok(state.copy_done(run, target, &location, bytes, true, agent.now())?)
-        }
-        other => bail!("an unexpected answer to a copy: {other:?}"),
-    }
-}
-
-/// The folders to try for a copy at its target.
-pub(super) fn locations_for(agent: &Agent, copy: &Copy) -> Result<Vec<String>> {
-    let zone =
-        agent.config.job.get(&copy.job).map_or(agent.config.timezone, |job| agent.config.job_timezone(job));
-    Ok(candidate_locations(
-        &agent.target(&copy.target)?.template,
-        copy.job.as_str(),
-        &agent.config.host_name(),
-        copy.started.with_timezone(&zone),
-        &copy.run_id,
-    ))
-}
-
-/// Where the backup can be copied from: a verified copy before a complete one, the primary before others.
-fn source(agent: &Agent, copy: &Copy) -> Result<Option<At>> {
-    Ok(sources(agent, copy)?.into_iter().next())
-}
-
-/// Everywhere the backup can be copied from, the best first.
-pub(super) fn sources(agent: &Agent, copy: &Copy) -> Result<Vec<At>> {
-    let mut kept: Vec<Copy> = agent
-        .state
-        .copies_of(&copy.run_id)?
-        .into_iter()
-        .filter(|c| c.status.is_kept() && c.target != copy.target)
-        .collect();
-    kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
-    Ok(kept.into_iter().filter_map(|c| agent.at(&c.target, c.location?).ok()).collect())
-}
-
-/// The copying itself, in the child: every byte is digested on its way and compared with the manifest before
-/// the copy is published.
-pub(super) fn copy(
-    from: &At,
-    to: &At,
-    locations: &[String],
-    run: &RunId,
-    progress: &Progress,
-    publishing: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<Reply> {
-    let (source, target) = (from.open()?, to.open()?);
-    let manifest = read_manifest(source.as_ref(), &from.location)?;
-    if manifest.run_id != *run {
-        bail!("target {}: {} holds run {}, not {run}", from.target, from.location, manifest.run_id);
-    }
-    target.probe()?;
-    let mut stage = target.stage(run, locations)?;
-    let staged =
-        copy_files(source.as_ref(), &from.location, stage.as_mut(), &manifest, progress).and_then(|bytes| {
-            publish::publish(stage.as_mut(), locations, publishing).map(|location| (bytes, location))
-        });
-    let (bytes, location) = match staged {
-        Ok(done) => done,
-        Err(e) => {
-            let _ = stage.abandon(); // the error to report is the first one; the next attempt cleans up
-            return Err(e);
-        }
-    };
-    let read_back = verify(target.as_ref(), &location, run, Depth::Digests, progress);
-    match read_back.and_then(|report| report.result().map_err(|problems| anyhow!("{problems}"))) {
-        Ok(()) => Ok(Reply::Copied { location, bytes }),
-        Err(e) => {
-            // It stays in the queue, so that a better one is made; this one must not be found meanwhile.
-            let _ = target.remove(&location, run); // the error to report is the first one
-            Err(e.context("the copy was read back and differs"))
-        }
-    }
-}
-
-fn copy_files(
-    source: &dyn Target,
-    location: &str,
-    stage: &mut dyn Stage,
-    manifest: &manifest::Manifest,
-    progress: &Progress,
-) -> Result<u64> {
-    let mut total = 0;
-    for stored in manifest.files() {
-        let (bytes, digest) = copy_file(source, location, stage, &stored.file, progress)?;
-        if bytes != stored.bytes || digest != stored.sha256 {
-            bail!(
-                "target {}: {} in {location} is damaged ({bytes} bytes, digest {digest}): it was not copied",
-                source.name(),
-                stored.file
-            );
-        }
-        total += bytes;
-    }
-    for name in [manifest::RESTORE_FILE, manifest::SUMS_FILE, manifest::FILE] {
-        total += copy_file(source, location, stage, name, progress)?.0;
-    }
-    Ok(total)
-}
-
-fn copy_file(
-    source: &dyn Target,
-    location: &str,
-    stage: &mut dyn Stage,
-    file: &str,
-    progress: &Progress,
-) -> Result<(u64, crate::model::Sha256)> {
-    let mut input = source.open(location, file, Cache::Warm)?;
-    let mut output = stage.create(file)?;
-    if let Ok(length) = input.read_at().length() {
-        output.expect(length);
-    }
-    let mut digest = <sha2::Sha256 as sha2::Digest>::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let got = match input.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(got) => got,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e).with_context(|| format!("target {}: reading {file}", source.name())),
-        };
-        output.write_all(&buffer[..got])?;
-        sha2::Digest::update(&mut digest, &buffer[..got]);
-        bytes += got as u64;
-        progress.add_stored(got as u64);
-    }
-    output.finish(bytes)?;
-    Ok((bytes, crate::model::Sha256(sha2::Digest::finalize(digest).into())))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::clock::{Clock, SystemClock};
-    use crate::config;
-    use crate::event::Silent;
-    use crate::model::Outcome;
-    use crate::state::{EndedRun, NewCopy, NewRun, RunTrigger, State};
-
-    #[test]
-    fn a_claim_names_its_process_and_its_pass() {
-        assert_eq!(process_of(&claimer()), Some(ProcessIdentity::current()));
-        assert_ne!(claimer(), claimer());
-        assert_eq!(process_of("somebody"), None);
-    }
-
-    #[test]
-    fn a_copy_whose_maker_died_is_free_again_at_once_and_one_whose_maker_lives_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = config::adhoc(&[], folder.path(), None);
-        let state = State::open(&config.state_dir, SystemClock.now()).unwrap();
-        let agent = Agent {
-            config: Arc::new(config),
-            state: state.clone(),
-            clock: Arc::new(SystemClock),
-            channels: Arc::default(),
-            command: "agent".to_owned(),
-        };
-        let run_id = RunId::generate(agent.now());
-        let (job, target): (_, TargetName) = ("web".parse().unwrap(), "nas".parse().unwrap());
-        let run = NewRun {
-            run_id: run_id.clone(),
-            job,
-            trigger: RunTrigger::Manual,
-            scheduled_for: None,
-            process: ProcessIdentity::current(),
-            started: agent.now(),
-        };
-        state.begin_run(&run).unwrap();
-        let pending = NewCopy {
-            target: target.clone(),
-            primary: false,
-            status: CopyStatus::Pending,
-            location: None,
-            bytes: 1,
-        };
-        state
-            .end_run(&EndedRun::new(run_id.clone(), Outcome::Success, agent.now()), &[pending], &[])
-            .unwrap();
-        let claimed_by = |claimer: &str| {
-            assert!(state.claim_copy(&run_id, &target, claimer, agent.now(), LEASE).unwrap());
-            let cancelled = Progress::default();
-            cancelled.cancel();
-            drain(&agent, None, None, &Silent, &cancelled).unwrap();
-            !state.claimed_copies(agent.now()).unwrap().is_empty()
-        };
-        let dead = format!("{}/{}/1/00000000", crate::lock::boot_id(), std::process::id());
-        assert!(!claimed_by(&dead));
-        assert!(claimed_by(&claimer()));
-    }
 }

@@ -78,7 +78,8 @@ impl At {
     pub fn open(&self) -> Result<Box<dyn Target>> {
         let mut config = self.config.clone();
         config.set_secret(self.secret.clone());
-        target::open(&self.target, &config, self.expected.clone(), None)
+        let target = target::open(&self.target, &config, self.expected.clone(), None)?;
+        Ok(target::limited(target, self.config.bandwidth()))
     }
 }
 
@@ -245,7 +246,7 @@ pub enum Reply {
         /// Its content.
         sentinel: Sentinel,
     },
-    /// The copy is published, and was read back and found equal.
+    /// The copy is published, and was read back as far as its target says, and found equal.
     Copied {
         /// Where.
         location: String,
@@ -284,7 +285,38 @@ pub enum Reply {
     Failed {
         /// The chain of errors.
         error: String,
+        /// Whether trying again makes no sense until somebody changed something.
+        #[serde(default)]
+        permanent: bool,
+        /// Whether what a copy is made from could not be read.
+        #[serde(default)]
+        at_source: bool,
     },
+}
+
+impl Reply {
+    fn failed(error: &anyhow::Error) -> Self {
+        Reply::Failed {
+            error: format!("{error:#}"),
+            permanent: target::is_permanent(error),
+            at_source: error.is::<copies::AtSource>(),
+        }
+    }
+}
+
+/// The error of work that was stopped at its deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} did not end in time; it was stopped")]
+pub struct TimeUp(String);
+
+/// The error of a copy that failed where it is copied from.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct FromSource {
+    /// The chain of errors.
+    pub error: String,
+    /// Whether trying again makes no sense until somebody changed something.
+    pub permanent: bool,
 }
 
 /// Has a child do `request`. `stall` is how long it may make no progress; `deadline` ends it anyway;
@@ -305,7 +337,7 @@ pub fn call(
         }
         let now = Instant::now();
         if deadline.is_some_and(|d| now >= d) {
-            bail!("{} did not end in time; it was stopped", describe(request));
+            return Err(TimeUp(describe(request)).into());
         }
         if now.duration_since(last_change) >= stall {
             bail!(
@@ -327,7 +359,12 @@ pub fn call(
                 publishing(&location)?;
                 child.go_on().context("telling the copying process to go on")?;
             }
-            Ok(Reply::Failed { error }) => return Err(anyhow!(error)),
+            Ok(Reply::Failed { error, permanent, at_source: true }) => {
+                return Err(FromSource { error, permanent }.into());
+            }
+            // What the child knew of it goes on: the mark is all that is left of the chain.
+            Ok(Reply::Failed { error, permanent: true, .. }) => return Err(target::Permanent(error).into()),
+            Ok(Reply::Failed { error, .. }) => return Err(anyhow!(error)),
             Ok(reply) => return Ok(reply),
         }
     }
@@ -360,7 +397,7 @@ struct Running {
 
 impl Running {
     fn start(request: &Request) -> Result<Self> {
-        let mut command = Command::new(own_program());
+        let mut command = own_program();
         command.arg(VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         crate::sys::die_with_parent(&mut command);
         let mut child = command.spawn().context("starting a process for work on a target")?;
@@ -371,9 +408,8 @@ impl Running {
         thread::Builder::new().name("target-io".to_owned()).spawn(move || {
             for line in BufReader::new(output).lines() {
                 let Ok(line) = line else { return };
-                let reply = serde_json::from_str(&line).unwrap_or_else(|e| Reply::Failed {
-                    error: format!("an answer that makes no sense: {e}"),
-                });
+                let reply = serde_json::from_str(&line)
+                    .unwrap_or_else(|e| Reply::failed(&anyhow!("an answer that makes no sense: {e}")));
                 if send.send(reply).is_err() {
                     return;
                 }
@@ -400,8 +436,17 @@ impl Drop for Running {
 }
 
 /// The program that is running, also after its file was replaced by an update.
-fn own_program() -> PathBuf {
-    PathBuf::from("/proc/self/exe")
+#[cfg(not(test))]
+fn own_program() -> Command {
+    Command::new("/proc/self/exe")
+}
+
+/// In a test the program that is running knows nothing of the verb: a script stands in for it.
+#[cfg(test)]
+fn own_program() -> Command {
+    let mut command = Command::new("sh");
+    command.arg(super::copies::stand_in());
+    command
 }
 
 /// How long a read-back may make no progress.
@@ -506,7 +551,7 @@ pub fn serve(input: &mut dyn BufRead, output: &mut (dyn Write + Send)) -> Result
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         result
     });
-    say(&reply.unwrap_or_else(|e| Reply::Failed { error: format!("{e:#}") }))
+    say(&reply.unwrap_or_else(|e| Reply::failed(&e)))
 }
 
 fn answer(
@@ -545,7 +590,8 @@ fn answer(
         }
         Request::Clean { at, run } => at.open()?.clean(run).map(|_| Reply::Removed),
         Request::Copy { from, to, locations, run } => {
-            copies::copy(from, to, locations, run, progress, publishing)
+            let depth = Depth::of(to.config.reads_back());
+            copies::copy(from, to, locations, run, depth, progress, publishing)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A component with a database, loaded into a database.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,7 +14,7 @@ use crate::config::{JobConfig, SourceConfig};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::{Component, Content};
 use crate::model::ComponentName;
-use crate::source::{self, Load, Source};
+use crate::source::{self, Load};
 
 /// What is loaded, and where to.
 #[derive(Debug, Clone)]
@@ -42,7 +43,14 @@ pub fn load(
     state_dir: &Path,
     progress: &Arc<Progress>,
 ) -> Result<u64> {
-    let source = source_of(component, job, wanted)?;
+    let (name, config) = source_of(&component.name, &job.source).with_context(|| {
+        format!(
+            "the configuration has no source for component {} any more, so nobody says where its server is; \
+             RESTORE.txt of the backup says how to load it by hand",
+            component.name
+        )
+    })?;
+    let source = source::build(name, &with_login(config.clone(), wanted))?;
     let server = source.database().with_context(|| {
         format!(
             "component {} holds no database that can be loaded: restore it into a folder, with --to",
@@ -51,9 +59,9 @@ pub fn load(
     })?;
     let from = the_database(component, wanted)?;
     let scratch = Scratch::make(state_dir)?;
-    let context = source::Context::new(scratch.0.clone(), Arc::clone(progress));
+    let context = source::Context::new(scratch.path().to_owned(), Arc::clone(progress));
     let (mut decoder, totals) = backup.stream(component)?;
-    let mut dump = Counted { dump: &mut decoder, bytes: 0, progress };
+    let mut dump = Counted::new(&mut decoder, progress);
     let load = Load {
         component: &component.name,
         content: component.content,
@@ -61,6 +69,7 @@ pub fn load(
         into: &wanted.into,
         replace: wanted.force,
         no_owner: wanted.no_owner,
+        trial: false,
     };
     let loaded = server.load(&load, &mut dump, &context);
     if progress.is_cancelled() {
@@ -79,18 +88,14 @@ pub fn load(
 }
 
 /// The source that made a component: its name is the component's, or the beginning of it up to a dot.
-fn source_of(component: &Component, job: &JobConfig, wanted: &WantedDatabase) -> Result<Box<dyn Source>> {
-    let name = component.name.as_str();
-    let found = job.source.iter().find(|(source, _)| {
-        name.strip_prefix(source.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    });
-    let (source, config) = found.with_context(|| {
-        format!(
-            "the configuration has no source for component {name} any more, so nobody says where its server is; \
-             RESTORE.txt of the backup says how to load it by hand"
-        )
-    })?;
-    source::build(source, &with_login(config.clone(), wanted))
+pub(super) fn source_of<'c>(
+    component: &ComponentName,
+    sources: &'c BTreeMap<ComponentName, SourceConfig>,
+) -> Option<(&'c ComponentName, &'c SourceConfig)> {
+    sources.iter().find(|(source, _)| {
+        let rest = component.as_str().strip_prefix(source.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }
 
 /// The same server, under another login.
@@ -152,17 +157,34 @@ pub fn component_with<'b>(backup: &'b Backup<'_>, database: &str) -> Result<&'b 
     }
 }
 
-/// A private folder for short-lived files, removed at the end.
-struct Scratch(PathBuf);
+/// A private folder for short-lived files with credentials, removed at the end.
+pub(super) struct Scratch(PathBuf);
+
+/// How the names of such folders begin; the process that made it follows.
+const SCRATCH: &str = "loading-";
 
 impl Scratch {
-    fn make(state_dir: &Path) -> Result<Self> {
-        let folder = state_dir.join(format!("loading-{}", std::process::id()));
+    /// Makes one, and removes those of processes that died.
+    pub(super) fn make(state_dir: &Path) -> Result<Self> {
+        for left in fs::read_dir(state_dir).into_iter().flatten().flatten() {
+            let name = left.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(SCRATCH));
+            let pid = rest.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+                let _ = fs::remove_dir_all(left.path());
+            }
+        }
+        let name = format!("{SCRATCH}{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let folder = state_dir.join(name);
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&folder)
             .with_context(|| format!("making folder {}", folder.display()))?;
         Ok(Self(folder))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -175,10 +197,16 @@ impl Drop for Scratch {
 }
 
 /// A dump that is counted, and ends when it is asked to.
-struct Counted<'a, R> {
+pub(super) struct Counted<'a, R> {
     dump: R,
     bytes: u64,
     progress: &'a Progress,
+}
+
+impl<'a, R> Counted<'a, R> {
+    pub(super) fn new(dump: R, progress: &'a Progress) -> Self {
+        Self { dump, bytes: 0, progress }
+    }
 }
 
 impl<R: Read> Read for Counted<'_, R> {

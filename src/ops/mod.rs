@@ -27,6 +27,7 @@ pub mod repair;
 pub mod restore;
 pub mod restore_text;
 pub mod rounds;
+mod sample;
 pub mod scan;
 pub mod sentinel;
 pub mod shrink;
@@ -93,7 +94,9 @@ impl Agent {
     /// A target of the configuration, opened by this process; refused whenever another stands in its place.
     pub fn open_target(&self, name: &TargetName) -> Result<Box<dyn Target>> {
         let scratch = self.config.state_dir.join("scratch");
-        target::open(name, self.target(name)?, self.state.target_identity(name)?, Some(&scratch))
+        let config = self.target(name)?;
+        let target = target::open(name, config, self.state.target_identity(name)?, Some(&scratch))?;
+        Ok(target::limited(target, config.bandwidth()))
     }
 
     /// The same for a child process: a folder at a target.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
 use super::verify::read_manifest;
-use crate::config::Keep;
+use crate::config::{Keep, ReadBack};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::Pin;
 use crate::model::{JobName, Outcome, RunId, TargetName};
@@ -157,20 +157,21 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
     }
     // What another program made is not ours to remove.
     copies.retain(|copy| !copy.imported);
+    let unread = config.reads_back() == ReadBack::Never;
+    let counts = if unread { Counts::Complete } else { Counts::Verified };
     let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
     stored.extend(fresh.map(|(run_id, started, outcome, bytes)| StoredCopy {
         run_id: run_id.clone(),
         started,
         outcome,
-        status: Status::Verified,
+        status: if unread { Status::Complete } else { Status::Verified },
         pinned: false,
         retained_until: None,
         bytes,
     }));
     let trusted = clock_problem(agent)?.is_none()
         && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
-    let decisions =
-        decide(&stored, &policy(config.keep.as_ref()), Counts::Verified, zone, agent.now(), trusted);
+    let decisions = decide(&stored, &policy(config.keep.as_ref()), counts, zone, agent.now(), trusted);
     Ok(Plan { decisions, copies })
 }
 

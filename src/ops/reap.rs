@@ -163,13 +163,14 @@ fn adopt(
     if !target.holds(location, &run.run_id)? {
         return Ok(None);
     }
-    let report = verify(target.as_ref(), location, &run.run_id, Depth::Digests, &Progress::default())?;
+    let depth = Depth::of(agent.target(name)?.reads_back()).unwrap_or(Depth::Lengths);
+    let report = verify(target.as_ref(), location, &run.run_id, depth, &Progress::default())?;
     if report.result().is_err() {
         target.remove(location, &run.run_id)?;
         return Ok(None);
     }
     let manifest = read_manifest(target.as_ref(), location)?;
-    let copies = job.map_or_else(Vec::new, |job| copies_to_make(job, name, location, &manifest));
+    let copies = job.map_or_else(Vec::new, |job| copies_to_make(agent, job, name, location, &manifest));
     let mut ended = ended_by_manifest(&manifest, agent.now());
     ended
         .degraded
@@ -186,8 +187,9 @@ fn adopt(
     Ok(Some(manifest.outcome))
 }
 
-/// The copies of a published backup: the verified primary, and those still to be made.
+/// The copies of a published backup: the primary as it was read back, and those still to be made.
 pub fn copies_to_make(
+    agent: &Agent,
     job: &JobConfig,
     primary: &TargetName,
     location: &str,
@@ -196,7 +198,10 @@ pub fn copies_to_make(
     let first = NewCopy {
         target: primary.clone(),
         primary: true,
-        status: CopyStatus::Verified,
+        status: match agent.config.target.get(primary).and_then(|target| Depth::of(target.reads_back())) {
+            Some(_) => CopyStatus::Verified,
+            None => CopyStatus::Complete,
+        },
         location: Some(location.to_owned()),
         bytes: manifest.stored_bytes(),
     };

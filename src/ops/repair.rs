@@ -130,7 +130,7 @@ pub(super) fn replace(
     }
     let (location, bytes) = match made {
         Some(made) => made,
-        None => match copies::copy(from, bad, locations, run, progress, publishing)? {
+        None => match copies::copy(from, bad, locations, run, Some(Depth::Digests), progress, publishing)? {
             Reply::Copied { location, bytes } => (location, bytes),
             other => bail!("an unexpected answer to a copy: {other:?}"),
         },

@@ -10,6 +10,7 @@ use super::Agent;
 use super::isolate::verify_copy;
 use super::repair::{self, Repaired};
 use super::verify::{Depth, Report};
+use crate::config::ReadBack;
 use crate::event::{Interrupted, Progress};
 use crate::model::TargetName;
 use crate::schedule::Schedule;
@@ -48,7 +49,8 @@ pub fn pass(
             let (Some(location), config) = (copy.location.clone(), agent.target(target)?) else { break };
             done(Done::Reading(&copy));
             let at = agent.at(target, location)?;
-            match verify_copy(agent, &copy.run_id, &at, true, Depth::Digests, progress) {
+            let Some(depth) = Depth::of(config.reads_back()) else { break };
+            match verify_copy(agent, &copy.run_id, &at, true, depth, progress) {
                 Ok(report) => {
                     agent.state.add_verify_read(target, report.bytes, agent.now())?;
                     done(Done::Read(&copy, &report));
@@ -71,8 +73,8 @@ pub fn pass(
 
 /// The backup to be read next at a target, if one is due and the budget allows it.
 fn next(agent: &Agent, target: &TargetName) -> Result<Option<Copy>> {
-    let config = &agent.target(target)?.verify;
-    if !config.enabled {
+    let (config, reads_back) = (&agent.target(target)?.verify, agent.target(target)?.reads_back());
+    if !config.enabled || reads_back == ReadBack::Never {
         return Ok(None);
     }
     let now = agent.now();

@@ -226,12 +226,20 @@ fn as_found(found: &Found, primary: bool) -> FoundBackup {
 
 /// A state that holds what the manifests say and nothing else, for a folder whose own state is not there. It
 /// is gone with the last handle. None when there is no backup. Of backups of several hosts those of `own` are taken;
-/// when it has none they are refused: which `latest` is meant could not be told.
-pub fn state_of(at: At, own: &str, now: DateTime<Utc>) -> Result<Option<State>> {
+/// when it has none, those of the host whose run `wanted` means (as [`State::find_runs`] reads it); without such a
+/// one they are refused: which `latest` is meant could not be told.
+pub fn state_of(at: At, own: &str, wanted: Option<&str>, now: DateTime<Utc>) -> Result<Option<State>> {
     let (target, config) = (at.target.clone(), at.config.clone());
     let mut scan = scan(at, &Progress::default())?;
     if scan.found.iter().any(|found| found.host == own) {
         scan.found.retain(|found| found.host == own);
+    } else if let Some(id) = wanted.filter(|id| !id.is_empty()) {
+        let means = |run: &RunId| run.as_str().starts_with(id) || run.as_str().get(17..) == Some(id);
+        let meant = scan.found.iter().filter(|found| means(&found.run_id));
+        let hosts: BTreeSet<String> = meant.map(|found| found.host.clone()).collect();
+        if hosts.len() == 1 {
+            scan.found.retain(|found| hosts.contains(&found.host));
+        }
     }
     for unread in &scan.unread {
         tracing::warn!("{}: {}", config.address(&unread.location), unread.error);
@@ -249,7 +257,7 @@ pub fn state_of(at: At, own: &str, now: DateTime<Utc>) -> Result<Option<State>> 
             })
             .collect();
         bail!(
-            "{} holds backups of several hosts: name the folder of one, or say which with `host = …` in a \
+            "{} holds backups of several hosts: name the folder of one, the id of a run, or say which with `host = …` in a \
              configuration; there are: {}",
             config.address(""),
             folders.join(", ")

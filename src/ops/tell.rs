@@ -126,10 +126,47 @@ pub fn copy_trouble(target: &crate::model::TargetName) -> String {
     format!("copy {target}")
 }
 
+/// The same for a copy that nobody makes until somebody changed something.
+fn copy_stop(target: &crate::model::TargetName) -> String {
+    format!("{} stopped", copy_trouble(target))
+}
+
+/// True for what degraded a run because its copy to a target is not there.
+pub fn is_copy_trouble(text: &str, target: &crate::model::TargetName) -> bool {
+    [copy_trouble(target), copy_stop(target)]
+        .iter()
+        .any(|name| text.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(": ")))
+}
+
+/// Why a copy is not there, as it degrades its run: by another name when it is for good, so that it is told even to
+/// those who know already that the copy is late.
+pub fn copy_missing(agent: &Agent, copy: &Copy, error: Option<&str>) -> String {
+    match error {
+        Some(error) if copy.permanent => format!(
+            "{}: {error}. Trying again does not mend this: put it right, then: {} tend --retry",
+            copy_stop(&copy.target),
+            agent.command
+        ),
+        error => {
+            let why = error.unwrap_or("not made yet; it stays in the queue");
+            format!("{}: {why}", copy_trouble(&copy.target))
+        }
+    }
+}
+
+/// Nothing is copied to a target until somebody changed something: that degrades the run at once, however late the
+/// copy is.
+pub fn copy_stopped(agent: &Agent, copy: &Copy, error: &str) -> Result<()> {
+    let text = copy_missing(agent, &Copy { permanent: true, ..copy.clone() }, Some(error));
+    agent
+        .state
+        .retain_degraded(&copy.run_id, |known| !is_copy_trouble(known, &copy.target) || *known == text)?;
+    degraded(agent, &copy.run_id, &text)
+}
+
 /// A copy that was missed came late: the run is no longer degraded by it.
 pub fn copy_came_after_all(agent: &Agent, copy: &Copy) -> Result<()> {
-    let name = format!("{}: ", copy_trouble(&copy.target));
-    agent.state.retain_degraded(&copy.run_id, |text| !text.starts_with(&name))?;
+    agent.state.retain_degraded(&copy.run_id, |text| !is_copy_trouble(text, &copy.target))?;
     Ok(())
 }
 

@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
+use super::sample;
 use super::stored::{Backup, Locked};
 use crate::archive::{StreamDecoder, check_tar};
+use crate::config::ReadBack;
 use crate::crypt::Keyring;
 use crate::event::Progress;
 use crate::manifest::{self, Component, Kind, Manifest, StoredFile};
@@ -22,10 +24,23 @@ use crate::target::{Cache, Target};
 pub enum Depth {
     /// Every file is there with its length.
     Lengths,
+    /// And small files are read whole, of large ones pieces chosen by chance.
+    Sample,
     /// And every byte is read, its digest compared.
     Digests,
     /// And every component is decompressed, its frames, entries and bytes counted.
     Deep,
+}
+
+impl Depth {
+    /// How closely a target's backups are read back; none where they are not.
+    pub fn of(read_back: ReadBack) -> Option<Depth> {
+        match read_back {
+            ReadBack::Full => Some(Depth::Digests),
+            ReadBack::Sample => Some(Depth::Sample),
+            ReadBack::Never => None,
+        }
+    }
 }
 
 /// What a verification found.
@@ -104,6 +119,12 @@ pub fn verify_with(
         report.files += 1;
         let found = match depth {
             Depth::Lengths => length(target, location, &stored.file).map(|length| (length, None)),
+            Depth::Sample if stored.bytes > sample::SMALL => {
+                sample::look(target, location, &manifest, &stored, progress).map(|looked| {
+                    report.bytes += looked.read;
+                    (looked.length, None)
+                })
+            }
             _ => digest(target, location, &stored.file, progress).map(|(length, d)| (length, Some(d))),
         };
         match found {
@@ -197,7 +218,7 @@ fn digest(target: &dyn Target, location: &str, file: &str, progress: &Progress) 
 }
 
 /// `SHA256SUMS` must say what the manifest says: people restore by it.
-fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: &mut Report) {
+pub(super) fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: &mut Report) {
     let mut text = String::new();
     let read = target
         .open(location, manifest::SUMS_FILE, Cache::Cold)

@@ -19,9 +19,12 @@ use super::{Cancel, Command, Exit, GRACE, ProcessError};
 use crate::sys;
 
 /// Bytes read from the child at once.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 256 << 10;
 /// Chunks that wait for the reader; with [`CHUNK`], how much output is held in memory.
-const CHUNKS_WAITING: usize = 16;
+const CHUNKS_WAITING: usize = 8;
+/// Bytes the kernel holds between child and reader: of the 64 KiB it has by itself, a dump program would wait for
+/// the reader's thread again and again on a machine whose cores all compress.
+const PIPE: usize = 1 << 20;
 /// How often `cancel` is asked.
 const CANCEL_TICK: Duration = Duration::from_millis(100);
 /// How long the kernel may take to end a killed process before it is left behind.
@@ -324,6 +327,8 @@ async fn pump(
     stop: &OnceLock<Stop>,
 ) -> Result<(), Stop> {
     let Some(mut stdout) = stdout else { return Ok(()) };
+    // Where a limit of the system forbids it, the smaller pipe does as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE);
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         match stdout.read_buf(&mut buffer).await {

@@ -64,7 +64,7 @@ impl Running<'_> {
         self.log_end(&ended);
         let copies = made.as_ref().map_or_else(Vec::new, |made| {
             let Backup { target, location, manifest } = &made.backup;
-            reap::copies_to_make(self.job, target, location, manifest)
+            reap::copies_to_make(self.agent, self.job, target, location, manifest)
         });
         let trouble = self.write_end(&mut ended, component, &copies)?;
         Ok(Recorded { ended, backup: made.map(|made| made.backup), trouble })
@@ -105,7 +105,9 @@ impl Running<'_> {
         }
         if backup.is_some() && self.job.targets.len() > 1 {
             let deadline = Some(Instant::now() + self.job.copy_wait);
-            let drained = copies::drain(self.agent, Some(&self.run_id), deadline, self, self.progress);
+            let pass =
+                copies::Pass { only: Some(&self.run_id), deadline, finish: false, fast: self.request.fast };
+            let drained = copies::drain(self.agent, &pass, self, self.progress);
             if let Ok(drained) = &drained {
                 degraded.extend(drained.degraded.iter().map(|(_, text)| text.clone()));
             }
@@ -169,8 +171,7 @@ impl Running<'_> {
             missing.push(format!("copies: {e:#}"));
         }
         for copy in state.copies_of(&self.run_id)?.iter().filter(|c| !c.primary && !c.status.is_kept()) {
-            let why = copy.last_error.as_deref().unwrap_or("not made yet; it stays in the queue");
-            missing.push(format!("{}: {why}", tell::copy_trouble(&copy.target)));
+            missing.push(tell::copy_missing(self.agent, copy, copy.last_error.as_deref()));
         }
         for text in &missing {
             tell::degraded(self.agent, &self.run_id, text)?;

@@ -151,7 +151,8 @@ impl Running<'_> {
     /// Reads the backup around the page cache, and compares it with what was written.
     pub(super) fn read_back(&self, primary: &Primary<'_>, backup: &Backup) -> Result<()> {
         let target = primary.target.as_ref();
-        let report = verify(target, &backup.location, &self.run_id, Depth::Digests, self.progress)?;
+        let Some(depth) = Depth::of(self.agent.target(primary.name)?.reads_back()) else { return Ok(()) };
+        let report = verify(target, &backup.location, &self.run_id, depth, self.progress)?;
         report.result().map_err(|problems| anyhow!("the backup was read back and differs: {problems}"))
     }
 

@@ -1,6 +1,8 @@
 //! Dumps back into databases.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::manifest::Content;
 use crate::model::ComponentName;
@@ -22,19 +24,36 @@ pub struct Load<'a> {
     pub replace: bool,
     /// Give everything to whoever logs in, for servers that do not know the owners.
     pub no_owner: bool,
+    /// For trial, perhaps beside the live database: leave out what would act by itself (events,
+    /// subscriptions) or reach beyond the database that is made, and give everything to the login.
+    pub trial: bool,
 }
 
 /// A database server that dumps can be loaded into.
 pub trait Database: Send + Sync {
     /// Makes the database `load.into` and fills it from `dump`, which is read to its end. When an error comes,
-    /// no half-filled database is left.
+    /// no half-filled database is left, or the error says so.
     fn load(&self, load: &Load<'_>, dump: &mut dyn Read, context: &Context) -> anyhow::Result<()>;
 
-    /// Drops a database.
+    /// Drops a database, if it is there, and ends this login's connections to it. Is done also when the work
+    /// was asked to stop.
     fn remove(&self, name: &str, context: &Context) -> anyhow::Result<()>;
 
-    /// The answer to one statement in a database: rows in lines, columns with tabs between them.
-    fn query(&self, database: &str, sql: &str, context: &Context) -> anyhow::Result<String>;
+    /// The answer to a question asked of a database, which can change nothing: rows in lines, columns with
+    /// tabs between them, NULL as `NULL`.
+    fn ask(&self, database: &str, sql: &str, timeout: Duration, context: &Context) -> anyhow::Result<String>;
+
+    /// How many tables a database has; views and the like are none.
+    fn tables(&self, database: &str, context: &Context) -> anyhow::Result<u64>;
+
+    /// How many tables of the database `from` the dump in a file makes.
+    fn tables_in(&self, dump: &Path, from: &str, context: &Context) -> anyhow::Result<u64>;
+
+    /// Where the server keeps its data, when it runs on this machine and tells.
+    fn data_folder(&self, context: &Context) -> Option<PathBuf>;
+
+    /// Whether a database is the server's own, and no place or source of anybody's data.
+    fn is_own(&self, database: &str) -> bool;
 }
 
 /// Fills a program from `dump`, and says how both ended: what the program says about its end is the better

@@ -105,6 +105,11 @@ impl Context {
         Self { scratch, progress, given_up: Arc::default() }
     }
 
+    /// The same without the wish to stop: for what must be cleaned up all the same.
+    pub fn undisturbed(&self) -> Self {
+        Self::new(self.scratch.clone(), Arc::default())
+    }
+
     /// The run's wish to stop, in the form child processes understand.
     pub fn cancel(&self) -> Cancel {
         let (progress, given_up) = (self.progress.clone(), self.given_up.clone());

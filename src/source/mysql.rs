@@ -18,6 +18,7 @@ mod accounts;
 mod check;
 mod load;
 mod login;
+mod renamed;
 mod version;
 
 use std::path::PathBuf;

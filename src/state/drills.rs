@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::sql::{get_json, get_word, int, json, ms, opt_time, time, uint};
 use super::{State, StateError};
 use crate::lock::ProcessIdentity;
-use crate::model::{JobName, RunId, TargetName};
+use crate::model::{ComponentName, JobName, RunId, TargetName};
 
 /// How many drills of each job are remembered.
 const KEPT: u32 = 100;
@@ -33,8 +33,8 @@ pub struct NewDrill {
 /// What came of a drill.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrillResult {
-    /// Milliseconds until everything was restored: the measured time to recover. None when it did not come
-    /// to that.
+    /// Milliseconds until everything was restored, dumps loaded into databases included: the measured time to
+    /// recover. None when it did not come to that.
     pub restore_ms: Option<u64>,
     /// Content bytes restored.
     pub bytes: u64,
@@ -44,6 +44,12 @@ pub struct DrillResult {
     pub compared: u64,
     /// Files of the sample that changed at the source since the backup.
     pub changed: u64,
+    /// Databases that dumps were loaded into.
+    #[serde(default)]
+    pub databases: u64,
+    /// Their tables.
+    #[serde(default)]
+    pub tables: u64,
     /// Checks of the configuration that were made.
     pub checks: u64,
     /// What is wrong, a sentence each; empty for a good drill.
@@ -103,6 +109,8 @@ impl Drill {
                 entries: uint(row, "entries")?,
                 compared: uint(row, "compared")?,
                 changed: uint(row, "changed")?,
+                databases: uint(row, "databases")?,
+                tables: uint(row, "tables")?,
                 checks: uint(row, "checks")?,
                 problems: get_json(row, "problems")?,
             },
@@ -113,6 +121,21 @@ impl Drill {
     pub fn duration(&self) -> Option<std::time::Duration> {
         (self.ended? - self.started).to_std().ok()
     }
+}
+
+/// A database that a drill made, or was about to make: nothing else is ever dropped by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScratchDatabase {
+    /// Its name at the server.
+    pub name: String,
+    /// The drill's number.
+    pub drill: i64,
+    /// The job.
+    pub job: JobName,
+    /// The source whose dump is in it, which says where the server is.
+    pub source: ComponentName,
+    /// When it was last tried to drop what a drill had left.
+    pub tried: Option<DateTime<Utc>>,
 }
 
 /// Since when a job's drills have their schedule.
@@ -189,7 +212,7 @@ impl State {
         self.write("record the end of a drill", |tx| {
             tx.execute(
                 "UPDATE drills SET ended = ?2, ok = ?3, restore_ms = ?4, bytes = ?5, entries = ?6,
-                     compared = ?7, changed = ?8, checks = ?9, problems = ?10
+                     compared = ?7, changed = ?8, checks = ?9, problems = ?10, databases = ?11, tables = ?12
                  WHERE id = ?1 AND ended IS NULL",
                 params![
                     id,
@@ -202,9 +225,55 @@ impl State {
                     int(result.changed),
                     int(result.checks),
                     json(&result.problems)?,
+                    int(result.databases),
+                    int(result.tables),
                 ],
             )?;
             Ok(())
+        })
+    }
+
+    /// Records a database that a drill is about to make.
+    pub fn begin_scratch_database(&self, database: &ScratchDatabase) -> Result<(), StateError> {
+        self.write("record a database that a drill makes", |tx| {
+            tx.execute(
+                "INSERT INTO scratch_databases (name, drill, job, source) VALUES (?1, ?2, ?3, ?4)",
+                params![database.name, database.drill, database.job.as_str(), database.source.as_str()],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Records that it was tried in vain to drop a database that a drill had left.
+    pub fn tried_scratch_database(&self, name: &str, now: DateTime<Utc>) -> Result<(), StateError> {
+        self.write("record that a drill's database could not be dropped", |tx| {
+            tx.execute("UPDATE scratch_databases SET tried = ?2 WHERE name = ?1", params![name, ms(now)])?;
+            Ok(())
+        })
+    }
+
+    /// Records that a drill's database is gone.
+    pub fn end_scratch_database(&self, name: &str) -> Result<(), StateError> {
+        self.write("record that a drill's database is gone", |tx| {
+            tx.execute("DELETE FROM scratch_databases WHERE name = ?1", [name])?;
+            Ok(())
+        })
+    }
+
+    /// Databases that drills made and did not drop yet.
+    pub fn scratch_databases(&self) -> Result<Vec<ScratchDatabase>, StateError> {
+        self.read("read the databases that drills made", |tx| {
+            tx.prepare_cached("SELECT * FROM scratch_databases ORDER BY name")?
+                .query_map([], |row| {
+                    Ok(ScratchDatabase {
+                        name: row.get("name")?,
+                        drill: row.get("drill")?,
+                        job: get_word(row, "job")?,
+                        source: get_word(row, "source")?,
+                        tried: opt_time(row, "tried")?,
+                    })
+                })?
+                .collect()
         })
     }
 

@@ -56,7 +56,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use adopt::FoundBackup;
 pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy};
 pub use counters::{Contention, Counter, names};
-pub use drills::{Drill, DrillPlan, DrillResult, JobDrills, NewDrill};
+pub use drills::{Drill, DrillPlan, DrillResult, JobDrills, NewDrill, ScratchDatabase};
 pub use error::StateError;
 pub use facts::{Fact, FactKey, HealthRow, HealthStatus, Probe};
 pub use history::{Baseline, OutcomeCounts, RunBrief};

@@ -7,7 +7,7 @@ pub(super) const APPLICATION_ID: i32 = 0x626b_6167;
 pub const VERSION: u32 = STEPS.len() as u32;
 
 /// Step `n` leads from version `n` to `n + 1`. Never change a step that was released; add one.
-pub(super) const STEPS: &[&str] = &[V1, V2, V3, V4];
+pub(super) const STEPS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// What stands at the targets: pins, and copies that write-once storage does not let go yet.
 const V4: &str = "
@@ -21,6 +21,19 @@ ALTER TABLE copies ADD COLUMN retained_until INTEGER;
 
 /// Copies that a person keeps, whatever retention says.
 const V3: &str = "ALTER TABLE copies ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0";
+
+/// Databases that drills make: each stands here before it is made, and until it is gone.
+const V5: &str = "
+ALTER TABLE drills ADD COLUMN databases INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE drills ADD COLUMN tables INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE scratch_databases (
+    name   TEXT PRIMARY KEY,
+    drill  INTEGER NOT NULL,
+    job    TEXT NOT NULL,
+    source TEXT NOT NULL,
+    tried  INTEGER
+) STRICT, WITHOUT ROWID;
+";
 
 const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;

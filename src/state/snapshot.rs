@@ -111,6 +111,12 @@ pub struct JobTargetState {
     pub oldest_pending: Option<DateTime<Utc>>,
     /// The error the last attempt at one of these met.
     pub last_error: Option<String>,
+    /// Whether that error is one that trying again does not mend: somebody has to do something.
+    #[serde(default)]
+    pub stopped: bool,
+    /// When the next attempt at one of these is due.
+    #[serde(default)]
+    pub next_attempt: Option<DateTime<Utc>>,
     /// Attempts that failed, ever.
     pub failures: u64,
     /// When a copy last succeeded.
@@ -314,14 +320,19 @@ fn job_targets(tx: &Transaction<'_>, counters: &[Counter]) -> rusqlite::Result<T
         }
     }
     let mut statement = tx.prepare_cached(
-        "SELECT job, target, queued_at, last_error FROM copies WHERE status = 'pending' ORDER BY queued_at DESC",
+        "SELECT job, target, queued_at, last_error, permanent, next_attempt FROM copies WHERE status = 'pending'
+         ORDER BY queued_at DESC",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let state =
             all.entry(get_word(row, "job")?).or_default().entry(get_word(row, "target")?).or_default();
         state.oldest_pending = Some(time(row, "queued_at")?);
-        state.last_error = state.last_error.take().or(row.get("last_error")?);
+        if let (None, Some(error)) = (&state.last_error, row.get("last_error")?) {
+            (state.last_error, state.stopped) = (Some(error), row.get("permanent")?);
+        }
+        let next = opt_time(row, "next_attempt")?;
+        state.next_attempt = state.next_attempt.into_iter().chain(next).min();
     }
     for c in counters.iter().filter(|c| c.name == names::COPY_FAILURES) {
         if let (Ok(job), Ok(target)) = (c.job.parse::<JobName>(), c.label.parse::<TargetName>()) {

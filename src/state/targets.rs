@@ -41,7 +41,35 @@ pub(super) fn all_identities(tx: &Transaction<'_>) -> rusqlite::Result<BTreeMap<
     Ok(known.collect())
 }
 
+fn settings_key(target: &TargetName) -> String {
+    format!("target-settings:{target}")
+}
+
 impl State {
+    /// A digest of what the settings of a target were when it refused for good; none when it never did.
+    pub fn target_settings(&self, target: &TargetName) -> Result<Option<String>, StateError> {
+        self.read(&format!("read the settings of target {target}"), |tx| {
+            tx.query_row("SELECT value FROM meta WHERE key = ?1", [settings_key(target)], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Forgets that a target refused; true when it had.
+    pub fn clear_target_settings(&self, target: &TargetName) -> Result<bool, StateError> {
+        self.write(&format!("forget that target {target} refused"), |tx| {
+            Ok(tx.execute("DELETE FROM meta WHERE key = ?1", [settings_key(target)])? > 0)
+        })
+    }
+
+    /// Keeps a digest of the settings of a target.
+    pub fn set_target_settings(&self, target: &TargetName, digest: &str) -> Result<(), StateError> {
+        self.write(&format!("record the settings of target {target}"), |tx| {
+            let values = [settings_key(target), digest.to_owned()];
+            tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", values)?;
+            Ok(())
+        })
+    }
+
     /// What a target was when it was initialised or first used; none when it never was.
     pub fn target_identity(&self, target: &TargetName) -> Result<Option<TargetIdentity>, StateError> {
         let text: Option<String> = self.read(&format!("read what target {target} was"), |tx| {

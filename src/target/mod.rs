@@ -6,6 +6,7 @@
 mod decrypted;
 mod directory;
 mod failure;
+mod limited;
 pub mod remote;
 mod scan;
 mod sentinel;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
+pub use limited::limited;
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};
 
@@ -180,9 +182,15 @@ pub fn open(
             Ok(Box::new(target.expecting(expected)))
         }
         away => {
-            let store = remote::store(away).with_context(|| format!("target {name}"))?;
+            let store = match away {
+                Place::S3(s3) => remote::s3::open(s3, config, scratch)
+                    .map(|store| Box::new(store) as Box<dyn remote::Store>),
+                away => remote::store(away),
+            };
+            let store = store.with_context(|| format!("target {name}"))?;
+            let write_only = config.write_only();
             let scratch = scratch.map(Path::to_path_buf);
-            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only: false };
+            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only };
             Ok(remote::target(store, settings))
         }
     }

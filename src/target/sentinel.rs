@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::Permanent;
 use crate::fsutil;
 use crate::model::TargetName;
 use crate::state::TargetIdentity;
@@ -133,13 +134,15 @@ pub(super) fn compare_id(
         format!("bring the right one back, or accept this one with: agent target init {target} --force");
     match found {
         Some(sentinel) if sentinel.id == *id => Ok(()),
-        Some(sentinel) => bail!(
+        // Nothing brings the right one back by itself; one without the file may only not be mounted yet.
+        Some(sentinel) => Err(Permanent(format!(
             "target {target}: another {stands}: its {SENTINEL_FILE} has the id {}, made by {} on {}, and this \
              target's id is {id}; nothing was written there; {accept}",
             sentinel.id,
             sentinel.host,
             day(sentinel.created)
-        ),
+        ))
+        .into()),
         None => bail!(
             "target {target}: another {stands}: it has no {SENTINEL_FILE}, and this target has one with \
              the id {id}; nothing was written there; {accept}"

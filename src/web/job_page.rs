@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::View;
 use super::chart::{Chart, charts, good_runs};
+use super::drill::Drills;
 use super::frame::Frame;
 use super::parts::{Copies, Mark, Progress, Todos, class, counted, job_mark, living, of_job, run_mark, zone};
 use super::text::{clip, first_line};
@@ -47,6 +48,7 @@ struct JobPage {
     charts: Vec<Chart>,
     good_runs: String,
     copies: Copies,
+    drills: Option<Drills>,
     components: Vec<ComponentRow>,
     components_left_out: usize,
     runs: Vec<RunRow>,
@@ -128,6 +130,7 @@ pub(super) fn render(view: &View, name: &JobName, record: &JobRecord) -> askama:
         charts: charts(history),
         good_runs: good_runs(history),
         copies: Copies::new(job, state, now, tz),
+        drills: Drills::new(&view.config, job, state, now, tz),
         components,
         components_left_out,
         runs: runs(view, record, |at| When::new(at, now, tz)),

@@ -31,6 +31,7 @@
 mod answers;
 pub mod api;
 mod chart;
+mod drill;
 mod encoding;
 mod frame;
 mod job_page;

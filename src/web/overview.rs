@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 
 use super::View;
 use super::chart::{Chart, charts, good_runs, small};
+use super::drill::Drills;
 use super::frame::Frame;
 use super::parts::{Copies, Mark, Progress, Todos, class, counted, job_mark, living, of_job, zone};
 use super::text::{clip, plural};
@@ -61,6 +62,7 @@ struct Card {
     charts: Vec<Chart>,
     good_runs: String,
     copies: Copies,
+    drills: Option<Drills>,
     files: Option<Files>,
 }
 
@@ -199,6 +201,12 @@ impl<'a> Seen<'a> {
             charts: charts(history),
             good_runs: good_runs(history),
             copies: Copies::new(Some(self.job), self.state, now, tz),
+            // Without drills in the configuration an old one says little about today: the job's page has it.
+            drills: self
+                .job
+                .drill
+                .as_ref()
+                .and_then(|_| Drills::new(&view.config, Some(self.job), self.state, now, tz)),
             files: last.and_then(|run| Files::new(run, warnings.get(&run.run_id))),
         }
     }

@@ -171,7 +171,8 @@ impl Copies {
         };
         let row = |target: &TargetName| {
             let at = known(target).unwrap_or(&nothing);
-            let errors = [("copy", &at.last_error), ("cleaning up", &at.retention_error)];
+            let copy = if at.stopped { "copies stopped" } else { "copy" };
+            let errors = [(copy, &at.last_error), ("cleaning up", &at.retention_error)];
             CopyRow {
                 target: target.clone(),
                 kept: at.kept,

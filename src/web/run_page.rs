@@ -214,6 +214,7 @@ impl ComponentRow {
 impl CopyRow {
     fn new(copy: &Copy, when: impl Fn(DateTime<Utc>) -> When) -> Self {
         let (class, word, since) = match copy.status {
+            CopyStatus::Pending if copy.permanent => ("critical", "stopped", copy.queued_at),
             CopyStatus::Pending => ("warning", "waits", copy.queued_at),
             CopyStatus::Complete => ("ok", "stored", copy.created_at.unwrap_or(copy.queued_at)),
             CopyStatus::Verified => ("ok", "read back", copy.verified_at.unwrap_or(copy.queued_at)),

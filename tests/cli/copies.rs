@@ -112,8 +112,19 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
     assert_eq!(retried.out.matches("no copy of run ").count(), 1, "one attempt a pass: {}", retried.out);
     assert_eq!(states(&world, "nas"), ["pending"; 3]);
 
+    world.agent("copies").exits(0).says(&[
+        "NEXT ATTEMPT",
+        "waits",
+        "\nnas: target nas: the folder ",
+        "does not exist; mount it",
+    ]);
+    let queue = world.agent("copies --json --target nas").exits(0).json();
+    assert_eq!(queue.as_array().unwrap().len(), 3, "{queue}");
+    // What was stored is copied: nothing reads the source again.
+    fs::remove_dir_all(world.path("data")).unwrap();
     fs::create_dir(world.path("nas")).unwrap();
     let done = world.agent("tend --retry").exits(0);
+    world.agent("copies").exits(0).says(&["no copy waits\n"]);
     assert!(done.out.contains("3 pending copies were made\n"), "{}", done.out);
     assert_eq!(states(&world, "nas"), ["verified"; 3]);
     let list = world.agent("list --target nas --json").json();
@@ -208,4 +219,160 @@ fn copies_that_retention_would_remove_right_away_are_not_made_when_a_target_come
         history.as_array().unwrap().iter().all(|run| run["degraded"].as_array().unwrap().is_empty()),
         "{history}"
     );
+}
+
+/// Another line in the table of the second target, and a third target.
+fn three(line: &str) -> String {
+    let cloud = "[target.cloud]\ntype = \"directory\"\npath = \"{}/cloud\"\n[job.askproai]";
+    TWO.replace("path = \"{}/nas\"", &format!("path = \"{{}}/nas\"\n{line}"))
+        .replace("[job.askproai]", cloud)
+        .replace("copy_wait = \"30s\"", "copy_wait = \"10m\"")
+        .replace("targets = [\"local\", \"nas\"]", "targets = [\"local\", \"nas\", \"cloud\"]")
+}
+
+#[test]
+fn a_target_that_comes_back_gets_its_copies_at_the_next_tend_without_being_told() {
+    let world = World::new(TWO);
+    world.agent("backup").exits(4);
+    world.agent("tend").exits(0);
+    assert_eq!(states(&world, "nas"), ["pending"]);
+    fs::create_dir(world.path("nas")).unwrap();
+    world.agent("tend").exits(0).says(&["1 pending copy was made\n"]);
+}
+
+#[test]
+fn a_damaged_primary_is_told_marked_and_the_copy_is_made_from_another_good_one() {
+    let world = World::new(&three(""));
+    fs::create_dir(world.path("nas")).unwrap();
+    world.agent("backup").exits(4);
+    let archive = world.backups("local").pop().unwrap().join("application.tar.zst");
+    let mut bytes = fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&archive, bytes).unwrap();
+    fs::create_dir(world.path("cloud")).unwrap();
+    world.agent("tend --retry").exits(0).says(&["1 pending copy was made\n"]);
+    assert_eq!(states(&world, "local"), ["corrupt"]);
+    assert_eq!(states(&world, "cloud"), ["verified"]);
+    world.agent("check").exits(2).says(&["damaged"]);
+    let (nas, cloud) = (world.backups("nas").pop().unwrap(), world.backups("cloud").pop().unwrap());
+    world.sh(&format!("diff -r '{}' '{}'", nas.display(), cloud.display()));
+}
+
+#[test]
+fn without_any_good_copy_to_copy_from_the_copy_waits_and_says_so() {
+    let world = World::new(TWO);
+    world.agent("backup").exits(4);
+    let archive = world.backups("local").pop().unwrap().join("application.tar.zst");
+    fs::write(&archive, "damaged").unwrap();
+    fs::create_dir(world.path("nas")).unwrap();
+    world.agent("tend --retry").exits(1).says(&["application.tar.zst", "is damaged"]);
+    assert_eq!(
+        (states(&world, "local"), states(&world, "nas")),
+        (vec!["corrupt".into()], vec!["pending".into()])
+    );
+    world
+        .agent("tend --retry")
+        .exits(1)
+        .says(&["the backup at local is damaged, and there is no good one to copy"]);
+    world.agent("copies").exits(0).says(&["stopped", "trying again does not mend this"]);
+    assert!(world.backups("nas").is_empty());
+}
+
+#[test]
+fn a_target_that_refuses_for_good_is_named_by_check_status_and_copies() {
+    let world = World::new(TWO);
+    fs::create_dir(world.path("nas")).unwrap();
+    world.agent("target init nas").exits(0);
+    world.agent("backup").exits(0);
+    let file = world.path("nas/.backup-agent-target.json");
+    let other = fs::read_to_string(&file).unwrap().replace("\"id\": \"", "\"id\": \"0");
+    fs::write(&file, other).unwrap();
+    let made = world.agent("backup").exits(4);
+    assert!(made.out.contains("degraded copy nas stopped: target nas: another "), "{}", made.out);
+    assert!(made.out.contains("Trying again does not mend this: put it right, then: agent "), "{}", made.out);
+    world.agent("check").exits(1).says(&["1 copy to nas stopped: target nas: another "]);
+    world.agent("status").exits(0).says(&["nas 1 (+1 stopped)", "what waits to be copied, and why: `agent "]);
+    world.agent("copies").exits(0).says(&["stopped", "nas: target nas: another "]);
+    // Put right: the next look finds it, and the copy is made.
+    world.agent("target init nas --force").exits(0);
+    world.agent("tend").exits(0).says(&["1 pending copy was made\n"]);
+    assert!(!world.agent("history").out.contains("degraded"));
+}
+
+#[test]
+fn how_much_is_read_back_is_up_to_the_target() {
+    let read_back = |word: &str| {
+        let world = World::new(&three(&format!("read_back = \"{word}\"\nbandwidth_limit = \"100 MB\"")));
+        fs::create_dir(world.path("nas")).unwrap();
+        fs::create_dir(world.path("cloud")).unwrap();
+        // Larger than what is read whole, and not to be compressed away.
+        world.sh("head -c 30000000 /dev/urandom > data/large.bin");
+        world
+    };
+    let world = read_back("never");
+    let made = world.agent("backup").exits(0);
+    assert!(made.out.contains("  copied: nas\n  copied and read back: cloud\n"), "{}", made.out);
+    assert_eq!(
+        (states(&world, "nas"), states(&world, "cloud")),
+        (vec!["complete".into()], vec!["verified".into()])
+    );
+    world.agent("verify --target nas").exits(0);
+
+    let world = read_back("sample");
+    let made = world.agent("backup").exits(0);
+    assert!(made.out.contains("copied and read back: nas\n"), "{}", made.out);
+    assert_eq!(states(&world, "nas"), ["verified"]);
+    let (nas, cloud) = (world.backups("nas").pop().unwrap(), world.backups("cloud").pop().unwrap());
+    world.sh(&format!("diff -r '{}' '{}'", nas.display(), cloud.display()));
+}
+
+#[test]
+fn a_sample_finds_what_is_missing_cut_off_or_damaged_at_the_end_and_reads_little() {
+    use backup_agent::event::Progress;
+    use backup_agent::ops::verify::{Depth, verify};
+    use backup_agent::target::{DirectoryTarget, Mount};
+
+    let stream = "[job.askproai.source.dump]\ntype = \"command\"\ncommand = [\"head\", \"-c\", \"30000000\", \"/dev/urandom\"]\n[job.askproai.health]";
+    let config =
+        TWO.replace("[job.askproai.health]", stream).replace("copy_wait = \"30s\"", "copy_wait = \"10m\"");
+    let world = World::new(&config);
+    world.sh("head -c 60000000 /dev/urandom > data/large.bin; mkdir nas");
+    let made = world.agent("backup --json").exits(0).json();
+    let run: RunId = made["run_id"].as_str().unwrap().parse().unwrap();
+    let folder = world.backups("nas").pop().unwrap();
+    let location = folder.strip_prefix(world.path("nas")).unwrap().to_str().unwrap().to_owned();
+    let target = DirectoryTarget::new("nas".parse().unwrap(), world.path("nas"), Mount::Any);
+    let look = || verify(&target, &location, &run, Depth::Sample, &Progress::default()).unwrap();
+
+    let good = look();
+    assert!(good.problems.is_empty(), "{:?}", good.problems);
+    assert!(good.files >= 3 && good.bytes < 50_000_000, "{good:?}");
+
+    let archive = folder.join("application.tar.zst");
+    let whole = fs::read(&archive).unwrap();
+    for name in ["application.tar.zst", "dump.out.zst", "application.index.zst", "RESTORE.txt"] {
+        let file = folder.join(name);
+        let Ok(before) = fs::read(&file) else { panic!("{name} is not in {:?}", world.sh("ls -R nas")) };
+        fs::write(&file, &before[..before.len() - 1]).unwrap();
+        assert!(!look().problems.is_empty(), "{name} cut off");
+        fs::remove_file(&file).unwrap();
+        assert!(!look().problems.is_empty(), "{name} gone");
+        fs::write(&file, &before).unwrap();
+    }
+    // The beginning of a stream and the end of an archive are always read.
+    for (name, at) in [("dump.out.zst", 1000), ("application.tar.zst", whole.len() - 10)] {
+        let file = folder.join(name);
+        let before = fs::read(&file).unwrap();
+        let mut damaged = before.clone();
+        damaged[at] ^= 0x40;
+        fs::write(&file, damaged).unwrap();
+        assert!(!look().problems.is_empty(), "{name} damaged at {at}");
+        fs::write(&file, &before).unwrap();
+    }
+    // A damage that is wide is met by chance.
+    let mut damaged = whole.clone();
+    damaged[1_000_000..50_000_000].fill(0);
+    fs::write(&archive, damaged).unwrap();
+    assert!(look().problems.iter().any(|problem| problem.starts_with("application.tar.zst: frame ")));
 }

@@ -236,6 +236,34 @@ fn a_copy_that_failed_is_told_and_so_is_that_it_came_after_all() {
 }
 
 #[test]
+fn a_target_that_refuses_for_good_is_told_at_once_also_when_its_copy_was_only_late_before() {
+    let server = SmtpServer::plain();
+    let world = World::new(
+        &config(&server, "")
+            .replace("targets = [\"local\"]", "targets = [\"local\", \"nas\"]")
+            .replace("[job.web]", "[target.nas]\ntype = \"directory\"\npath = \"{}/nas\"\n[job.web]"),
+    );
+    fs::create_dir(world.path("nas")).unwrap();
+    world.agent("target init nas").exits(0);
+    fs::rename(world.path("nas"), world.path("away")).unwrap();
+    world.agent("backup").exits(4);
+    assert_eq!(subjects(&server).len(), 1);
+    let file = world.path("away/.backup-agent-target.json");
+    let other = fs::read_to_string(&file).unwrap().replace("\"id\": \"", "\"id\": \"0");
+    fs::write(&file, other).unwrap();
+    fs::rename(world.path("away"), world.path("nas")).unwrap();
+    world.agent("tend --retry").exits(1).says(&["1 message was sent"]);
+    let told = subjects(&server);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].contains("backup is good, but copy nas stopped: target nas: another "), "{told:?}");
+    world.agent("tend --retry").exits(1);
+    assert_eq!(subjects(&server).len(), 2, "not again and again");
+    world.agent("target init nas --force").exits(0);
+    world.agent("tend --retry").exits(0).says(&["1 pending copy was made"]);
+    assert!(subjects(&server)[2].starts_with("[backup-recovery] web on web1: "), "{:?}", subjects(&server));
+}
+
+#[test]
 fn a_run_that_was_killed_is_told_by_the_next_tend() {
     let server = SmtpServer::plain();
     let world = World::new(&config(&server, "").replace(

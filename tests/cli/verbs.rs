@@ -196,7 +196,8 @@ fn a_state_that_is_not_there_yet_is_said_with_what_to_do() {
     }
     world.agent("list").says(&[
         "nothing has been recorded there yet; the first backup is made by: agent --config ",
-        " backup\n",
+        " backup, and those that a target holds already are made known by: agent --config ",
+        " target scan local\n",
     ]);
     world.agent("status").exits(1).says(&["nothing has been recorded there yet"]);
 }

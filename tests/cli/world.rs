@@ -234,6 +234,29 @@ type = "files"
 paths = ["{}/data"]
 "#;
 
+/// One job with a primary and a second target, and nothing that starts by itself.
+#[allow(dead_code)] // one target is enough for many
+pub const TWO: &str = r#"
+timezone = "Europe/Berlin"
+host = "web1"
+listen = "127.0.0.1:0"
+state_dir = "{}/state"
+[target.local]
+type = "directory"
+path = "{}/local"
+[target.nas]
+type = "directory"
+path = "{}/nas"
+[job.web]
+trigger = "external"
+schedule = "0 3,11,19 * * *"
+copy_wait = "30s"
+targets = ["local", "nas"]
+[job.web.source.application]
+type = "files"
+paths = ["{}/data"]
+"#;
+
 /// The folder a tree is restored to: archives hold paths from the root.
 pub fn below(folder: &str, world: &World, name: &str) -> PathBuf {
     Path::new(folder).join(world.path(name).strip_prefix("/").unwrap())

@@ -6,4 +6,5 @@
 pub mod mariadb;
 pub mod postgres;
 pub mod redis;
+pub mod stage;
 pub mod webdav;

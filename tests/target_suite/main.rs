@@ -6,6 +6,11 @@ mod directory;
 #[cfg(feature = "real-peers")]
 #[path = "../peers/mod.rs"]
 mod peers;
+#[cfg(feature = "real-peers")]
+mod s3;
+#[cfg(feature = "real-peers")]
+#[path = "../support/s3.rs"]
+mod s3_server;
 mod suite;
 #[cfg(feature = "real-peers")]
 mod webdav;

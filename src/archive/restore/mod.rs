@@ -12,6 +12,7 @@
 mod attributes;
 mod frames;
 mod later;
+mod list;
 mod place;
 mod sparse;
 
@@ -22,13 +23,15 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags};
+use tar::EntryType;
 
 use self::attributes::Attributes;
 pub use self::frames::{DamagedFrame, Group, Groups, ReadFrame, damage, restore_frames};
 use self::later::Later;
+pub use self::list::{copy_tar_entry, list_tar};
 use self::place::{Restorer, WriteError};
 use self::sparse::{Filled, write_sparse};
-use super::entries::TarReader;
+use super::entries::{TarEntry, TarReader};
 use super::header::END;
 use crate::event::{Interrupted, Progress};
 use crate::manifest::PathText;
@@ -115,20 +118,28 @@ pub fn copy_entry(frames: &mut dyn Read, path: &[u8], out: &mut dyn Write) -> Re
         if entry.path != path {
             continue;
         }
-        let size = entry.size;
-        let attributes = Attributes::read(entry).context("reading the archive: a header is damaged")?;
-        if let Some(real_size) = attributes.sparse_size {
-            let mut filled = Filled { out, at: 0 };
-            write_sparse(&mut archive, size, &mut filled, real_size)?;
-            return Ok(real_size);
-        }
-        let copied = io::copy(&mut (&mut archive).take(size), out).map_err(WriteError)?;
-        if copied != size {
-            bail!("its content ends early: the archive is damaged here");
-        }
-        return Ok(size);
+        return copy_content(&mut archive, entry, out);
     }
     bail!("it does not stand where the index says: the archive or the index is damaged")
+}
+
+/// Writes the content of the entry that a reader is at.
+fn copy_content(archive: &mut TarReader<'_>, entry: TarEntry, out: &mut dyn Write) -> Result<u64> {
+    let size = entry.size;
+    let attributes = Attributes::read(entry).context("reading the archive: a header is damaged")?;
+    if attributes.kind == EntryType::GNUSparse {
+        bail!("it is a sparse file in GNU tar's old format, which only tar itself reads");
+    }
+    if let Some(real_size) = attributes.sparse_size {
+        let mut filled = Filled { out, at: 0 };
+        write_sparse(archive, size, &mut filled, real_size)?;
+        return Ok(real_size);
+    }
+    let copied = io::copy(&mut archive.take(size), out).map_err(WriteError)?;
+    if copied != size {
+        bail!("its content ends early: the archive is damaged here");
+    }
+    Ok(size)
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd> {

@@ -136,6 +136,7 @@ fn secrets_on_a_shown_line_are_masked() {
         ("a = { smtp_password = 'hunter2', x = 1 }", "a = { smtp_password = …"),
         ("\"api_key\" = 'hunter2'", "\"api_key\" = …"),
         ("pass\"word = \"hunter2\"", "pass\"word = …"),
+        ("password \"= \"hunter2\"", "password \"= …"),
         ("password_file = \"/etc/x\"", "password_file = \"/etc/x\""),
         ("smtp = \"smtp://u:hunter2@host/\"", "smtp = \"smtp://…@host/\""),
         ("schedule = \"0 3 * * *\"", "schedule = \"0 3 * * *\""),

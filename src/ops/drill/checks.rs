@@ -1,4 +1,4 @@
-//! What the configuration wants to be true of restored files.
+//! What the configuration wants to be true of restored files and databases.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use super::Proof;
+use super::databases::{Databases, Made};
 use crate::config::{CommandCheck, DrillCheck, SourceConfig, SqlCheck};
 use crate::event::{Interrupted, Progress};
 use crate::model::ComponentName;
@@ -32,6 +33,8 @@ pub(super) struct Subject<'a> {
     pub folder: &'a Path,
     /// What was restored.
     pub proof: &'a Proof,
+    /// The dumps that were loaded.
+    pub databases: &'a Databases<'a>,
     /// The job's sources.
     pub sources: &'a BTreeMap<ComponentName, SourceConfig>,
     /// The backup.
@@ -79,29 +82,36 @@ fn command(check: &CommandCheck, subject: &Subject<'_>, progress: &Progress) -> 
 }
 
 /// A database made of what was restored.
-enum ScratchDatabase {
+enum ScratchDatabase<'a> {
     /// An SQLite database file.
     Sqlite(PathBuf),
+    /// A dump that was loaded into a server.
+    Loaded(&'a Made),
 }
 
-/// Makes the restored component a database that can be asked. The one place that knows which kinds of
-/// databases a drill can bring back to life: the configuration refuses checks of others.
-fn restore_into_scratch_database(source: &ComponentName, subject: &Subject<'_>) -> Result<ScratchDatabase> {
-    let file = || {
-        subject.proof.streams.get(source).cloned().with_context(|| {
-            format!("the backup has no component {source}; it was made before the source was configured")
-        })
-    };
+/// The restored database that a check asks.
+fn scratch_database<'a>(check: &SqlCheck, subject: &Subject<'a>) -> Result<ScratchDatabase<'a>> {
+    let source = &check.source;
     match subject.sources.get(source) {
-        Some(SourceConfig::Sqlite(_)) => Ok(ScratchDatabase::Sqlite(file()?)),
-        Some(_) => bail!("a drill cannot make a database of the source {source}: only SQLite is possible"),
+        Some(SourceConfig::Sqlite(_)) => {
+            let stream = subject.proof.streams.get(source).with_context(|| {
+                format!("the backup has no component {source}; it was made before the source was configured")
+            })?;
+            Ok(ScratchDatabase::Sqlite(stream.path.clone()))
+        }
+        Some(SourceConfig::Mysql(_) | SourceConfig::Postgres(_)) => {
+            Ok(ScratchDatabase::Loaded(subject.databases.find(source, check.database.as_deref())?))
+        }
+        Some(_) => bail!("a drill cannot make a database of the source {source}"),
         None => bail!("the job has no source {source}"),
     }
 }
 
 fn sql(check: &SqlCheck, subject: &Subject<'_>, progress: &Progress) -> Result<()> {
-    let ScratchDatabase::Sqlite(file) = restore_into_scratch_database(&check.source, subject)?;
-    let answer = ask(&file, &check.query, check.timeout, progress)?;
+    let answer = match scratch_database(check, subject)? {
+        ScratchDatabase::Sqlite(file) => ask(&file, &check.query, check.timeout, progress)?,
+        ScratchDatabase::Loaded(made) => subject.databases.ask(made, &check.query, check.timeout)?,
+    };
     if let Some(expected) = &check.expect
         && answer.trim_end() != expected.trim_end()
     {

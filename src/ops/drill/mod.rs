@@ -1,22 +1,26 @@
-//! Drills: a backup restored into a scratch folder, counted, compared, asked, and removed again.
+//! Drills: a backup restored into a scratch folder and scratch databases, counted, compared, asked, and removed
+//! again.
 //!
 //! | file | what it does |
 //! | --- | --- |
 //! | `prove` | restores and compares, in the child process that touches the target |
-//! | `checks` | what the configuration wants to be true of the restored files |
+//! | `databases` | dumps loaded into databases that are dropped again |
+//! | `checks` | what the configuration wants to be true of the restored files and databases |
 //! | `scratch` | the folder it all happens in, and those that dead drills left |
 
 mod checks;
+mod databases;
 mod prove;
 mod scratch;
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 pub use prove::{Proof, prove};
-pub use scratch::reap;
 
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
@@ -25,9 +29,10 @@ use crate::config::DrillConfig;
 use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress, is_interruption};
 use crate::lock::{FileLock, ProcessIdentity};
-use crate::model::{JobName, TargetName};
+use crate::model::{JobName, RunId, TargetName};
 use crate::schedule::Schedule;
 use crate::state::{Copy, Drill, DrillResult, NewDrill, RunTrigger};
+use databases::Databases;
 
 /// How long a restore may make no progress.
 const STALL: Duration = Duration::from_secs(300);
@@ -44,7 +49,7 @@ pub fn drill(
     job: &JobName,
     target: Option<&TargetName>,
     keys: &KeyFiles,
-    progress: &Progress,
+    progress: &Arc<Progress>,
 ) -> Result<Drill> {
     let _lock = lock(agent, job)?;
     reap(agent)?;
@@ -63,14 +68,16 @@ pub fn drill(
         started: agent.now(),
     })?;
     let at = agent.at(&copy.target, location)?;
-    let mut outcome = scratch::make(&folder)
-        .and_then(|()| conduct(agent, job, (&copy, at, &keys), &folder, &wanted, progress));
-    if let Err(e) = scratch::remove(&folder) {
-        outcome = outcome.map(|mut result| {
-            result.problems.push(format!("the scratch folder is left behind: {e:#}"));
-            result
-        });
-    }
+    let mut databases = Databases::new(agent, job, &wanted, id, &folder, progress);
+    let outcome = scratch::make(&folder)
+        .and_then(|()| conduct(agent, job, (&copy, at, &keys), &folder, &wanted, &mut databases, progress));
+    // The databases first: their logins need the folder.
+    let mut left = databases.remove();
+    left.extend(scratch::remove(&folder).err().map(|e| format!("the scratch folder is left behind: {e:#}")));
+    let outcome = outcome.map(|mut result| {
+        result.problems.extend(left);
+        result
+    });
     let result = match outcome {
         Ok(result) => result,
         Err(e) if progress.is_cancelled() || is_interruption(&e) => {
@@ -85,7 +92,7 @@ pub fn drill(
         Err(e) => DrillResult { problems: vec![format!("{e:#}")], ..DrillResult::default() },
     };
     agent.state.end_drill(id, &result, agent.now())?;
-    tell(agent, job, &copy, &result)?;
+    tell(agent, job, (&copy.run_id, &copy.target), &result)?;
     agent.state.drills(job)?.last.context("the drill was recorded and is not there")
 }
 
@@ -139,8 +146,9 @@ fn conduct(
     agent: &Agent,
     job: &JobName,
     (copy, at, keys): (&Copy, At, &KeyFiles),
-    folder: &std::path::Path,
+    folder: &Path,
     wanted: &DrillConfig,
+    databases: &mut Databases<'_>,
     progress: &Progress,
 ) -> Result<DrillResult> {
     let request = Request::Drill {
@@ -160,15 +168,16 @@ fn conduct(
         entries: proof.entries,
         compared: proof.compared,
         changed: proof.changed,
-        checks: 0,
         problems: proof.problems.clone(),
+        ..DrillResult::default()
     };
+    databases.load(&proof, &mut result)?;
     // Without restored files every check fails, which says nothing more.
     if proof.restore_ms.is_some() {
         let sources = &agent.job(job)?.source;
         for (name, check) in &wanted.check {
             result.checks += 1;
-            let subject = checks::Subject { folder, proof: &proof, sources, copy };
+            let subject = checks::Subject { folder, proof: &proof, databases, sources, copy };
             match checks::check(check, &subject, progress) {
                 Ok(()) => {}
                 Err(e) if progress.is_cancelled() => return Err(e),
@@ -180,7 +189,7 @@ fn conduct(
 }
 
 /// A failed drill degrades the newest run, and is told with it; a good one takes that back.
-fn tell(agent: &Agent, job: &JobName, copy: &Copy, result: &DrillResult) -> Result<()> {
+fn tell(agent: &Agent, job: &JobName, copy: (&RunId, &TargetName), result: &DrillResult) -> Result<()> {
     let own = |text: &str| text.starts_with(NAME);
     let runs = agent.state.runs(Some(job), RUNS_BACK)?;
     let ended = || runs.iter().filter(|run| run.ended.is_some() && run.trigger != RunTrigger::Import);
@@ -193,16 +202,33 @@ fn tell(agent: &Agent, job: &JobName, copy: &Copy, result: &DrillResult) -> Resu
     Ok(())
 }
 
-fn degradation(copy: &Copy, result: &DrillResult) -> Option<String> {
+fn degradation((run, target): (&RunId, &TargetName), result: &DrillResult) -> Option<String> {
     let first = result.problems.first()?;
     let more = match result.problems.len() {
         1 => String::new(),
         n => format!(" (and {} more)", n - 1),
     };
-    Some(format!(
-        "{NAME}: run {} did not come back from {} as it should: {first}{more}",
-        copy.run_id, copy.target
-    ))
+    Some(format!("{NAME}: run {run} did not come back from {target} as it should: {first}{more}"))
+}
+
+/// Deals with drills that died: what they left is removed, and they count as failed, since nobody knows what
+/// they would have found. Gives how many there were.
+pub fn reap(agent: &Agent) -> Result<usize> {
+    let mut reaped = 0;
+    for drill in agent.state.open_drills()? {
+        if drill.process.as_ref().is_some_and(ProcessIdentity::is_alive) {
+            continue;
+        }
+        let mut problems = vec!["the drill was cut short: its process ended".to_owned()];
+        problems.extend(databases::reap(agent, Some(drill.id))?);
+        problems.extend(scratch::remove(Path::new(&drill.folder)).err().map(|e| format!("{e:#}")));
+        let result = DrillResult { problems, ..DrillResult::default() };
+        agent.state.end_drill(drill.id, &result, agent.now())?;
+        tell(agent, &drill.job, (&drill.run_id, &drill.target), &result)?;
+        reaped += 1;
+    }
+    databases::reap(agent, None)?;
+    Ok(reaped)
 }
 
 /// What a new run is degraded by as long as no good drill followed a failed one: it alone makes nothing good

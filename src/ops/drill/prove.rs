@@ -18,7 +18,7 @@ use crate::archive::{EntryKind, IndexEntry, RestoreOptions};
 use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress};
 use crate::fsutil;
-use crate::manifest::{self, Component, Kind, PathText};
+use crate::manifest::{self, Component, Content, Kind, PathText};
 use crate::model::{ByteSize, ComponentName, RunId, Sha256};
 use crate::ops::isolate::At;
 use crate::ops::restore::{Destination, Wanted, restore};
@@ -36,7 +36,7 @@ const DRAWN: usize = 8;
 /// What a restore proved.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
-    /// Milliseconds until everything was restored; none when that was not tried.
+    /// Milliseconds until everything was restored into files; none when that was not tried.
     pub restore_ms: Option<u64>,
     /// Content bytes restored.
     pub bytes: u64,
@@ -47,9 +47,20 @@ pub struct Proof {
     /// Files drawn that changed at the source since.
     pub changed: u64,
     /// Where each stream (a dump, a database) was restored to.
-    pub streams: BTreeMap<ComponentName, PathBuf>,
+    pub streams: BTreeMap<ComponentName, Stream>,
     /// What is wrong, a sentence each.
     pub problems: Vec<String>,
+}
+
+/// A stream that was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    /// The file.
+    pub path: PathBuf,
+    /// What it holds.
+    pub content: Content,
+    /// The databases in it, by their own names, where they are known.
+    pub databases: Vec<String>,
 }
 
 /// Restores the backup of `run` into a folder for each component below `folder`, counts what is there against
@@ -154,7 +165,8 @@ fn stream(backup: &Backup<'_>, component: &Component, to: &Path, proof: &mut Pro
     let path = to.join(backup.manifest.plain_name(component));
     match fs::symlink_metadata(&path) {
         Ok(found) if found.is_file() && found.len() == component.raw_bytes => {
-            proof.streams.insert(component.name.clone(), path);
+            let (content, databases) = (component.content, component.databases.clone());
+            proof.streams.insert(component.name.clone(), Stream { path, content, databases });
         }
         Ok(found) => proof.problems.push(format!(
             "component {}: {} bytes came back, {} were backed up",

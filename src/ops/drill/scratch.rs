@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail};
 use crate::config::DrillConfig;
 use crate::model::RunId;
 use crate::ops::Agent;
-use crate::state::DrillResult;
 
 /// How the names of all scratch folders begin.
 const PREFIX: &str = "backup-agent-drill-";
@@ -80,20 +79,4 @@ fn open_up(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         open_up(&entry.path());
     }
-}
-
-/// Deals with drills that died: their folders are removed, and they count as failed, since nobody knows what
-/// they would have found. Gives how many there were.
-pub fn reap(agent: &Agent) -> Result<usize> {
-    let mut reaped = 0;
-    for drill in agent.state.open_drills()? {
-        if drill.process.as_ref().is_some_and(crate::lock::ProcessIdentity::is_alive) {
-            continue;
-        }
-        let mut problems = vec!["the drill was cut short: its process ended".to_owned()];
-        problems.extend(remove(Path::new(&drill.folder)).err().map(|e| format!("{e:#}")));
-        agent.state.end_drill(drill.id, &DrillResult { problems, ..DrillResult::default() }, agent.now())?;
-        reaped += 1;
-    }
-    Ok(reaped)
 }

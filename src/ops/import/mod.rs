@@ -5,9 +5,11 @@
 //! | `find` | which files are archives, and which of them are one backup |
 //! | `date` | when a backup was taken, by the names of its folders and files |
 //! | `restore` | files out of such archives |
+//! | `look` | what is in them |
 
 mod date;
 mod find;
+mod look;
 mod restore;
 
 use std::collections::BTreeSet;
@@ -19,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use sha2::Digest;
 
 pub use find::{Found, Kind, find, kind_of};
+pub use look::{Archives, Listing, is_tree, name_of};
 pub use restore::{Brought, restore};
 
 use super::{Agent, open_target};

@@ -65,13 +65,13 @@ pub fn restore(
 }
 
 /// A stored archive, decompressed; digested on its way where that is asked for.
-enum Unpacked {
+pub(super) enum Unpacked {
     Plain(Box<dyn StoredFile>),
     Packed(StreamDecoder<Tallied<Box<dyn StoredFile>>>, Arc<StreamTotals>),
 }
 
 impl Unpacked {
-    fn open(target: &dyn Target, location: &str, file: &str, packing: Packing) -> Result<Self> {
+    pub(super) fn open(target: &dyn Target, location: &str, file: &str, packing: Packing) -> Result<Self> {
         let stored = target.open(location, file, Cache::Warm)?;
         Ok(match packing {
             Packing::Gzip => Self::packed(stored, Codec::Gzip),
@@ -87,7 +87,7 @@ impl Unpacked {
     }
 
     /// What was read of the stored file, where it goes through a decoder.
-    fn totals(&self) -> Option<Arc<StreamTotals>> {
+    pub(super) fn totals(&self) -> Option<Arc<StreamTotals>> {
         match self {
             Self::Plain(_) => None,
             Self::Packed(_, totals) => Some(Arc::clone(totals)),
@@ -105,10 +105,10 @@ impl Read for Unpacked {
 }
 
 /// The digest of what was restored must be that of the import; what is plain is digested on its way.
-fn compare(known: &ImportedFile, found: Option<Sha256>) -> Result<()> {
+pub(super) fn compare(known: &ImportedFile, found: Option<Sha256>) -> Result<()> {
     match found {
         Some(found) if found != known.sha256 => bail!(
-            "{} is not what was imported (digest {found}, {} expected): what was restored may be wrong or incomplete",
+            "{} is not what was imported (digest {found}, {} expected): what was read of it may be wrong or incomplete",
             known.file,
             known.sha256
         ),
@@ -117,7 +117,7 @@ fn compare(known: &ImportedFile, found: Option<Sha256>) -> Result<()> {
 }
 
 /// Digests what passes.
-struct Digested<R> {
+pub(super) struct Digested<R> {
     inner: R,
     digest: sha2::Sha256,
 }
@@ -131,12 +131,12 @@ impl<R: Read> Read for Digested<R> {
 }
 
 impl<R> Digested<R> {
-    fn new(inner: R) -> Self {
+    pub(super) fn new(inner: R) -> Self {
         Self { inner, digest: <sha2::Sha256 as sha2::Digest>::new() }
     }
 
     /// The digest of the stored file: by the decoder, or, of one that is not packed, of what passed.
-    fn stored(self, totals: Option<Arc<StreamTotals>>) -> Sha256 {
+    pub(super) fn stored(self, totals: Option<Arc<StreamTotals>>) -> Sha256 {
         match totals {
             Some(totals) => totals.sha256(),
             None => Sha256(sha2::Digest::finalize(self.digest).into()),

@@ -221,7 +221,7 @@ pub(super) fn explain(error: ProcessError, login: &Login) -> anyhow::Error {
 }
 
 /// The error codes in a line: `ERROR 1045 (28000)`, `Got error: 2002: …`, `Lost connection (2013)`.
-fn codes(line: &str) -> Vec<u32> {
+pub(super) fn codes(line: &str) -> Vec<u32> {
     let lower = line.to_ascii_lowercase();
     let mut found = Vec::new();
     for (before, after) in [("error ", [' ', ':']), ("error: ", [' ', ':']), ("(", [')', ')'])] {

@@ -1,19 +1,25 @@
 //! Dumps back into a MySQL or MariaDB server, under another name where that is wanted.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::login::Login;
-use super::{MysqlSource, check};
+use super::renamed::Renamed;
+use super::{CHECK_TIMEOUT, MysqlSource, check};
 use crate::manifest::Content;
 use crate::model::ComponentName;
-use crate::process::{self, Command};
+use crate::process::{self, Command, ProcessError};
 use crate::source::Context;
 use crate::source::database::{Database, Load, feed};
 
 /// Names the short-lived login file of questions.
 const ASKING: &str = "question";
+/// How long a server may take to drop a database.
+const DROP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 impl MysqlSource {
     fn client(&self, login: &Login) -> anyhow::Result<Command> {
@@ -29,17 +35,33 @@ impl MysqlSource {
         login: &Login,
         database: Option<&str>,
         sql: &str,
+        timeout: Duration,
         context: &Context,
     ) -> anyhow::Result<String> {
         let mut command = self
             .client(login)?
             .args(["--skip-column-names", "--connect-timeout=10"])
-            .arg(format!("--execute={sql}"));
+            .arg(format!("--execute={sql}"))
+            .timeout(timeout);
         if let Some(database) = database {
             command = command.arg(format!("--database={database}"));
         }
         let output = process::output(command, &context.cancel()).map_err(|e| check::explain(e, login))?;
         Ok(output.text().trim_end_matches('\n').to_owned())
+    }
+
+    /// Ends what this login does in a database: a client that was cut short may have left its statement behind,
+    /// and a database in use is not dropped.
+    fn end_connections(&self, login: &Login, database: &str, context: &Context) {
+        let found = format!(
+            "SELECT ID FROM information_schema.PROCESSLIST WHERE DB = {} AND ID <> CONNECTION_ID()",
+            check::literal(database)
+        );
+        let Ok(ids) = self.statement(login, None, &found, CHECK_TIMEOUT, context) else { return };
+        for id in ids.lines().filter_map(|id| id.parse::<u64>().ok()) {
+            // It may have ended by itself meanwhile.
+            let _ = self.statement(login, None, &format!("KILL {id}"), CHECK_TIMEOUT, context);
+        }
     }
 
     fn login(&self, name: &ComponentName, context: &Context) -> anyhow::Result<Login> {
@@ -69,22 +91,27 @@ impl Database for MysqlSource {
             "SELECT COUNT(*) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {}",
             check::literal(into)
         );
-        if self.statement(&login, None, &found, context)? != "0" {
+        if self.statement(&login, None, &found, CHECK_TIMEOUT, context)? != "0" {
             ensure!(
                 load.replace,
                 "there is a database {into} at {} already; choose another name, or replace it with --force",
                 login.place
             );
-            self.statement(&login, None, &format!("DROP DATABASE {}", name(into)), context)?;
+            let drop = format!("DROP DATABASE {}", name(into));
+            self.statement(&login, None, &drop, DROP_TIMEOUT, context)?;
         }
         let command = self
             .client(&login)?
             // Nothing in a dump may be taken for a command of the client.
             .args(["--binary-mode", "--max-allowed-packet=1G"])
             .timeout(self.config.timeout);
-        let mut renamed = Renamed::new(dump, load.from, into);
+        let mut renamed = Renamed::new(dump, load.from, into, load.trial);
         let filled = match feed(command, &mut renamed, context) {
-            Err(error) => Err(check::explain(error, &login)),
+            Err(error) => {
+                let lacking = error.stderr().is_some_and(|tail| tail.lines.iter().any(|line| lacks(line)));
+                let error = check::explain(without_statement(error), &login);
+                Err(if lacking { error.context(needed(&login, load.trial)) } else { error })
+            }
             Ok(Err(error)) => Err(error).context("reading the dump"),
             Ok(Ok(_)) => Ok(()),
         };
@@ -102,13 +129,78 @@ impl Database for MysqlSource {
 
     fn remove(&self, database: &str, context: &Context) -> anyhow::Result<()> {
         ensure!(!is_system(database), "{database} is a database of the server itself");
+        let context = &context.undisturbed();
         let login = self.asking(context)?;
+        self.end_connections(&login, database, context);
         let sql = format!("DROP DATABASE IF EXISTS {}", name(database));
-        self.statement(&login, None, &sql, context).map(drop)
+        self.statement(&login, None, &sql, DROP_TIMEOUT, context)
+            .with_context(|| format!("dropping the database {database}"))
+            .map(drop)
     }
 
-    fn query(&self, database: &str, sql: &str, context: &Context) -> anyhow::Result<String> {
-        self.statement(&self.asking(context)?, Some(database), sql, context)
+    fn ask(&self, database: &str, sql: &str, timeout: Duration, context: &Context) -> anyhow::Result<String> {
+        let login = self.asking(context)?;
+        let sql = format!("SET SESSION TRANSACTION READ ONLY; {sql}");
+        self.statement(&login, Some(database), &sql, timeout, context)
+    }
+
+    fn tables(&self, database: &str, context: &Context) -> anyhow::Result<u64> {
+        let sql = format!(
+            "SELECT COUNT(*) FROM information_schema.TABLES
+              WHERE TABLE_SCHEMA = {} AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')",
+            check::literal(database)
+        );
+        let answer = self.statement(&self.asking(context)?, None, &sql, CHECK_TIMEOUT, context)?;
+        answer.parse().with_context(|| format!("counting the tables of {database}: {answer:?}"))
+    }
+
+    fn tables_in(&self, dump: &Path, from: &str, context: &Context) -> anyhow::Result<u64> {
+        let file = File::open(dump).with_context(|| format!("opening {}", dump.display()))?;
+        let mut renamed = Renamed::new(file, from, from, false);
+        let mut buffer = vec![0; 256 << 10];
+        while renamed.read(&mut buffer).with_context(|| format!("reading {}", dump.display()))? > 0 {
+            ensure!(!context.cancel()(), crate::event::Interrupted);
+        }
+        Ok(renamed.tables)
+    }
+
+    fn data_folder(&self, context: &Context) -> Option<PathBuf> {
+        let login = self.asking(context).ok()?;
+        // A server elsewhere may have the same path.
+        let answer =
+            self.statement(&login, None, "SELECT @@hostname, @@datadir", CHECK_TIMEOUT, context).ok()?;
+        let (host, folder) = answer.split_once('\t')?;
+        (host == rustix::system::uname().nodename().to_str().ok()?).then(|| PathBuf::from(folder))
+    }
+
+    fn is_own(&self, database: &str) -> bool {
+        is_system(database)
+    }
+}
+
+/// Whether a client complains about a privilege: of a database, a table, a definer, a function.
+fn lacks(line: &str) -> bool {
+    check::codes(line).iter().any(|code| matches!(code, 1044 | 1142 | 1227 | 1418 | 1419))
+}
+
+/// The client repeats the statement before the error: people's data, which belong into no message.
+fn without_statement(mut error: ProcessError) -> ProcessError {
+    if let ProcessError::Failed { stderr, .. } = &mut error
+        && let Some(at) = stderr.lines.iter().rposition(|line| line.starts_with("ERROR "))
+    {
+        stderr.lines.drain(..at);
+    }
+    error
+}
+
+fn needed(login: &Login, trial: bool) -> String {
+    let Login { user, place, .. } = login;
+    match trial {
+        true => format!(
+            "{user} may not make and fill a scratch database at {place}: GRANT ALL PRIVILEGES ON `backup\\_drill\\_%`.* \
+             (with binary logs also SET GLOBAL log_bin_trust_function_creators = 1), or name another server or login for drills"
+        ),
+        false => format!("{user} lacks a privilege at {place} that loading this dump needs"),
     }
 }
 
@@ -117,117 +209,6 @@ fn is_system(name: &str) -> bool {
 }
 
 /// A name in a statement.
-fn name(database: &str) -> String {
+pub(super) fn name(database: &str) -> String {
     format!("`{}`", database.replace('`', "``"))
-}
-
-/// One database of a dump, under another name.
-///
-/// A dump made with `--databases` says `-- Current Database:` before the tables of each of its databases, and
-/// again before its views; line ends inside of values are escaped, and bodies of routines stand between
-/// `DELIMITER` lines, so such a line is what it seems.
-struct Renamed<R> {
-    dump: BufReader<R>,
-    from: String,
-    into: String,
-    line: Vec<u8>,
-    given: usize,
-    /// Inside of the body of a routine.
-    body: bool,
-    /// Inside of another database's part.
-    other: bool,
-    /// Whether the database was met.
-    seen: bool,
-}
-
-impl<R: Read> Renamed<R> {
-    fn new(dump: R, from: &str, into: &str) -> Self {
-        Self {
-            dump: BufReader::with_capacity(256 << 10, dump),
-            from: name(from),
-            into: name(into),
-            line: Vec::new(),
-            given: 0,
-            body: false,
-            other: false,
-            seen: false,
-        }
-    }
-
-    /// Makes of the line what is to be loaded; nothing for one that is left out.
-    fn translate(&mut self) {
-        let line = &self.line;
-        if line.starts_with(b"DELIMITER ") {
-            self.body = line.trim_ascii_end() != b"DELIMITER ;";
-        } else if !self.body {
-            if let Some(name) = line.strip_prefix(b"-- Current Database: ") {
-                self.other = name.trim_ascii_end() != self.from.as_bytes();
-                self.seen |= !self.other;
-            } else if line.starts_with(b"CREATE DATABASE ") || line.starts_with(b"USE `") {
-                let from = self.from.as_bytes();
-                if let Some(at) = line.windows(from.len()).position(|part| part == from) {
-                    self.line.splice(at..at + from.len(), self.into.bytes());
-                }
-            } else if line.starts_with(b"/*!40000 DROP DATABASE ") {
-                self.line.clear(); // whether one may be dropped is not for the dump to say
-            }
-        }
-        if self.other {
-            self.line.clear();
-        }
-    }
-}
-
-impl<R: Read> Read for Renamed<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.given == self.line.len() {
-            self.line.clear();
-            self.given = 0;
-            if self.dump.read_until(b'\n', &mut self.line)? == 0 {
-                return Ok(0);
-            }
-            self.translate();
-        }
-        let left = &self.line[self.given..];
-        let got = left.len().min(out.len());
-        out[..got].copy_from_slice(&left[..got]);
-        self.given += got;
-        Ok(got)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DUMP: &str = "-- MariaDB dump\n/*!40101 SET NAMES utf8mb4 */;\n\n\
-        -- Current Database: `shop`\n\nCREATE DATABASE /*!32312 IF NOT EXISTS*/ `shop` /*!40100 DEFAULT CHARACTER SET utf8mb4 */;\n\n\
-        USE `shop`;\nINSERT INTO `t` VALUES ('USE `shop`;\\n-- Current Database: `other`');\n\
-        DELIMITER ;;\nCREATE PROCEDURE p() BEGIN\n-- Current Database: `other`\nSELECT 1; END ;;\nDELIMITER ;\n\
-        -- Current Database: `other`\n\nCREATE DATABASE `other`;\n\nUSE `other`;\nINSERT INTO `secret` VALUES (1);\n\
-        -- Current Database: `shop`\n\nUSE `shop`;\nCREATE VIEW `v` AS select 1;\n\
-        -- Current Database: `other`\n\nUSE `other`;\n-- Dump completed\n";
-
-    fn translated(from: &str) -> (String, bool) {
-        let mut renamed = Renamed::new(DUMP.as_bytes(), from, "test`shop");
-        let mut text = String::new();
-        renamed.read_to_string(&mut text).unwrap();
-        (text, renamed.seen)
-    }
-
-    #[test]
-    fn one_database_of_a_dump_is_taken_under_another_name() {
-        let (text, seen) = translated("shop");
-        assert!(seen);
-        assert!(text.contains("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `test``shop` /*!40100"), "{text}");
-        assert_eq!(text.matches("USE `test``shop`;").count(), 2, "{text}");
-        assert!(text.contains("'USE `shop`;\\n-- Current Database: `other`'"), "{text}");
-        assert!(text.contains("SELECT 1; END ;;") && text.contains("CREATE VIEW"), "{text}");
-        assert!(!text.contains("secret") && !text.contains("USE `other`"), "{text}");
-    }
-
-    #[test]
-    fn a_database_that_a_dump_does_not_have_is_noticed() {
-        assert!(!translated("sho").1);
-    }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::params;
 
 use super::super::counters::{bump, names};
-use super::super::sql::{int, ms, opt_ms, uint};
+use super::super::sql::{get_word, int, ms, opt_ms, uint};
 use super::super::{State, StateError};
 use super::{Copy, CopyStatus, note_target, set_copied, set_verified};
 use crate::model::{JobName, RunId, TargetName};
@@ -67,13 +67,35 @@ impl State {
         now: DateTime<Utc>,
         lease: Duration,
     ) -> Result<bool, StateError> {
+        self.claim_copy_beside(run_id, target, claimer, now, lease, usize::MAX)
+    }
+
+    /// The same, unless `at_most` other copies are being made at the target already, by whomever.
+    pub fn claim_copy_beside(
+        &self,
+        run_id: &RunId,
+        target: &TargetName,
+        claimer: &str,
+        now: DateTime<Utc>,
+        lease: Duration,
+        at_most: usize,
+    ) -> Result<bool, StateError> {
         let until = now + chrono::Duration::from_std(lease).unwrap_or(chrono::Duration::days(1));
         self.write(&format!("claim the copy of run {run_id} to {target}"), |tx| {
             let changed = tx.execute(
                 "UPDATE copies SET claimed_until = ?3, claimer = ?4
                  WHERE run_id = ?1 AND target = ?2 AND status = 'pending'
-                     AND (claimed_until IS NULL OR claimed_until <= ?5 OR claimer = ?4)",
-                params![run_id.as_str(), target.as_str(), ms(until), claimer, ms(now)],
+                     AND (claimed_until IS NULL OR claimed_until <= ?5 OR claimer = ?4)
+                     AND (SELECT count(*) FROM copies WHERE target = ?2 AND run_id <> ?1 AND status = 'pending'
+                              AND claimed_until > ?5) < ?6",
+                params![
+                    run_id.as_str(),
+                    target.as_str(),
+                    ms(until),
+                    claimer,
+                    ms(now),
+                    i64::try_from(at_most).unwrap_or(i64::MAX)
+                ],
             )?;
             Ok(changed == 1)
         })
@@ -163,6 +185,64 @@ impl State {
                 ],
             )?;
             bump(tx, names::COPY_FAILURES, copy.job.as_str(), target.as_str(), 1)
+        })
+    }
+
+    /// Lets no pending copy at a target be due before `until`: what one of them met, the others would meet too.
+    /// Those that wait for longer, or are not tried by themselves, stay as they are.
+    pub fn hold_copies(&self, target: &TargetName, until: DateTime<Utc>) -> Result<(), StateError> {
+        self.write(&format!("let the copies to {target} wait"), |tx| {
+            tx.execute(
+                "UPDATE copies SET next_attempt = ?2
+                 WHERE target = ?1 AND status = 'pending' AND next_attempt < ?2",
+                params![target.as_str(), ms(until)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Makes those pending copies at a target due that wait only because another one failed.
+    pub fn release_held_copies(&self, target: &TargetName, now: DateTime<Utc>) -> Result<(), StateError> {
+        self.write(&format!("let the copies to {target} wait no longer"), |tx| {
+            tx.execute(
+                "UPDATE copies SET next_attempt = ?2
+                 WHERE target = ?1 AND status = 'pending' AND attempts = 0 AND next_attempt > ?2",
+                params![target.as_str(), ms(now)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// How many of the pending copies at a target failed at least once.
+    pub fn failing_count(&self, target: &TargetName) -> Result<u64, StateError> {
+        self.read("count the copies that fail", |tx| {
+            tx.query_row(
+                "SELECT count(*) AS n FROM copies WHERE target = ?1 AND status = 'pending' AND attempts > 0",
+                [target.as_str()],
+                |row| uint(row, "n"),
+            )
+        })
+    }
+
+    /// The targets that have pending copies whose last failure was permanent.
+    pub fn stopped_targets(&self) -> Result<Vec<TargetName>, StateError> {
+        self.read("read which targets refuse copies", |tx| {
+            tx.prepare_cached(
+                "SELECT DISTINCT target FROM copies WHERE status = 'pending' AND permanent = 1",
+            )?
+            .query_map([], |row| get_word(row, "target"))?
+            .collect()
+        })
+    }
+
+    /// The pending copies, newest first.
+    pub fn queued_copies(&self) -> Result<Vec<Copy>, StateError> {
+        self.read("read the queue of copies", |tx| {
+            tx.prepare_cached(
+                "SELECT * FROM copies WHERE status = 'pending' ORDER BY started DESC, run_id DESC, target",
+            )?
+            .query_map([], Copy::from_row)?
+            .collect()
         })
     }
 

@@ -13,6 +13,7 @@ mod objects;
 #[cfg(feature = "azblob")]
 mod opendal;
 mod patient;
+pub mod s3;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -63,6 +64,17 @@ pub trait Store: Send + Sync {
     /// Removes an object; one that is not there is removed. One that write-once storage keeps is [`Kept`], also
     /// where the store would hide it and keep what is in it.
     fn delete(&self, key: &str) -> Result<()>;
+
+    /// Removes an object that is no backup's any more, or from sight at least: what write-once storage keeps of it
+    /// is left to its own rules, and that is no error.
+    fn put_away(&self, key: &str) -> Result<()> {
+        self.delete(key)
+    }
+
+    /// Gives up what was begun below a folder and never finished, as far as it is not visible and that is allowed.
+    fn discard(&self, _folder: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Its folders, when it has such.
     fn tree(&self) -> Option<&dyn Tree>;

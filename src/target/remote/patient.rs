@@ -82,6 +82,14 @@ impl Patient {
         patiently(|| self.store.delete(key))
     }
 
+    pub(super) fn put_away(&self, key: &str) -> Result<()> {
+        patiently(|| self.store.put_away(key))
+    }
+
+    pub(super) fn discard(&self, folder: &str) -> Result<()> {
+        patiently(|| self.store.discard(folder))
+    }
+
     fn tree(&self) -> Result<&dyn Tree> {
         self.store.tree().ok_or_else(|| anyhow::anyhow!("{} has no folders", self.kind()))
     }

@@ -39,6 +39,18 @@ impl Base {
         result.with_context(|| format!("target {}", self.settings.name))
     }
 
+    /// Refuses what needs more than writing where nothing else is allowed.
+    pub(super) fn readable(&self) -> Result<()> {
+        if self.settings.write_only {
+            bail!(
+                "target {} is write-only from this host (`write_only`): nothing there is read or removed; do that \
+                 from a host whose credentials may",
+                self.settings.name
+            );
+        }
+        Ok(())
+    }
+
     /// The key of a backup's file; refuses names that would leave the backup.
     pub(super) fn key(&self, location: &str, file: &str) -> Result<String> {
         if !is_safe_location(location) {
