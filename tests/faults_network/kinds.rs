@@ -8,10 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use crate::peers::webdav::{PASSWORD, USER, WebDav};
 use crate::world::World;
 
+/// A server's address, and what ends it when it is dropped.
+pub type Started = (SocketAddr, Box<dyn Any>);
+
 /// How one kind is started, and configured.
 pub struct Kind {
     /// Starts a server that stores in a folder of the world. It ends with what is given.
-    pub start: fn(&World, &str) -> (SocketAddr, Box<dyn Any>),
+    pub start: fn(&World, &str) -> Started,
     /// The keys of a target whose server is reached at an address; what it needs is written into the world.
     pub keys: fn(&World, SocketAddr) -> String,
 }
