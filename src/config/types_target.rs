@@ -82,6 +82,10 @@ pub struct SftpPlace {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub known_hosts_file: Option<PathBuf>,
+    /// The SSH client's configuration, for jump hosts, aliases and ciphers; its own files when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub ssh_config_file: Option<PathBuf>,
 }
 
 /// A bucket of an S3-compatible object store.

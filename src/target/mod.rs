@@ -140,7 +140,7 @@ pub fn open(
     name: &TargetName,
     config: &TargetConfig,
     expected: Option<TargetIdentity>,
-    _scratch: Option<&Path>,
+    scratch: Option<&Path>,
 ) -> Result<Box<dyn Target>> {
     match &config.place {
         Place::Directory(directory) => {
@@ -148,7 +148,17 @@ pub fn open(
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
             Ok(Box::new(target.expecting(expected)))
         }
-        Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => {
+        Place::Sftp(sftp) => {
+            let store = remote::sftp::SftpStore::new(name, sftp, config.address(""), false);
+            let settings = remote::Settings {
+                name: name.clone(),
+                scratch: scratch.map(Path::to_owned),
+                expected,
+                write_only: false,
+            };
+            Ok(remote::target(Box::new(store), settings))
+        }
+        Place::S3(_) | Place::Webdav(_) => {
             anyhow::bail!("target {name}: this build has no such targets")
         }
     }

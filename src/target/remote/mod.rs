@@ -9,6 +9,7 @@
 mod memory;
 mod objects;
 mod patient;
+pub mod sftp;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -124,9 +125,10 @@ pub struct Settings {
 
 /// Makes a target of a store.
 pub fn target(store: Box<dyn Store>, settings: Settings) -> Box<dyn Target> {
-    let has_folders = store.tree().is_some();
+    // Publication by a rename needs the right to rename.
+    let renames = store.tree().is_some() && !settings.write_only;
     let store = patient::Patient::new(store);
-    match has_folders {
+    match renames {
         true => Box::new(tree::TreeTarget::new(store, settings)),
         false => Box::new(objects::ObjectTarget::new(store, settings)),
     }
