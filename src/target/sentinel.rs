@@ -114,7 +114,11 @@ pub fn compare(target: &TargetName, folder: &Path, expected: &TargetIdentity) ->
         return Ok(());
     }
     let found = Sentinel::read(folder).with_context(|| format!("target {target}"))?;
-    compare_id(target, &format!("share is mounted at {shown}"), expected, found.as_ref())
+    let stands = match &found {
+        Some(_) => format!("share is mounted at {shown}"),
+        None => format!("share, or none, is mounted at {shown}"),
+    };
+    compare_id(target, &stands, expected, found.as_ref())
 }
 
 /// Compares a sentinel with the one that is known. `stands` says what another one would mean, after "another".
@@ -137,7 +141,7 @@ pub(super) fn compare_id(
             day(sentinel.created)
         ),
         None => bail!(
-            "target {target}: another {stands}, or none: there is no {SENTINEL_FILE}, and this target has one with \
+            "target {target}: another {stands}: it has no {SENTINEL_FILE}, and this target has one with \
              the id {id}; nothing was written there; {accept}"
         ),
     }
@@ -194,7 +198,7 @@ mod tests {
         assert_eq!(identity.id.as_deref().map(str::len), Some(32));
         compare(&name, here.path(), &identity).unwrap();
         let refused = compare(&name, other.path(), &identity).unwrap_err().to_string();
-        assert!(refused.contains("there is no .backup-agent-target.json"), "{refused}");
+        assert!(refused.contains("has no .backup-agent-target.json"), "{refused}");
         Sentinel::generate("web2", now()).write(other.path()).unwrap();
         let refused = compare(&name, other.path(), &identity).unwrap_err().to_string();
         assert!(refused.contains("another share is mounted") && refused.contains("web2"), "{refused}");

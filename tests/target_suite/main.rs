@@ -1,0 +1,4 @@
+//! Every kind of target is held against one suite of clauses.
+
+mod directory;
+mod suite;
