@@ -133,7 +133,7 @@ pub fn clear(folder: &Path) -> Result<()> {
 }
 
 /// Seconds, standard output, and peak resident memory of the process (not of its children).
-fn run(command: &mut Command) -> Result<(f64, String, u64)> {
+pub fn run(command: &mut Command) -> Result<(f64, String, u64)> {
     let begun = Instant::now();
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let status_file = format!("/proc/{}/status", child.id());

@@ -86,6 +86,9 @@ pub struct SftpPlace {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ssh_config_file: Option<PathBuf>,
+    /// The account may only add files: nothing there is read, listed, renamed or removed by this host.
+    #[serde(default)]
+    pub write_only: bool,
 }
 
 /// A bucket of an S3-compatible object store.
@@ -164,6 +167,11 @@ impl TargetConfig {
     /// empty.
     pub fn address(&self, below: &str) -> String {
         self.place.address(below)
+    }
+
+    /// Whether this host may only write there.
+    pub fn write_only(&self) -> bool {
+        matches!(&self.place, Place::Sftp(sftp) if sftp.write_only)
     }
 
     /// A secret that the environment gave, which is not written down with the rest.

@@ -149,12 +149,12 @@ pub fn open(
             Ok(Box::new(target.expecting(expected)))
         }
         Place::Sftp(sftp) => {
-            let store = remote::sftp::SftpStore::new(name, sftp, config.address(""), false);
+            let store = remote::sftp::SftpStore::new(name, sftp, config.address(""));
             let settings = remote::Settings {
                 name: name.clone(),
                 scratch: scratch.map(Path::to_owned),
                 expected,
-                write_only: false,
+                write_only: config.write_only(),
             };
             Ok(remote::target(Box::new(store), settings))
         }

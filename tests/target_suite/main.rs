@@ -1,4 +1,7 @@
 //! Every kind of target is held against one suite of clauses.
 
 mod directory;
+mod sftp;
+#[path = "../support/sshd.rs"]
+mod sshd;
 mod suite;

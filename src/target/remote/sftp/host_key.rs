@@ -15,13 +15,11 @@ use crate::process::{self, Command};
 const SCAN: Duration = Duration::from_secs(30);
 
 /// A public host key.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostKey {
     /// Its type: `ssh-ed25519`.
-    #[serde(rename = "type")]
     pub kind: String,
     /// The key, base64.
-    #[serde(rename = "key")]
     pub base64: String,
     /// As `ssh-keygen -l` shows it: `SHA256:…`.
     pub fingerprint: String,
@@ -42,8 +40,11 @@ impl HostKey {
     }
 }
 
-/// Reads a key as it stands in known_hosts without the name. The error says what is wrong with it.
-pub(super) fn parse(text: &str) -> Result<HostKey, String> {
+/// Reads a key as it stands in known_hosts without the name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(text: &str) -> Result<HostKey, String> {
     crate::config::check_host_key(text)?;
     let mut words = text.split_whitespace();
     let (kind, base64) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -37,7 +37,6 @@ pub struct SftpStore(Arc<Inner>);
 struct Inner {
     destination: Arc<Destination>,
     session: Mutex<Option<Arc<Session>>>,
-    write_only: bool,
 }
 
 /// What stands at a path.
@@ -48,15 +47,15 @@ enum There {
 }
 
 impl SftpStore {
-    /// The folder that the configuration describes; `address` is how it is shown. Nothing is asked for yet. With
-    /// `write_only`, files are made so that not even their owner can change them afterwards.
-    pub fn new(target: &TargetName, place: &SftpPlace, address: String, write_only: bool) -> Self {
+    /// The folder that the configuration describes; `address` is how it is shown. Nothing is asked for yet.
+    pub fn new(target: &TargetName, place: &SftpPlace, address: String) -> Self {
         let destination = Arc::new(Destination { target: target.clone(), place: place.clone(), address });
-        Self(Arc::new(Inner { destination, session: Mutex::default(), write_only }))
+        Self(Arc::new(Inner { destination, session: Mutex::default() }))
     }
 
+    /// Files are made so that not even their owner can change them, where the server forbids to change permissions.
     fn write_only(&self) -> bool {
-        self.0.write_only
+        self.0.destination.place.write_only
     }
 
     /// The connection; a new one where there is none or the last one broke.

@@ -66,7 +66,7 @@ pub(super) struct Destination {
 pub(super) struct Call {
     pub(super) args: Vec<OsString>,
     /// A file of known hosts without a name: nothing is left behind.
-    pub(super) known_hosts: Option<File>,
+    pub(super) _known_hosts: Option<File>,
 }
 
 impl Destination {
@@ -109,7 +109,7 @@ impl Destination {
             args.extend(["-l".into(), user.into()]);
         }
         args.extend(["-s".into(), "--".into(), OsString::from(&place.host), "sftp".into()]);
-        Ok(Call { args, known_hosts })
+        Ok(Call { args, _known_hosts: known_hosts })
     }
 
     /// What the end of the client means. `greeted` says whether the server had answered in SFTP by then.
