@@ -48,7 +48,10 @@ fn run(letters: &str) -> RunId {
 
 /// Every folder with a manifest at the server, hidden ones left out.
 fn stored(vault: &Path) -> Vec<PathBuf> {
-    let all = system("find", &[vault.to_str().unwrap(), "-name", ".*", "-prune", "-o", "-name", manifest::FILE, "-print"]);
+    let all = system(
+        "find",
+        &[vault.to_str().unwrap(), "-name", ".*", "-prune", "-o", "-name", manifest::FILE, "-print"],
+    );
     all.lines().map(|line| Path::new(line).parent().unwrap().to_owned()).collect()
 }
 
@@ -85,7 +88,13 @@ fn copies_at_an_sshd_are_listed_verified_restored_pruned_and_known_again() {
     assert_eq!(mode & 0o777, 0o600, "others can read it");
 
     world.run(&["verify", "latest", "--target", "vault"]).expect(0);
-    let out = world.run(&["cat", "latest", "--target", "vault", &format!("{}/src/version.txt", world.root().display())]);
+    let out = world.run(&[
+        "cat",
+        "latest",
+        "--target",
+        "vault",
+        &format!("{}/src/version.txt", world.root().display()),
+    ]);
     assert_eq!(out.expect(0).stdout, "1");
     let to = world.path("back");
     world.run(&["restore", "latest", "--target", "vault", "--to", to.to_str().unwrap()]).expect(0);
@@ -129,7 +138,10 @@ fn keys_that_are_not_known_changed_or_not_accepted_are_final_and_say_what_to_do(
     // A file of known hosts without it, then with it.
     fs::write(&known, "").unwrap();
     let (text, is_final) = refused(&by_file);
-    assert!(is_final && text.contains("is not known") && text.contains("agent target host-key vault"), "{text}");
+    assert!(
+        is_final && text.contains("is not known") && text.contains("agent target host-key vault"),
+        "{text}"
+    );
     assert_eq!(fs::read_to_string(&known).unwrap(), "", "the key was taken over");
     fs::write(&known, format!("[127.0.0.1]:{} {}\n", sshd.port, sshd.host_key())).unwrap();
     target_of(&by_file).probe().unwrap();
@@ -147,7 +159,8 @@ fn keys_that_are_not_known_changed_or_not_accepted_are_final_and_say_what_to_do(
 
     // The server gets another key, of the same kind and of another.
     sshd.kill();
-    for (kind, says) in [("ed25519", "is not the one that is expected"), ("ecdsa", "no host key of the kind")] {
+    for (kind, says) in [("ed25519", "is not the one that is expected"), ("ecdsa", "no host key of the kind")]
+    {
         for end in ["", ".pub"] {
             fs::remove_file(sshd.path(&format!("hostkey{end}"))).unwrap();
         }
@@ -308,7 +321,8 @@ fn an_account_that_may_only_add_takes_backups_and_nobody_with_its_key_destroys_t
     let sshd = Sshd::with(&format!("Subsystem sftp internal-sftp\n{APPEND_ONLY}"));
     let vault = sshd.folder("vault");
     system("chown", &[ACCOUNT, vault.to_str().unwrap()]);
-    let lines = sshd.lines(&vault).replace(&format!("user = \"{}\"", sshd::user()), &format!("user = \"{ACCOUNT}\""));
+    let lines =
+        sshd.lines(&vault).replace(&format!("user = \"{}\"", sshd::user()), &format!("user = \"{ACCOUNT}\""));
     let target = target_of(&format!("{lines}write_only = true\n"));
     target.probe().unwrap();
     let id = run("aaaaaa");
@@ -358,13 +372,20 @@ fn an_account_that_may_only_add_takes_backups_and_nobody_with_its_key_destroys_t
         let mut command = Command::new("sftp");
         command.args(["-b", "-", "-P", &sshd.port.to_string(), "-o", "StrictHostKeyChecking=yes", "-i"]);
         command.arg(sshd.path("id")).arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
-        command.arg(format!("{ACCOUNT}@127.0.0.1")).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg(format!("{ACCOUNT}@127.0.0.1"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(format!("{attack}\n").as_bytes()).unwrap();
         let out = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success(), "{attack} worked");
-        assert!(said.contains("ermission denied") || said.contains("Operation unsupported"), "{attack}: {said}");
+        assert!(
+            said.contains("ermission denied") || said.contains("Operation unsupported"),
+            "{attack}: {said}"
+        );
         assert_eq!(fs::read(&file).unwrap(), b"content", "{attack}");
     }
     // An admin with other rights reads it like any other target.

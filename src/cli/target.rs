@@ -75,7 +75,9 @@ fn host_key(global: &Global, args: &TargetHostKey) -> Result<u8> {
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     known_target(&config, &args.name)?;
     let Place::Sftp(place) = &config.target[&args.name].place else {
-        return Err(UsageError(format!("target {} has no host key: it is not of type sftp", args.name)).into());
+        return Err(
+            UsageError(format!("target {} has no host key: it is not of type sftp", args.name)).into()
+        );
     };
     let keys = host_key::ask(place)?;
     let pinned = place.host_key.as_deref().map(host_key::parse).and_then(Result::ok);

@@ -87,7 +87,10 @@ impl Rules<'_> {
                     );
                 }
                 if let Some(Err(why)) = sftp.host_key.as_deref().map(check_host_key) {
-                    self.say(&key("host_key"), format!("{why}; `agent target host-key {name}` prints the line"));
+                    self.say(
+                        &key("host_key"),
+                        format!("{why}; `agent target host-key {name}` prints the line"),
+                    );
                 }
                 for (last, file) in [
                     ("identity_file", &sftp.identity_file),

@@ -88,7 +88,8 @@ impl Sshd {
             // A group of its own, so that the servers of its connections can be ended with it.
             let mut command = Command::new("/usr/sbin/sshd");
             command.args(["-D", "-e", "-f"]).arg(self.path("sshd_config")).stdin(Stdio::null()).stderr(log);
-            let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
+            let mut child =
+                std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
             loop {
                 if child.try_wait().unwrap().is_some() {
                     break; // somebody else has the port

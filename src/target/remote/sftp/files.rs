@@ -216,7 +216,8 @@ impl SftpObject {
     /// Opens it; none when there is no such file.
     pub(super) fn open(store: &SftpStore, key: &str) -> Result<Option<Self>> {
         let doing = || format!("opening {}", store.shown(key));
-        let opened = store.session().and_then(|session| Handle::open(&session, &store.path(key), open::READ, 0));
+        let opened =
+            store.session().and_then(|session| Handle::open(&session, &store.path(key), open::READ, 0));
         let handle = match opened {
             Err(e) if e.is(status::NO_SUCH_FILE) => return Ok(None),
             opened => opened.map_err(|e| e.doing(doing()))?,
@@ -344,7 +345,9 @@ impl Pipeline {
             };
             let (offset, asked) = (self.slots[at].offset, self.slots[at].length);
             if length == 0 || length > asked {
-                return Err(SftpError::malformed(format!("{length} bytes came where {asked} were asked for")));
+                return Err(SftpError::malformed(format!(
+                    "{length} bytes came where {asked} were asked for"
+                )));
             }
             if length < asked {
                 let rest = self.ask(offset + length as u64, asked - length)?;

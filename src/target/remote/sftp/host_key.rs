@@ -77,7 +77,9 @@ pub fn ask(place: &SftpPlace) -> Result<Vec<HostKey>> {
         bail!("{host} is reached through {jump}; ask from there: ssh {jump} ssh-keyscan -p {port} {host}");
     }
     if setting("proxycommand").is_some_and(|command| command != "none") {
-        bail!("{host} is reached by a ProxyCommand; run ssh-keyscan -p {port} {host} where it can be reached");
+        bail!(
+            "{host} is reached by a ProxyCommand; run ssh-keyscan -p {port} {host} where it can be reached"
+        );
     }
     let scan = Command::new("ssh-keyscan").hint(ssh::MISSING).timeout(SCAN);
     let scan = scan.args(["-T", "10", "-p", port]).arg("--").arg(host);

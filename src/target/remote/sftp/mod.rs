@@ -126,7 +126,11 @@ impl SftpStore {
         }
         let message = match self.space() {
             Ok(Some((space, _))) if space.free < FULL => {
-                format!("there is no room left, {} of {} are free", ByteSize(space.free), ByteSize(space.total))
+                format!(
+                    "there is no room left, {} of {} are free",
+                    ByteSize(space.free),
+                    ByteSize(space.total)
+                )
             }
             _ => "the disk there may be full, or a quota used up".to_owned(),
         };
@@ -335,9 +339,8 @@ impl Tree for SftpStore {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<Published> {
-        let doing = |e: SftpError| {
-            e.doing(format_args!("renaming {} to {}", self.shown(from), self.shown(to)))
-        };
+        let doing =
+            |e: SftpError| e.doing(format_args!("renaming {} to {}", self.shown(from), self.shown(to)));
         // Looked at first, because servers differ in what a rename does with what is there: some replace it. A
         // connection that broke while nothing happened is made anew by this.
         let before = match self.there(to) {

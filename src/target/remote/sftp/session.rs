@@ -113,7 +113,8 @@ impl Session {
                 Err(e) => drop(started.send(Err(e))),
             })
             .map_err(|e| failed("starting a thread", &e))?;
-        let pipe = start.recv().map_err(|e| failed("starting ssh", &e))?.map_err(|e| failed("starting ssh", &e))?;
+        let pipe =
+            start.recv().map_err(|e| failed("starting ssh", &e))?.map_err(|e| failed("starting ssh", &e))?;
         let can = Abilities { fsync: false, statvfs: false, read: SAFE as usize, write: SAFE as usize };
         let mut session = Self { input: Mutex::new(Some(Input { pipe, next: 0 })), shared, can };
         session.greet(&greeting)?;
@@ -156,7 +157,8 @@ impl Session {
             };
             if let Ok((read, write)) = answer.expect(kind::EXTENDED_REPLY).and_then(limits) {
                 // Zero stands for no limit.
-                let bounded = |limit: u64| if limit == 0 { SAFE } else { limit.clamp(SAFE, LARGEST) } as usize;
+                let bounded =
+                    |limit: u64| if limit == 0 { SAFE } else { limit.clamp(SAFE, LARGEST) } as usize;
                 (self.can.read, self.can.write) = (bounded(read), bounded(write));
             }
         }
@@ -165,7 +167,7 @@ impl Session {
 
     /// False once the connection is over.
     pub(super) fn is_alive(&self) -> bool {
-        lock(&self.shared.waiting).is_some()
+        lock(&self.shared.end).reason.is_none() && lock(&self.shared.waiting).is_some()
     }
 
     /// Sends a request; its answer goes to `answers`. Gives its number.
@@ -366,7 +368,12 @@ impl Shared {
     }
 
     /// Hands each answer to whoever asked; an error when what arrives is no SFTP.
-    fn deliver(&self, stdout: &mut BufReader<ChildStdout>, greet: &Sender<Answer>, greeted: &mut bool) -> Result<(), SftpError> {
+    fn deliver(
+        &self,
+        stdout: &mut BufReader<ChildStdout>,
+        greet: &Sender<Answer>,
+        greeted: &mut bool,
+    ) -> Result<(), SftpError> {
         let mut head = [0; 9];
         // The client ends, or is ended, in the middle of anything.
         while stdout.read_exact(&mut head[..4]).is_ok() {

@@ -83,11 +83,7 @@ impl Destination {
         if let Some(key) = &place.host_key {
             let pinned = host_key::parse(key).map_err(|why| anyhow::anyhow!("`host_key`: {why}"))?;
             let file = known_hosts_of(&pinned.line()).context("writing the pinned host key down for ssh")?;
-            option(format!(
-                "UserKnownHostsFile=/proc/{}/fd/{}",
-                std::process::id(),
-                file.as_raw_fd()
-            ));
+            option(format!("UserKnownHostsFile=/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
             known_hosts = Some(file);
             option("GlobalKnownHostsFile=/dev/null".to_owned());
             option("KnownHostsCommand=none".to_owned());
@@ -153,7 +149,8 @@ impl Destination {
             };
             return SftpError::Final(format!("logging in at {host} failed: {key}{said}"));
         }
-        let misuse = ["onfiguration option", "command-line: line", "command-line line", "Can't open user config"];
+        let misuse =
+            ["onfiguration option", "command-line: line", "command-line line", "Can't open user config"];
         if misuse.iter().any(|text| stderr.contains(text)) {
             return SftpError::Final(format!("the SSH client refuses its configuration{said}"));
         }
@@ -205,7 +202,9 @@ fn known_hosts_of(line: &str) -> io::Result<File> {
 /// The client's path.
 pub(super) fn program() -> Result<std::path::PathBuf, SftpError> {
     process::find_program(PROGRAM).ok_or_else(|| {
-        SftpError::Final(format!("targets of type sftp need the program {PROGRAM}, which was not found: {MISSING}"))
+        SftpError::Final(format!(
+            "targets of type sftp need the program {PROGRAM}, which was not found: {MISSING}"
+        ))
     })
 }
 
@@ -249,15 +248,25 @@ mod tests {
 
     #[test]
     fn the_last_words_of_the_client_tell_what_is_final() {
-        let vault = destination(serde_json::json!({"host": "vault", "path": "x", "identity_file": "/dev/null"}));
+        let vault =
+            destination(serde_json::json!({"host": "vault", "path": "x", "identity_file": "/dev/null"}));
         let tell = |text: &str| {
             let stderr = process::readable(text.as_bytes(), std::iter::empty());
             vault.ended(&stderr, false)
         };
         for (text, says) in [
-            ("No ED25519 host key is known for vault and you have requested strict checking.\nHost key verification failed.", "is not known"),
-            ("@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\nHost key verification failed.", "not the one that is expected"),
-            ("Unable to negotiate with 127.0.0.1 port 22: no matching host key type found. Their offer: ssh-rsa", "it offers ssh-rsa"),
+            (
+                "No ED25519 host key is known for vault and you have requested strict checking.\nHost key verification failed.",
+                "is not known",
+            ),
+            (
+                "@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\nHost key verification failed.",
+                "not the one that is expected",
+            ),
+            (
+                "Unable to negotiate with 127.0.0.1 port 22: no matching host key type found. Their offer: ssh-rsa",
+                "it offers ssh-rsa",
+            ),
             ("backup@vault: Permission denied (publickey).", "/dev/null"),
             ("command-line: line 0: Bad configuration option: x", "refuses its configuration"),
             ("subsystem request failed on channel 0", "Subsystem sftp"),
