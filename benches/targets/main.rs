@@ -157,7 +157,7 @@ fn configuration(dir: &Path, table: &str) -> String {
 /// What the child process does with one component.
 fn copy_one(config: &Path, file: &Path, folder: &str) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let loaded = config::load(&LoadOptions { files: vec![config.to_owned()], ..LoadOptions::default() })?;
+    let loaded = config::load(&LoadOptions::new(Some(config.to_owned())))?;
     let name = "away".parse()?;
     let target = target::open(&name, &loaded.config.target[&name], None, None)?;
     let run = "20261124T180000Z-aaaaaa".parse()?;

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write as _};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -15,9 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::error::SftpError;
-use super::ssh::{self, Call, Destination};
+use super::ssh::{self, Destination};
 use super::wire::{Answer, Fields, Packet, WritePacket, kind};
-use crate::process::{self, STDERR_BYTES};
+use crate::process;
 
 /// How long a login may take, all of it.
 const LOGIN: Duration = Duration::from_secs(60);
@@ -33,8 +32,6 @@ const LONGEST: usize = 1 << 20;
 const SAFE: u64 = 32 << 10;
 /// More than this in one request gains nothing.
 const LARGEST: u64 = 256 << 10;
-/// Room in the pipe to the client, so that it is woken seldom.
-const PIPE: i32 = 1 << 20;
 
 /// What the server said it can do.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +100,7 @@ impl Session {
         // The kernel ends the client when the thread that forked it ends, so the thread stays with it.
         thread::Builder::new()
             .name("sftp".to_owned())
-            .spawn(move || match spawn(&program, &call) {
+            .spawn(move || match ssh::spawn(&program, &call) {
                 Ok((mut child, pipe)) => {
                     lock(&inner.end).group = Pid::from_raw(child.id() as i32);
                     let _ = started.send(Ok(pipe)); // whoever asked waits for it
@@ -325,7 +322,7 @@ impl Shared {
     fn attend(&self, child: &mut Child, greet: &Sender<Answer>) {
         let (say, last_words) = mpsc::sync_channel(1);
         if let Some(stderr) = child.stderr.take() {
-            let collect = move || drop(say.send(tail(stderr)));
+            let collect = move || drop(say.send(ssh::last_words(stderr)));
             let _ = thread::Builder::new().name("sftp-stderr".to_owned()).spawn(collect);
         }
         let mut greeted = false;
@@ -406,41 +403,4 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// Reads to the end and keeps the last of it.
-fn tail(mut from: impl Read) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut buffer = [0; 4096];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        kept.extend_from_slice(&buffer[..read]);
-        if kept.len() > 2 * STDERR_BYTES {
-            kept.drain(..kept.len() - STDERR_BYTES);
-        }
-    }
-    kept
-}
-
-fn spawn(program: &std::path::Path, call: &Call) -> io::Result<(Child, ChildStdin)> {
-    let mut command = Command::new(program);
-    command
-        .args(&call.args)
-        .env_clear()
-        .envs(process::environment())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .current_dir("/")
-        .process_group(0);
-    crate::sys::die_with_parent(&mut command);
-    let mut child = command.spawn()?;
-    let Some(pipe) = child.stdin.take() else { return Err(io::Error::other("its pipes are missing")) };
-    // A client that hangs must not hang who writes to it.
-    let flags = rustix::fs::fcntl_getfl(&pipe)?;
-    rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK)?;
-    crate::sys::widen_pipe(&pipe, PIPE);
-    if let Some(stdout) = &child.stdout {
-        crate::sys::widen_pipe(stdout, PIPE);
-    }
-    Ok((child, pipe))
 }

@@ -6,9 +6,11 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -16,12 +18,15 @@ use super::error::SftpError;
 use super::host_key;
 use crate::config::SftpPlace;
 use crate::model::TargetName;
-use crate::process::{self, StderrTail};
+use crate::process::{self, STDERR_BYTES, StderrTail};
 
 /// The program.
 pub(super) const PROGRAM: &str = "ssh";
 /// What to do when it is missing.
 pub(super) const MISSING: &str = "install the package openssh-client";
+
+/// Room in the pipes to and from the client, so that it is woken seldom.
+const PIPE: i32 = 1 << 20;
 
 /// Set for every connection, before the client's own configuration is read: the first value counts.
 const OPTIONS: &[&str] = &[
@@ -200,12 +205,50 @@ fn known_hosts_of(line: &str) -> io::Result<File> {
 }
 
 /// The client's path.
-pub(super) fn program() -> Result<std::path::PathBuf, SftpError> {
+pub(super) fn program() -> Result<PathBuf, SftpError> {
     process::find_program(PROGRAM).ok_or_else(|| {
         SftpError::Final(format!(
             "targets of type sftp need the program {PROGRAM}, which was not found: {MISSING}"
         ))
     })
+}
+
+/// Reads to the end and keeps the last of it.
+pub(super) fn last_words(mut from: impl Read) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        kept.extend_from_slice(&buffer[..read]);
+        if kept.len() > 2 * STDERR_BYTES {
+            kept.drain(..kept.len() - STDERR_BYTES);
+        }
+    }
+    kept
+}
+
+/// Starts the client; gives it and its input, to which writing never blocks.
+pub(super) fn spawn(program: &Path, call: &Call) -> io::Result<(Child, ChildStdin)> {
+    let mut command = Command::new(program);
+    command
+        .args(&call.args)
+        .env_clear()
+        .envs(process::environment())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .current_dir("/")
+        .process_group(0);
+    crate::sys::die_with_parent(&mut command);
+    let mut child = command.spawn()?;
+    let Some(pipe) = child.stdin.take() else { return Err(io::Error::other("its pipes are missing")) };
+    // A client that hangs must not hang who writes to it.
+    let flags = rustix::fs::fcntl_getfl(&pipe)?;
+    rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK)?;
+    crate::sys::widen_pipe(&pipe, PIPE);
+    if let Some(stdout) = &child.stdout {
+        crate::sys::widen_pipe(stdout, PIPE);
+    }
+    Ok((child, pipe))
 }
 
 #[cfg(test)]
