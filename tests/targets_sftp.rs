@@ -2,8 +2,7 @@
 //! middle.
 #![cfg(feature = "real-peers")]
 
-#[path = "support/sshd.rs"]
-mod sshd;
+mod peers;
 #[path = "support/world.rs"]
 mod world;
 
@@ -18,7 +17,7 @@ use backup_agent::event::Progress;
 use backup_agent::manifest;
 use backup_agent::model::RunId;
 use backup_agent::target::{self, Cache, Published, Target, is_permanent};
-use sshd::{Sshd, keygen};
+use peers::sshd::{self, Sshd, keygen};
 use world::{Setup, World, system};
 
 /// A world whose job also goes to `[target.vault]`: a folder at an sshd.

@@ -15,6 +15,11 @@ pub(super) fn template() -> String {
     "daily/%Y/%m/%d/%H%M".to_owned()
 }
 
+/// How long a server may be silent.
+pub(super) fn silence() -> Duration {
+    Duration::from_secs(60)
+}
+
 /// What stores without regions expect.
 pub(super) fn s3_region() -> String {
     "us-east-1".to_owned()

@@ -45,6 +45,8 @@ pub enum Place {
     S3(S3Place),
     /// A folder of a WebDAV server.
     Webdav(WebdavPlace),
+    /// A container of Azure Blob Storage, where the program was built with it.
+    Azblob(AzblobPlace),
 }
 
 /// A folder: local, or a mounted NAS.
@@ -129,7 +131,7 @@ pub struct S3Place {
 /// A folder of a WebDAV server.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WebdavPlace {
-    /// Address of the folder.
+    /// Address of the folder, which exists.
     #[schemars(with = "HttpUrl")]
     pub url: String,
     /// Login name.
@@ -147,6 +149,35 @@ pub struct WebdavPlace {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
+    /// The longest time without a byte from or to the server. Four times that for an answer that comes after work:
+    /// a large file stored, a folder renamed or removed.
+    #[serde(default = "super::defaults::silence", with = "super::duration")]
+    #[schemars(with = "DurationText")]
+    pub timeout: Duration,
+}
+
+/// A container of Azure Blob Storage.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AzblobPlace {
+    /// The container, which exists.
+    pub container: String,
+    /// Name of the storage account.
+    pub account_name: String,
+    /// File with a key of the account; others must not be able to read it.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub account_key_file: Option<PathBuf>,
+    /// The key itself; only from the environment, never from a file.
+    #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
+    #[schemars(schema_with = "super::schema::environment_only")]
+    pub account_key: Option<Secret>,
+    /// Address of the account's blobs, when it is not that of Azure.
+    #[serde(default)]
+    #[schemars(with = "Option<HttpUrl>")]
+    pub endpoint: Option<String>,
+    /// Put before every key, such as `web1`.
+    #[serde(default)]
+    pub prefix: String,
 }
 
 impl TargetConfig {
@@ -154,7 +185,7 @@ impl TargetConfig {
     pub fn folder(&self) -> Option<&Path> {
         match &self.place {
             Place::Directory(directory) => Some(&directory.path),
-            Place::Sftp(_) | Place::S3(_) | Place::Webdav(_) => None,
+            _ => None,
         }
     }
 
@@ -178,6 +209,7 @@ impl TargetConfig {
     pub fn secret(&self) -> Option<&Secret> {
         match &self.place {
             Place::Directory(_) | Place::Sftp(_) => None,
+            Place::Azblob(azblob) => azblob.account_key.as_ref(),
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
         }
@@ -187,6 +219,7 @@ impl TargetConfig {
     pub fn set_secret(&mut self, secret: Option<Secret>) {
         match &mut self.place {
             Place::Directory(_) | Place::Sftp(_) => {}
+            Place::Azblob(azblob) => azblob.account_key = secret,
             Place::S3(s3) => s3.secret_access_key = secret,
             Place::Webdav(webdav) => webdav.password = secret,
         }
@@ -194,7 +227,8 @@ impl TargetConfig {
 }
 
 impl Place {
-    fn address(&self, below: &str) -> String {
+    /// Where it is, for people, without any secret. `below` is relative to it, and may be empty.
+    pub fn address(&self, below: &str) -> String {
         match self {
             // A path as it is used: an empty `below` adds no slash.
             Place::Directory(directory) if below.is_empty() => directory.path.display().to_string(),
@@ -213,6 +247,10 @@ impl Place {
                 joined(&joined(&format!("s3://{}", s3.bucket), s3.prefix.trim_matches('/')), below)
             }
             Place::Webdav(webdav) => joined(&webdav.url, below),
+            Place::Azblob(azblob) => {
+                let container = format!("azblob://{}/{}", azblob.account_name, azblob.container);
+                joined(&joined(&container, azblob.prefix.trim_matches('/')), below)
+            }
         }
     }
 }

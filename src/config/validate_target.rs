@@ -20,6 +20,7 @@ impl Rules<'_> {
                 let (key, what) = match target.place {
                     Place::Directory(_) => ("path", "path; one folder"),
                     Place::Sftp(_) => ("path", "folder; one folder"),
+                    Place::Azblob(_) => ("container", "container and prefix; one place"),
                     Place::S3(_) => ("bucket", "bucket and prefix; one place"),
                     Place::Webdav(_) => ("url", "address; one folder"),
                 };
@@ -110,15 +111,7 @@ impl Rules<'_> {
                 }
             }
             Place::S3(s3) => {
-                if s3.bucket.is_empty() || s3.bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
-                    self.say(
-                        &key("bucket"),
-                        "this is no name of a bucket; what stands before the keys belongs into `prefix`",
-                    );
-                }
-                if s3.prefix.split('/').any(|part| matches!(part, "." | "..")) {
-                    self.say(&key("prefix"), "the parts `.` and `..` have no place in a prefix");
-                }
+                self.bucket(&key("bucket"), &s3.bucket, &key("prefix"), &s3.prefix);
                 if s3.secret_access_key_file.is_none() && s3.secret_access_key.is_none() {
                     self.say(
                         &key("secret_access_key_file"),
@@ -128,17 +121,35 @@ impl Rules<'_> {
                     );
                 }
             }
+            Place::Azblob(azblob) => {
+                self.built_with(name, "azblob", cfg!(feature = "azblob"));
+                self.bucket(&key("container"), &azblob.container, &key("prefix"), &azblob.prefix);
+                if azblob.account_key_file.is_none() && azblob.account_key.is_none() {
+                    self.say(
+                        &key("account_key_file"),
+                        format!("[target.{name}] needs a key of the account: name a file that holds it"),
+                    );
+                }
+            }
             Place::Webdav(webdav) => {
                 let has_password = webdav.password_file.is_some() || webdav.password.is_some();
                 if webdav.user.is_some() != has_password {
                     self.say(&key("user"), "`user` and `password_file` belong together");
                 }
-                let url = reqwest::Url::parse(&webdav.url);
-                if url.is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
-                    self.say(
-                        &key("url"),
-                        "a login does not belong in the address; use `user` and `password_file`",
-                    );
+                self.not_zero(&key("timeout"), webdav.timeout);
+                if let Ok(url) = reqwest::Url::parse(&webdav.url) {
+                    if !url.username().is_empty() || url.password().is_some() {
+                        self.say(
+                            &key("url"),
+                            "a login does not belong in the address; use `user` and `password_file`",
+                        );
+                    }
+                    if url.query().is_some() || url.fragment().is_some() {
+                        self.say(
+                            &key("url"),
+                            "this is the address of a folder: nothing may stand after the path",
+                        );
+                    }
                 }
             }
         }
@@ -167,6 +178,26 @@ pub fn check_host_key(text: &str) -> Result<(), String> {
     match own {
         Some(own) if own == kind.as_bytes() => Ok(()),
         _ => Err(format!("the key is cut, or none of type {kind}")),
+    }
+}
+
+impl Rules<'_> {
+    fn bucket(&mut self, key: &[&str], bucket: &str, prefix_key: &[&str], prefix: &str) {
+        if bucket.is_empty() || bucket.contains(|c: char| c == '/' || c.is_whitespace()) {
+            self.say(key, "this is no name of a bucket; what stands before the keys belongs into `prefix`");
+        }
+        if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+            self.say(prefix_key, "the parts `.` and `..` have no place in a prefix");
+        }
+    }
+
+    fn built_with(&mut self, name: &str, feature: &str, is: bool) {
+        if !is {
+            self.say(
+                &["target", name, "type"],
+                format!("this program was built without {feature}; build it with `cargo build --release --features {feature}`"),
+            );
+        }
     }
 }
 

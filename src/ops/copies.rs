@@ -330,6 +330,9 @@ fn copy_file(
 ) -> Result<(u64, crate::model::Sha256)> {
     let mut input = source.open(location, file, Cache::Warm)?;
     let mut output = stage.create(file)?;
+    if let Ok(length) = input.read_at().length() {
+        output.expect(length);
+    }
     let mut digest = <sha2::Sha256 as sha2::Digest>::new();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;

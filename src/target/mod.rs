@@ -12,7 +12,7 @@ mod sentinel;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 pub use directory::{DirectoryTarget, Mount};
@@ -103,6 +103,9 @@ pub enum Published {
 
 /// A file of a backup being written.
 pub trait StagedFile: Write + Send {
+    /// Says before the first byte how many there will be, where that is known.
+    fn expect(&mut self, _length: u64) {}
+
     /// Checks that exactly `length` bytes arrived, makes them durable, and closes, each error reported.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -148,18 +151,12 @@ pub fn open(
             let target = DirectoryTarget::new(name.clone(), directory.path.clone(), mount);
             Ok(Box::new(target.expecting(expected)))
         }
-        Place::Sftp(sftp) => {
-            let store = remote::sftp::SftpStore::new(name, sftp, config.address(""));
-            let settings = remote::Settings {
-                name: name.clone(),
-                scratch: scratch.map(Path::to_owned),
-                expected,
-                write_only: config.write_only(),
-            };
-            Ok(remote::target(Box::new(store), settings))
-        }
-        Place::S3(_) | Place::Webdav(_) => {
-            anyhow::bail!("target {name}: this build has no such targets")
+        away => {
+            let store = remote::store(name, away).with_context(|| format!("target {name}"))?;
+            let scratch = scratch.map(Path::to_path_buf);
+            let settings =
+                remote::Settings { name: name.clone(), scratch, expected, write_only: config.write_only() };
+            Ok(remote::target(store, settings))
         }
     }
 }

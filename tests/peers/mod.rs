@@ -6,3 +6,5 @@
 pub mod mariadb;
 pub mod postgres;
 pub mod redis;
+pub mod sshd;
+pub mod webdav;

@@ -1,7 +1,13 @@
 //! Every kind of target is held against one suite of clauses.
 
+#[cfg(all(feature = "real-peers", feature = "azblob"))]
+mod azblob;
 mod directory;
+#[cfg(feature = "real-peers")]
+#[path = "../peers/mod.rs"]
+mod peers;
+#[cfg(feature = "real-peers")]
 mod sftp;
-#[path = "../support/sshd.rs"]
-mod sshd;
 mod suite;
+#[cfg(feature = "real-peers")]
+mod webdav;

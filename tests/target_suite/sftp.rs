@@ -1,5 +1,4 @@
 //! A folder at an sshd, and one at rclone's SFTP server.
-#![cfg(feature = "real-peers")]
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use backup_agent::config::TargetConfig;
 use backup_agent::target::{self, Target};
 
-use crate::sshd::{Sshd, keygen};
+use crate::peers::sshd::{Sshd, keygen};
 use crate::suite;
 
 /// Holds a server that serves `folder` against the suite; `lines` describes a target at a path there.

@@ -8,10 +8,13 @@ use backup_agent::event::Progress;
 use backup_agent::manifest;
 use backup_agent::model::RunId;
 use backup_agent::target::{Cache, Published, SENTINEL_FILE, Sentinel, Stage, Target};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 /// Opens the same target anew, as another process would. Each clause begins with an empty one.
 pub type Open<'a> = &'a (dyn Fn() -> Box<dyn Target> + Sync);
+
+/// How one empty place is opened.
+pub type Opener = Box<dyn Fn() -> Box<dyn Target> + Sync>;
 
 /// One thing a target owes.
 type Clause = (&'static str, fn(Open<'_>));
@@ -34,7 +37,7 @@ const CLAUSES: &[Clause] = &[
 ];
 
 /// Holds a target against every clause. `fresh` makes an empty place and gives how it is opened.
-pub fn conforms(fresh: &dyn Fn(&str) -> Box<dyn Fn() -> Box<dyn Target> + Sync>) {
+pub fn conforms(fresh: &dyn Fn(&str) -> Opener) {
     let mut broken = Vec::new();
     for (number, (says, clause)) in CLAUSES.iter().enumerate() {
         let open = fresh(&format!("clause-{number}"));
@@ -43,6 +46,10 @@ pub fn conforms(fresh: &dyn Fn(&str) -> Box<dyn Fn() -> Box<dyn Target> + Sync>)
         }
     }
     assert!(broken.is_empty(), "it does not hold that\n  {}", broken.join("\n  "));
+}
+
+fn noon() -> DateTime<Utc> {
+    "2026-11-24T12:00:00Z".parse().unwrap()
 }
 
 fn run(letters: &str) -> RunId {
@@ -123,7 +130,7 @@ fn answers(open: Open<'_>) {
     target.probe().unwrap();
     assert!(target.unfinished().unwrap().is_empty());
     assert!(found(target.as_ref()).is_empty());
-    assert!(!target.identify(Utc::now()).unwrap().file_system.is_empty());
+    assert!(!target.identify(noon()).unwrap().file_system.is_empty());
 }
 
 fn published_backup_is_read(open: Open<'_>) {
@@ -210,7 +217,7 @@ fn leftovers_are_cleaned(open: Open<'_>) {
     }
     let target = open();
     let kept = back_up(target.as_ref(), &run("bbbbbb"), b"good");
-    assert_eq!(target.unfinished().unwrap(), [dead.clone()]);
+    assert_eq!(target.unfinished().unwrap(), std::slice::from_ref(&dead));
     assert!(target.clean(&dead).unwrap(), "there was something");
     assert!(!target.clean(&dead).unwrap(), "there is nothing left");
     assert!(target.unfinished().unwrap().is_empty());
@@ -309,10 +316,10 @@ fn absent_is_an_error(open: Open<'_>) {
 
 fn sentinel_is_kept(open: Open<'_>) {
     let target = open();
-    let made = target.initialise(&Sentinel::generate("web1", Utc::now())).unwrap();
-    let again = open().initialise(&Sentinel::generate("web2", Utc::now())).unwrap();
+    let made = target.initialise(&Sentinel::generate("web1", noon())).unwrap();
+    let again = open().initialise(&Sentinel::generate("web2", noon())).unwrap();
     assert_eq!(made, again, "{SENTINEL_FILE} was replaced");
-    assert_eq!(open().identify(Utc::now()).unwrap().id, Some(made.id));
+    assert_eq!(open().identify(noon()).unwrap().id, Some(made.id));
     back_up(target.as_ref(), &run("aaaaaa"), b"content");
     assert_eq!(found(target.as_ref()).len(), 1);
 }

@@ -5,23 +5,29 @@
 //! rename a folder (SFTP, WebDAV), `objects` for those that cannot (S3). Below both, `patient` tries again what
 //! failed for a moment.
 
+mod http;
+mod http_body;
 #[cfg(test)]
 mod memory;
 mod objects;
+#[cfg(feature = "azblob")]
+mod opendal;
 mod patient;
 pub mod sftp;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod webdav;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
+use crate::config::{Place, WebdavPlace, resolve_secret};
 use crate::model::TargetName;
 use crate::state::TargetIdentity;
 
@@ -87,6 +93,9 @@ pub enum Mode {
 
 /// An object being written. Dropped unfinished, it leaves nothing visible, and as little as can be otherwise.
 pub trait Upload: Write + Send {
+    /// Says before the first byte how many there will be, where that is known: some servers need it.
+    fn expect(&mut self, _length: u64) {}
+
     /// Sends the rest, and has the store confirm that `length` bytes arrived.
     fn finish(self: Box<Self>, length: u64) -> Result<()>;
 }
@@ -121,6 +130,31 @@ pub struct Settings {
     pub expected: Option<TargetIdentity>,
     /// Nothing is listed, read or removed: the credentials may not allow it.
     pub write_only: bool,
+}
+
+/// The store that the configuration of a target describes.
+///
+/// # Errors
+/// A secret or a certificate that cannot be read, a program that is not installed.
+pub(super) fn store(target: &TargetName, place: &Place) -> Result<Box<dyn Store>> {
+    match place {
+        Place::Sftp(sftp) => Ok(Box::new(sftp::SftpStore::new(target, sftp, place.address("")))),
+        Place::Webdav(webdav) => webdav_store(webdav),
+        #[cfg(feature = "azblob")]
+        Place::Azblob(azblob) => Ok(Box::new(opendal::OpendalStore::azblob(azblob)?)),
+        _ => bail!("this program was built without targets of this type"),
+    }
+}
+
+fn webdav_store(webdav: &WebdavPlace) -> Result<Box<dyn Store>> {
+    let password = resolve_secret(webdav.password.as_ref(), webdav.password_file.as_deref())?;
+    let store = webdav::WebdavStore::new(&webdav::WebdavSettings {
+        url: webdav.url.clone(),
+        login: webdav.user.clone().zip(password),
+        ca_file: webdav.ca_file.clone(),
+        silence: webdav.timeout,
+    })?;
+    Ok(Box::new(store))
 }
 
 /// Makes a target of a store.

@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// Tries `operation` until it works, its error is final, or it failed [`ATTEMPTS`] times.
-fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T> {
+pub(super) fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T> {
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
         match operation() {

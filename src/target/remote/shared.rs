@@ -296,6 +296,8 @@ impl Write for RemoteStagedFile {
             match e.get_ref() {
                 // What it carries says more than its text.
                 Some(inner) if inner.is::<crate::target::Permanent>() => e,
+                // Most stores name the address themselves.
+                _ if e.to_string().contains(&self.address) => e,
                 _ => io::Error::new(e.kind(), format!("writing {}: {e}", self.address)),
             }
         })
@@ -307,12 +309,19 @@ impl Write for RemoteStagedFile {
 }
 
 impl StagedFile for RemoteStagedFile {
+    fn expect(&mut self, length: u64) {
+        self.upload.expect(length);
+    }
+
     fn finish(self: Box<Self>, length: u64) -> Result<()> {
         let Self { upload, target, address } = *self;
         hit_at(target.as_str(), "finish")
             .map_err(anyhow::Error::from)
             .and_then(|()| upload.finish(length))
-            .with_context(|| format!("target {target}: writing {address}"))
+            .map_err(|e| match format!("{e:#}").contains(&address) {
+                true => e.context(format!("target {target}")),
+                false => e.context(format!("target {target}: writing {address}")),
+            })
     }
 }
 

@@ -1,0 +1,507 @@
+//! A folder of a WebDAV server as a store.
+//!
+//! Plain HTTP with a few methods more. Uploads are streamed, and their length is asked for afterwards: servers that
+//! answer 201 and keep nothing exist. A folder is renamed by `MOVE` with `Overwrite: F`, which is what makes a backup
+//! visible at once. Requests carry the login each time; redirects are not followed.
+
+mod multistatus;
+mod object;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+
+use self::multistatus::Resource;
+use self::object::{DavObject, DavUpload};
+use super::http::{Failure, Http, HttpSettings, SLOW_ANSWER, location};
+use super::http_body::Outgoing;
+use super::{Entry, Mode, Object, Store, Tree, Upload};
+use crate::model::Secret;
+use crate::target::{Permanent, Published, Space, is_permanent};
+
+/// No answer about a folder is longer; it would be one of some hundred thousand entries.
+const LONGEST_ANSWER: usize = 64 << 20;
+/// How often a rename whose answer got lost is looked after.
+const LOOKS: u32 = 4;
+/// The first pause before it; it doubles.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// How a folder of a WebDAV server is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct WebdavSettings {
+    /// Address of the folder, without a login.
+    pub(crate) url: String,
+    /// Login name and password.
+    pub(crate) login: Option<(String, Secret)>,
+    /// A PEM file with certificate authorities that are trusted besides the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The longest time without a byte from or to the server.
+    pub(crate) silence: Duration,
+}
+
+/// A folder of a WebDAV server.
+pub(crate) struct WebdavStore {
+    server: Arc<Server>,
+}
+
+/// The server, as uploads and objects share it.
+struct Server {
+    http: Arc<Http>,
+    /// Address of the root, with a slash at its end.
+    root: Url,
+    /// The same as the configuration has it.
+    shown: String,
+    login: Option<(String, Secret)>,
+}
+
+impl WebdavStore {
+    /// Makes no connection yet.
+    ///
+    /// # Errors
+    /// The address is none; the file with certificates cannot be read.
+    pub(crate) fn new(settings: &WebdavSettings) -> Result<Self> {
+        let shown = settings.url.trim_end_matches('/').to_owned();
+        let mut root =
+            Url::parse(&settings.url).map_err(|e| Permanent(format!("{shown} is no address: {e}")))?;
+        if let Ok(mut parts) = root.path_segments_mut() {
+            parts.pop_if_empty().push("");
+        }
+        let http = Http::new(&HttpSettings { ca_file: settings.ca_file.clone(), silence: settings.silence })?;
+        let login = settings.login.clone();
+        Ok(Self { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
+    }
+}
+
+impl Server {
+    /// The address of an object, or of a folder, which ends with a slash.
+    fn url(&self, key: &str, folder: bool) -> Url {
+        let mut url = self.root.clone();
+        if let Ok(mut parts) = url.path_segments_mut() {
+            parts.pop_if_empty().extend(key.split('/').filter(|part| !part.is_empty()));
+            if folder || key.is_empty() {
+                parts.push("");
+            }
+        }
+        url
+    }
+
+    fn address(&self, key: &str) -> String {
+        match key {
+            "" => self.shown.clone(),
+            key => format!("{}/{key}", self.shown),
+        }
+    }
+
+    fn request(&self, method: &str, url: Url) -> Result<RequestBuilder, Failure> {
+        let method = Method::from_bytes(method.as_bytes()).map_err(|e| Failure::permanent(e.to_string()))?;
+        let request = self.http.client().request(method, url);
+        Ok(match &self.login {
+            Some((user, password)) => request.basic_auth(user, Some(password.expose())),
+            None => request,
+        })
+    }
+
+    /// Sends a request without a body, and gives the answer's head.
+    fn ask(
+        &self,
+        method: &str,
+        url: Url,
+        limit: Duration,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(method, url)?;
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.http.send(request, limit)
+    }
+
+    /// How long an answer may take that comes after work.
+    fn slow(&self) -> Duration {
+        self.http.silence() * SLOW_ANSWER
+    }
+
+    fn text(&self, mut response: Response) -> Result<String, Failure> {
+        let mut bytes = Vec::new();
+        loop {
+            let next = async { response.chunk().await.map_err(|e| Failure::unreached(&e)) };
+            match self.http.wait(self.http.silence(), next)? {
+                None => break,
+                Some(chunk) if bytes.len() + chunk.len() > LONGEST_ANSWER => {
+                    return Err(Failure::permanent(format!(
+                        "the answer about it is longer than {} MiB",
+                        LONGEST_ANSWER >> 20
+                    )));
+                }
+                Some(chunk) => bytes.extend_from_slice(&chunk),
+            }
+        }
+        String::from_utf8(bytes).map_err(|_| Failure::passing("the answer about it is no UTF-8"))
+    }
+
+    /// What the server says of a resource, and with `depth` 1 of what is directly in it; none when there is none.
+    fn look(&self, key: &str, folder: bool, depth: &str) -> Result<Option<Vec<Resource>>, Failure> {
+        let url = self.url(key, folder);
+        let request = self
+            .request("PROPFIND", url.clone())?
+            .header("Depth", depth)
+            .header("Content-Type", "application/xml; charset=utf-8")
+            .body(multistatus::QUESTION);
+        let response = self.http.send(request, self.http.silence())?;
+        match response.status() {
+            StatusCode::MULTI_STATUS => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::OK => {
+                return Err(Failure::permanent(format!(
+                    "the server answered {} to PROPFIND, so no WebDAV is served there: check the address",
+                    response.status()
+                )));
+            }
+            status => return Err(Failure::refused(status, location(&response).as_deref())),
+        }
+        let text = self.text(response)?;
+        let found = multistatus::parse(&text, &url)
+            .map_err(|e| Failure::passing(format!("the answer to PROPFIND cannot be read: {e:#}")))?;
+        Ok(Some(found))
+    }
+
+    /// What stands under a key; none when there is nothing.
+    fn stat(&self, key: &str) -> Result<Option<Resource>, Failure> {
+        // Asked with or without a slash at the end, servers tell of a folder all the same, or redirect.
+        Ok(self.look(key, key.is_empty(), "0")?.and_then(|found| found.into_iter().next()))
+    }
+
+    fn is_folder(&self, path: &str) -> Result<bool, Failure> {
+        Ok(self.look(path, true, "0")?.is_some_and(|found| found.first().is_some_and(|first| first.folder)))
+    }
+
+    fn make_folder(&self, path: &str) -> Result<(), Failure> {
+        let made = self.ask("MKCOL", self.url(path, true), self.http.silence(), &[])?;
+        match made.status().as_u16() {
+            200..=299 => Ok(()),
+            // It is there already, or somebody made it in this moment.
+            405 | 409 if self.is_folder(path)? => Ok(()),
+            // One above it is missing.
+            404 | 409 => match path.rsplit_once('/') {
+                Some((above, _)) => {
+                    self.make_folder(above)?;
+                    let made = self.ask("MKCOL", self.url(path, true), self.http.silence(), &[])?;
+                    match made.status().as_u16() {
+                        200..=299 => Ok(()),
+                        405 if self.is_folder(path)? => Ok(()),
+                        _ => Err(refused(&made)),
+                    }
+                }
+                None if !self.is_folder("")? => Err(self.no_root()),
+                None => Err(refused(&made)),
+            },
+            405 if self.stat(path)?.is_some() => {
+                Err(Failure::permanent("something that is no folder stands there"))
+            }
+            _ => Err(refused(&made)),
+        }
+    }
+
+    fn no_root(&self) -> Failure {
+        Failure::permanent(format!(
+            "there is no folder {}; make it on the server, or correct the address",
+            self.shown
+        ))
+    }
+
+    fn move_folder(&self, from: &str, to: &str) -> Result<Published, Failure> {
+        let destination = self.url(to, true);
+        let headers = [("Destination", destination.as_str()), ("Overwrite", "F"), ("Depth", "infinity")];
+        let moved = self.ask("MOVE", self.url(from, true), self.slow(), &headers)?;
+        match moved.status().as_u16() {
+            207 => {
+                let text = self.text(moved)?;
+                let first = multistatus::first_failure(&text).unwrap_or_default();
+                Err(Failure::passing(format!("the server moved only a part of it ({first})")))
+            }
+            200..=299 => Ok(Published::Done),
+            412 => Ok(Published::Taken),
+            502 => Err(Failure::passing(format!(
+                "the server answered {} to a MOVE to {destination}; if it stands behind a proxy, it may not know \
+                 that it is reached under this address",
+                moved.status()
+            ))),
+            _ => Err(refused(&moved)),
+        }
+    }
+
+    /// What an answer that got lost said.
+    fn was_moved(&self, from: &str, to: &str) -> Result<Moved, Failure> {
+        Ok(match (self.is_folder(from)?, self.is_folder(to)?) {
+            (false, true) => Moved::Yes,
+            (true, true) => Moved::Taken,
+            (true, false) => Moved::NotYet,
+            (false, false) => Moved::Lost,
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<Published, Failure> {
+        // Not every server minds `Overwrite: F`.
+        if self.stat(to)?.is_some() {
+            return Ok(Published::Taken);
+        }
+        let mut pause = PAUSE;
+        for look in 1.. {
+            let failure = match self.move_folder(from, to) {
+                Err(failure) if !failure.permanent && look < LOOKS => failure,
+                done => return done,
+            };
+            tracing::debug!("looking whether {from} was renamed: {}", failure.reason);
+            std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
+            pause *= 2;
+            match self.was_moved(from, to) {
+                Ok(Moved::Yes) => return Ok(Published::Done),
+                Ok(Moved::Taken) => return Ok(Published::Taken),
+                // The folder above may have been removed as empty in this moment.
+                Ok(Moved::NotYet) => {
+                    if let Some((above, _)) = to.rsplit_once('/') {
+                        self.make_folder(above)?;
+                    }
+                }
+                Ok(Moved::Lost) => return Err(failure),
+                Err(again) if again.permanent => return Err(again),
+                Err(_) => {}
+            }
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    /// Removes an object, or a folder with all that is in it; true when there was one.
+    fn remove(&self, key: &str, folder: bool) -> Result<bool, Failure> {
+        let removed = self.ask("DELETE", self.url(key, folder), self.slow(), &[])?;
+        match removed.status().as_u16() {
+            404 | 410 => Ok(false),
+            207 => {
+                let text = self.text(removed)?;
+                match multistatus::first_failure(&text) {
+                    Some(first) => {
+                        Err(Failure::passing(format!("the server removed only a part of it ({first})")))
+                    }
+                    None => Ok(true),
+                }
+            }
+            200..=299 => Ok(true),
+            _ => Err(refused(&removed)),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, Failure> {
+        let Some(found) = self.look(folder, true, "1")? else {
+            return match folder {
+                "" => Err(self.no_root()),
+                _ => Ok(Vec::new()),
+            };
+        };
+        Ok(entries(found, &multistatus::parts(&self.url(folder, true))))
+    }
+}
+
+enum Moved {
+    Yes,
+    NotYet,
+    Taken,
+    Lost,
+}
+
+fn refused(response: &Response) -> Failure {
+    Failure::refused(response.status(), location(response).as_deref())
+}
+
+/// What is directly in a folder, out of what was told of it and of that.
+fn entries(found: Vec<Resource>, asked: &[String]) -> Vec<Entry> {
+    // A server behind a proxy may know the folder under another path: the shortest one is the folder itself.
+    let own = match found.iter().any(|resource| resource.path == asked) {
+        true => asked.to_vec(),
+        false => match found.iter().map(|resource| &resource.path).min_by_key(|path| path.len()) {
+            Some(path) => path.clone(),
+            None => return Vec::new(),
+        },
+    };
+    found
+        .into_iter()
+        .filter_map(|resource| {
+            let name = resource.path.strip_prefix(own.as_slice())?;
+            let [name] = name else { return None };
+            // No key can have such a part.
+            if name.contains('/') || matches!(name.as_str(), "." | "..") {
+                return None;
+            }
+            let length = if resource.folder { None } else { Some(resource.length.unwrap_or(0)) };
+            Some(Entry { name: name.clone(), length })
+        })
+        .collect()
+}
+
+impl Store for WebdavStore {
+    fn kind(&self) -> &'static str {
+        "webdav"
+    }
+
+    fn address(&self, key: &str) -> String {
+        self.server.address(key)
+    }
+
+    fn probe(&self) -> Result<Option<Space>> {
+        let look = || match self.server.look("", true, "0")?.and_then(|found| found.into_iter().next()) {
+            None => Err(self.server.no_root()),
+            Some(root) if !root.folder => Err(Failure::permanent("that is no folder")),
+            Some(root) => Ok(root
+                .available
+                .map(|free| Space { total: root.used.unwrap_or(0).saturating_add(free), free })),
+        };
+        look().map_err(|failure| failure.at(&self.server.shown))
+    }
+
+    fn upload(&self, key: &str, mode: Mode) -> Result<Box<dyn Upload>> {
+        let address = self.server.address(key);
+        let begin = || {
+            let mut request = self.server.request("PUT", self.server.url(key, false))?;
+            request = request.header("Content-Type", "application/octet-stream");
+            if mode == Mode::New {
+                request = request.header("If-None-Match", "*");
+            }
+            Ok(request)
+        };
+        let request = begin().map_err(|failure: Failure| failure.at(&address))?;
+        let body = Outgoing::new(Arc::clone(&self.server.http), request, address);
+        Ok(Box::new(DavUpload::new(Arc::clone(&self.server), key.to_owned(), body)))
+    }
+
+    fn open(&self, key: &str) -> Result<Option<Box<dyn Object>>> {
+        let found = self.server.stat(key).map_err(|failure| failure.at(&self.server.address(key)))?;
+        let Some(found) = found else { return Ok(None) };
+        if found.folder {
+            bail!("{} is a folder", self.server.address(key));
+        }
+        let length = found.length.with_context(|| {
+            format!("{}: the server does not say how long it is", self.server.address(key))
+        })?;
+        Ok(Some(Box::new(DavObject::new(Arc::clone(&self.server), key.to_owned(), length))))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        self.server.list(folder).map_err(|failure| failure.at(&self.server.address(folder)))
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        self.server.remove(key, false).map(drop).map_err(|failure| failure.at(&self.server.address(key)))
+    }
+
+    fn tree(&self) -> Option<&dyn Tree> {
+        Some(self)
+    }
+}
+
+impl Tree for WebdavStore {
+    fn make_folder(&self, path: &str) -> Result<()> {
+        self.server.make_folder(path).map_err(|failure| failure.at(&self.server.address(path)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<Published> {
+        self.server.rename(from, to).map_err(|failure| failure.at(&self.server.address(from)))
+    }
+
+    fn remove_all(&self, path: &str) -> Result<bool> {
+        self.server.remove(path, true).map_err(|failure| failure.at(&self.server.address(path)))
+    }
+
+    /// The protocol removes folders with all that is in them. So it is taken out of sight first, looked into where
+    /// nobody puts anything any more, and put back when something came in the meantime.
+    fn remove_empty(&self, path: &str) -> Result<bool> {
+        let server = &self.server;
+        let remove = || {
+            if !server.list(path)?.is_empty() {
+                return Ok(false);
+            }
+            let aside = format!(".empty-{:016x}", rand::random::<u64>());
+            match server.move_folder(path, &aside) {
+                Ok(Published::Done) => {}
+                Ok(Published::Taken) => return Ok(false),
+                Err(failure) => {
+                    return if server.is_folder(path)? { Err(failure) } else { Ok(true) };
+                }
+            }
+            if server.list(&aside)?.is_empty() {
+                server.remove(&aside, true)?;
+                return Ok(true);
+            }
+            match server.rename(&aside, path)? {
+                Published::Done => Ok(false),
+                Published::Taken => Err(Failure::permanent(format!(
+                    "a backup came into it while it was removed, and is in {} now: move it back",
+                    server.address(&aside)
+                ))),
+            }
+        };
+        remove().map_err(|failure: Failure| {
+            let error = failure.at(&server.address(path));
+            if !is_permanent(&error) {
+                tracing::debug!("an empty folder stays: {error:#}");
+            }
+            error
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(url: &str) -> WebdavStore {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let silence = Duration::from_secs(1);
+        WebdavStore::new(&WebdavSettings { url: url.to_owned(), login: None, ca_file: None, silence })
+            .unwrap()
+    }
+
+    #[test]
+    fn keys_become_addresses_whatever_is_in_them() {
+        for url in ["https://cloud.example.org/dav/my files", "https://cloud.example.org/dav/my%20files/"] {
+            let store = store(url);
+            let server = &store.server;
+            assert_eq!(server.url("", false).as_str(), "https://cloud.example.org/dav/my%20files/");
+            let odd = server.url("a b/ü?#%2f.tar", false);
+            assert_eq!(odd.as_str(), "https://cloud.example.org/dav/my%20files/a%20b/%C3%BC%3F%23%252f.tar");
+            assert_eq!(multistatus::parts(&odd)[2..], ["a b", "ü?#%2f.tar"]);
+            assert!(server.url("a", true).as_str().ends_with("/a/"));
+            assert_eq!(store.address("a/b"), format!("{}/a/b", url.trim_end_matches('/')));
+        }
+        assert_eq!(store("http://127.0.0.1:1").server.url("x", false).as_str(), "http://127.0.0.1:1/x");
+    }
+
+    #[test]
+    fn entries_are_those_directly_in_a_folder_also_behind_a_proxy_that_changes_paths() {
+        let told = |prefix: &[&str]| -> Vec<Resource> {
+            let at = |rest: &[&str], folder: bool| Resource {
+                path: prefix.iter().chain(rest).map(|&part| part.to_owned()).collect(),
+                folder,
+                length: (!folder).then_some(5),
+                ..Resource::default()
+            };
+            vec![
+                at(&["f"], true),
+                at(&["f", "sub"], true),
+                at(&["f", "a.txt"], false),
+                at(&["f", "sub", "deep"], false),
+                at(&["f", "x/y"], false),
+                at(&["f", ".."], true),
+            ]
+        };
+        let expected = [
+            Entry { name: "sub".to_owned(), length: None },
+            Entry { name: "a.txt".to_owned(), length: Some(5) },
+        ];
+        let asked = ["dav".to_owned(), "f".to_owned()];
+        assert_eq!(entries(told(&["dav"]), &asked), expected);
+        assert_eq!(entries(told(&["inner", "way"]), &asked), expected);
+        assert!(entries(Vec::new(), &asked).is_empty());
+    }
+}

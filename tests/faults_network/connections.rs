@@ -1,0 +1,163 @@
+//! Connections that are cut, reset, or stall, whatever is spoken on them.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::fault_proxy::{FaultProxy, Harm, Way};
+use crate::kinds::{Kind, WEBDAV};
+use crate::world::invariants::Expect;
+use crate::world::{Setup, World};
+
+/// Times enough that a fault stays until it is healed.
+const ALWAYS: u64 = u64::MAX;
+/// What a login and a listing need passes; the archive is three times as long.
+const IN_THE_ARCHIVE: u64 = 100_000;
+/// The longest time a run may take with a fault.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Each run has a folder of its own, also within one minute.
+const LINES: &str = "template = \"{host}/daily/%Y/%m/%d/%H%M%S%3f\"";
+const JOB: &str = "copy_stall = \"20s\"";
+
+fn further_target(kind: &Kind) -> (World, FaultProxy, Box<dyn std::any::Any>) {
+    let world = World::with(Setup { nas: true, nas_lines: LINES, job: JOB, ..Setup::default() });
+    let (address, server) = (kind.start)(&world, "nas");
+    let proxy = FaultProxy::to(address);
+    kind.use_for(&world, "nas", proxy.address);
+    world.recover();
+    (world, proxy, server)
+}
+
+/// A run with a fault at its further target, and the next attempt without.
+fn degrades(world: &World, proxy: &FaultProxy, what: &str, fired: impl Fn() -> bool) {
+    // Shown when the test fails.
+    eprintln!("{what}");
+    let before = world.stored("nas").len();
+    world.change();
+    let begun = Instant::now();
+    let out = world.backup();
+    world.after(&out, Expect::Degraded);
+    assert!(begun.elapsed() < LIMIT, "{what}: it took {:?}", begun.elapsed());
+    assert!(fired(), "{what}: the fault did not fire\n{}", out.all());
+    assert_eq!(world.stored("nas").len(), before, "{what}: something is visible");
+    proxy.heal();
+    world.catch_up();
+    assert_eq!(world.stored("nas").len(), before + 1, "{what}: the copy was not made");
+    world.recover();
+}
+
+fn harm_degrades_and_the_next_attempt_works(kind: &Kind) {
+    let (world, proxy, _server) = further_target(kind);
+    for (harm, way, after) in [
+        (Harm::Cut, Way::Up, IN_THE_ARCHIVE),
+        (Harm::Reset, Way::Up, IN_THE_ARCHIVE),
+        (Harm::Stall, Way::Up, IN_THE_ARCHIVE),
+        (Harm::Cut, Way::Down, 10),
+        (Harm::Reset, Way::Down, 10),
+        (Harm::Stall, Way::Down, 10),
+    ] {
+        proxy.harm(harm, way, after, ALWAYS);
+        degrades(&world, &proxy, &format!("{harm:?} {way:?} after {after}"), || proxy.fired() > 0);
+    }
+    let before = proxy.connections();
+    proxy.go_away();
+    degrades(&world, &proxy, "away", || proxy.connections() > before);
+}
+
+/// A few faults on the way pass unnoticed: what was asked is asked again, and a read goes on where it broke.
+fn small_harm_is_overcome(kind: &Kind) {
+    let (world, proxy, _server) = further_target(kind);
+    for (harm, way, after, times) in [
+        (Harm::Reset, Way::Down, 10, 1),
+        (Harm::Cut, Way::Down, IN_THE_ARCHIVE, ALWAYS),
+        (Harm::Reset, Way::Down, IN_THE_ARCHIVE, 2),
+        (Harm::Stall, Way::Down, IN_THE_ARCHIVE, 1),
+    ] {
+        eprintln!("{harm:?} {way:?} after {after}, {times} times");
+        world.change();
+        proxy.harm(harm, way, after, times);
+        let out = world.backup();
+        assert!(proxy.fired() > 0, "the fault did not fire\n{}", out.all());
+        proxy.heal();
+        world.after(&out, Expect::Success);
+    }
+}
+
+fn a_restore_goes_on_where_it_broke(kind: &Kind) {
+    let (world, proxy, _server) = further_target(kind);
+    fs::rename(world.path("local"), world.path("hidden")).unwrap();
+    for (harm, way) in [(Harm::Cut, Way::Down), (Harm::Reset, Way::Down)] {
+        proxy.harm(harm, way, IN_THE_ARCHIVE, ALWAYS);
+        let to = world.path(&format!("restored-{harm:?}"));
+        let to_text = to.to_str().unwrap();
+        world.run(&["restore", "latest", "--target", "nas", "--to", to_text]).expect(0);
+        assert!(proxy.fired() > 1, "it fired {} times", proxy.fired());
+        let photo = to.join(world.path("src/media/photo.bin").strip_prefix("/").unwrap());
+        assert!(fs::read(photo).unwrap() == fs::read(world.path("src/media/photo.bin")).unwrap());
+    }
+    // One that cannot go on ends, says so, and leaves nothing that looks whole.
+    proxy.harm(Harm::Stall, Way::Down, 10, ALWAYS);
+    let begun = Instant::now();
+    let to = world.path("restored-not");
+    let out = world.run(&["restore", "latest", "--target", "nas", "--to", to.to_str().unwrap()]);
+    assert_ne!(out.code, 0, "{}", out.all());
+    assert!(begun.elapsed() < LIMIT);
+    assert!(proxy.fired() > 0);
+}
+
+fn a_primary_target_fails_the_run(kind: &Kind) {
+    let world = World::with(Setup { local: LINES, ..Setup::default() });
+    let (address, _server) = (kind.start)(&world, "local");
+    let proxy = FaultProxy::to(address);
+    kind.use_for(&world, "local", proxy.address);
+    world.recover();
+    for harm in [Harm::Cut, Harm::Reset, Harm::Stall] {
+        eprintln!("{harm:?}");
+        let before = world.stored("local").len();
+        world.change();
+        proxy.harm(harm, Way::Up, IN_THE_ARCHIVE, ALWAYS);
+        let begun = Instant::now();
+        let out = world.backup();
+        let fired = proxy.fired();
+        proxy.heal();
+        world.after(&out, Expect::Failure);
+        assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+        assert!(fired > 0, "the fault did not fire\n{}", out.all());
+        assert_eq!(world.stored("local").len(), before, "something is visible");
+        world.recover();
+    }
+}
+
+/// A server that says nothing for longer than the copy may stand still: the process that makes it is ended.
+fn a_copy_that_stands_still_is_given_up(kind: &Kind) {
+    let (world, proxy, _server) = further_target(kind);
+    world.edit_config("timeout = \"2s\"", "timeout = \"2m\"");
+    world.edit_config(JOB, "copy_stall = \"4s\"");
+    proxy.harm(Harm::Stall, Way::Up, IN_THE_ARCHIVE, ALWAYS);
+    degrades(&world, &proxy, "stall", || proxy.fired() > 0);
+}
+
+#[test]
+fn webdav_harm_degrades_and_the_next_attempt_works() {
+    harm_degrades_and_the_next_attempt_works(&WEBDAV);
+}
+
+#[test]
+fn webdav_small_harm_is_overcome() {
+    small_harm_is_overcome(&WEBDAV);
+}
+
+#[test]
+fn webdav_a_restore_goes_on_where_it_broke() {
+    a_restore_goes_on_where_it_broke(&WEBDAV);
+}
+
+#[test]
+fn webdav_a_primary_target_fails_the_run() {
+    a_primary_target_fails_the_run(&WEBDAV);
+}
+
+#[test]
+fn webdav_a_copy_that_stands_still_is_given_up() {
+    a_copy_that_stands_still_is_given_up(&WEBDAV);
+}

@@ -1,0 +1,115 @@
+//! What works, from the first backup to a restore on an empty state.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::peers::webdav::{WebDav, certificates};
+use crate::world::invariants::Expect;
+use crate::world::{Setup, World, system};
+use crate::{check_no_secret, use_webdav};
+
+fn same_tree(a: &Path, b: &Path) {
+    system("diff", &["-r", "--no-dereference", a.to_str().unwrap(), b.to_str().unwrap()]);
+}
+
+/// The folder of this name below another.
+fn find(below: &Path, name: &str) -> PathBuf {
+    system("find", &[below.to_str().unwrap(), "-type", "d", "-name", name]).lines().next().unwrap().into()
+}
+
+/// Each run has a folder of its own, also within one minute, in folders that go when they are empty.
+const LINES: &str = "keep = { last = 2 }\ntemplate = \"{host}/daily/%Y/%m/%d/%H%M%S%3f\"";
+
+/// Everything that is done with a further target.
+fn copies_work(world: &World) {
+    let out = world.run(&["target", "init", "nas"]).expect(0);
+    assert!(out.all().contains("has a sentinel now") && out.all().contains("webdav"), "{}", out.all());
+    assert!(world.path("nas/.backup-agent-target.json").exists());
+    for _ in 0..3 {
+        world.recover();
+    }
+    // Retention keeps two, and folders of days that are empty go.
+    assert_eq!(world.stored("nas").len(), 2);
+    let list = world.list();
+    let newest = list.iter().find(|copy| copy["target"] == "nas").expect("a copy");
+    assert_eq!(newest["status"], "verified");
+    let out = world.run(&["verify", "latest", "--target", "nas"]).expect(0);
+    assert!(!out.all().contains("corrupt"), "{}", out.all());
+
+    // One file, and everything: restored from there, not from the primary.
+    let hidden = world.path("local-hidden");
+    fs::rename(world.path("local"), &hidden).unwrap();
+    let (one, all) = (world.path("one"), world.path("all"));
+    let file = format!("{}/media/photo.bin", world.path("src").strip_prefix("/").unwrap().display());
+    let to = one.to_str().unwrap();
+    world.run(&["restore", "latest", "--target", "nas", "--path", &file, "--to", to]).expect(0);
+    let photo = fs::read(world.path("src/media/photo.bin")).unwrap();
+    assert!(fs::read(one.join(&file)).unwrap() == photo);
+    world.run(&["restore", "latest", "--target", "nas", "--to", all.to_str().unwrap()]).expect(0);
+    same_tree(&world.path("src"), &find(&all, "src"));
+
+    // A state that was lost is found again from the server alone.
+    let known = ids(world);
+    fs::remove_dir_all(world.path("state")).unwrap();
+    let out = world.run(&["target", "scan", "nas", "--adopt"]).expect(0);
+    assert!(out.all().contains("2 backups recorded"), "{}", out.all());
+    assert!(ids(world).iter().all(|id| known.contains(id)) && ids(world).len() == 2);
+    world.run(&["verify", "latest", "--target", "nas"]).expect(0);
+    let again = world.path("again");
+    world.run(&["restore", "latest", "--to", again.to_str().unwrap()]).expect(0);
+    same_tree(&world.path("src"), &find(&again, "src"));
+    check_no_secret(world, "");
+}
+
+fn ids(world: &World) -> Vec<String> {
+    let list = world.list();
+    list.iter().filter(|c| c["target"] == "nas").map(|c| c["run_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn copies_to_rclone_are_made_verified_restored_pruned_and_found_again() {
+    let world = World::with(Setup { nas: true, nas_lines: LINES, ..Setup::default() });
+    let server = WebDav::rclone(&world.path("nas"), None);
+    use_webdav(&world, "nas", &format!("http://{}", server.address), "");
+    copies_work(&world);
+}
+
+#[test]
+fn copies_to_apache_over_tls_are_made_verified_restored_pruned_and_found_again() {
+    let world = World::with(Setup { nas: true, nas_lines: LINES, ..Setup::default() });
+    let (authority, tls) = certificates(world.root(), "DNS:localhost");
+    let server = WebDav::apache(&world.path("nas"), Some(&tls));
+    let url = format!("https://localhost:{}/", server.address.port());
+    use_webdav(&world, "nas", &url, &format!("ca_file = \"{}\"", authority.display()));
+    copies_work(&world);
+}
+
+#[test]
+fn a_folder_of_a_server_is_the_primary_target() {
+    let world = World::with(Setup { local: LINES, ..Setup::default() });
+    let (authority, tls) = certificates(world.root(), "IP:127.0.0.1");
+    let server = WebDav::rclone(&world.path("local"), Some(&tls));
+    let url = format!("https://{}", server.address);
+    use_webdav(&world, "local", &url, &format!("ca_file = \"{}\"", authority.display()));
+    world.run(&["target", "init", "local"]).expect(0);
+    for _ in 0..3 {
+        world.recover();
+    }
+    assert_eq!(world.stored("local").len(), 2);
+    let out = world.backup();
+    world.after(&out, Expect::Success);
+    world.run(&["verify", "latest"]).expect(0);
+    let empty: Vec<_> = fs::read_dir(world.path("state/scratch")).into_iter().flatten().collect();
+    assert!(empty.is_empty(), "{empty:?}");
+    check_no_secret(&world, &out.all());
+}
+
+#[test]
+fn whatever_rclone_reaches_is_a_target_through_its_server() {
+    let world = World::with(Setup { nas: true, ..Setup::default() });
+    let config = format!("[elsewhere]\ntype = alias\nremote = {}\n", world.path("nas").display());
+    let server = WebDav::rclone_of("elsewhere:", &config, None);
+    use_webdav(&world, "nas", &format!("http://{}", server.address), "");
+    world.recover();
+    assert_eq!(world.stored("nas").len(), 1);
+}
