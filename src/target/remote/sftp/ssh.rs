@@ -33,7 +33,8 @@ const OPTIONS: &[&str] = &[
     // Older clients do not know all of these.
     "IgnoreUnknown=KnownHostsCommand,UpdateHostKeys,RemoteCommand,KbdInteractiveAuthentication",
     "BatchMode=yes",
-    "LogLevel=ERROR",
+    // With less it keeps to itself that there is no host key of the pinned kind, and why a connection ended.
+    "LogLevel=INFO",
     "StrictHostKeyChecking=yes",
     "UpdateHostKeys=no",
     "VerifyHostKeyDNS=no",
