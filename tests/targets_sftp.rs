@@ -82,7 +82,8 @@ fn copies_at_an_sshd_are_listed_verified_restored_pruned_and_known_again() {
     let folder = vault.join(copies[0]["location"].as_str().unwrap());
     assert_eq!(stored(&vault), [folder.clone()]);
     // As it lies there, it is a backup like any other.
-    Command::new("sha256sum").args(["-c", "--quiet", "SHA256SUMS"]).current_dir(&folder).status().unwrap();
+    let sums = Command::new("sha256sum").args(["-c", "--quiet", "SHA256SUMS"]).current_dir(&folder).status();
+    assert!(sums.unwrap().success());
     let mode = fs::metadata(folder.join(manifest::FILE)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "others can read it");
 
@@ -104,6 +105,7 @@ fn copies_at_an_sshd_are_listed_verified_restored_pruned_and_known_again() {
     assert_eq!(stored(&vault).len(), 1, "retention did not remove the older one");
     assert!(!folder.exists());
 
+    // With an empty state everything is known again from there.
     fs::remove_dir_all(world.path("state")).unwrap();
     let out = world.run(&["target", "scan", "vault", "--adopt"]).expect(0);
     assert!(out.all().contains("1 backup recorded"), "{}", out.all());
