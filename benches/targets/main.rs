@@ -160,7 +160,9 @@ fn copy_one(config: &Path, file: &Path, folder: &str) -> Result<()> {
     let loaded = config::load(&LoadOptions::new(Some(config.to_owned())))?;
     let name = "away".parse()?;
     let target = target::open(&name, &loaded.config.target[&name], None, None)?;
-    let run = "20261124T180000Z-aaaaaa".parse()?;
+    // A run of its own for each, so that none meets the other's staging folder.
+    let pair: u32 = folder.rsplit('-').next().unwrap_or_default().parse().context("the number of the pair")?;
+    let run = format!("20261124T18{:02}{:02}Z-aaaaaa", pair / 60 % 60, pair % 60).parse()?;
     let mut stage = target.stage(&run, &[folder.to_owned()])?;
     let mut output = stage.create("component.tar.zst")?;
     let mut input = fs::File::open(file)?;
