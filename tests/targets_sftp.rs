@@ -80,7 +80,7 @@ fn copies_at_an_sshd_are_listed_verified_restored_pruned_and_known_again() {
     assert_eq!(copies.len(), 1);
     assert_eq!(copies[0]["status"], "verified");
     let folder = vault.join(copies[0]["location"].as_str().unwrap());
-    assert_eq!(stored(&vault), [folder.clone()]);
+    assert_eq!(stored(&vault), std::slice::from_ref(&folder));
     // As it lies there, it is a backup like any other.
     let sums = Command::new("sha256sum").args(["-c", "--quiet", "SHA256SUMS"]).current_dir(&folder).status();
     assert!(sums.unwrap().success());

@@ -161,7 +161,8 @@ fn copy_one(config: &Path, file: &Path, folder: &str) -> Result<()> {
     let name = "away".parse()?;
     let target = target::open(&name, &loaded.config.target[&name], None, None)?;
     // A run of its own for each, so that none meets the other's staging folder.
-    let pair: u32 = folder.rsplit('-').next().unwrap_or_default().parse().context("the number of the pair")?;
+    let pair: u32 =
+        folder.rsplit('-').next().unwrap_or_default().parse().context("the number of the pair")?;
     let run = format!("20261124T18{:02}{:02}Z-aaaaaa", pair / 60 % 60, pair % 60).parse()?;
     let mut stage = target.stage(&run, &[folder.to_owned()])?;
     let mut output = stage.create("component.tar.zst")?;

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest, Sha256};
 
+use super::settings::Settings;
 use super::ssh;
 use crate::config::SftpPlace;
 use crate::process::{self, Command};
@@ -60,17 +61,8 @@ pub fn parse(text: &str) -> Result<HostKey, String> {
 /// `ssh` or `ssh-keyscan` are missing; the server does not answer; it is behind a jump host.
 pub fn ask(place: &SftpPlace) -> Result<Vec<HostKey>> {
     // Aliases and ports of the client's configuration count here as well.
-    let mut command = Command::new(ssh::PROGRAM).hint(ssh::MISSING).timeout(SCAN).arg("-G");
-    if let Some(file) = &place.ssh_config_file {
-        command = command.arg("-F").arg(file);
-    }
-    if let Some(port) = place.port {
-        command = command.arg("-p").arg(port.to_string());
-    }
-    let settings = process::output(command.arg("--").arg(&place.host), &process::never())?.text();
-    let setting = |name: &str| {
-        settings.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::trim)
-    };
+    let settings = Settings::of(place, true)?;
+    let setting = |name: &str| settings.get(name);
     let host = setting("hostname").unwrap_or(&place.host);
     let port = setting("port").unwrap_or("22");
     if let Some(jump) = setting("proxyjump").filter(|jump| *jump != "none") {

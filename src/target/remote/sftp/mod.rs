@@ -8,6 +8,7 @@ mod error;
 mod files;
 pub mod host_key;
 mod session;
+mod settings;
 mod ssh;
 mod wire;
 

@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::error::SftpError;
-use super::host_key;
+use super::{host_key, settings};
 use crate::config::SftpPlace;
 use crate::model::TargetName;
 use crate::process::{self, STDERR_BYTES, StderrTail};
@@ -103,6 +103,9 @@ impl Destination {
         if let Some(file) = &place.identity_file {
             option(format!("IdentityFile={}", quoted(file)));
             option("IdentitiesOnly=yes".to_owned());
+        }
+        if let Some(ciphers) = settings::faster_ciphers(place) {
+            option(format!("Ciphers={ciphers}"));
         }
         if let Some(port) = place.port {
             args.extend(["-p".into(), port.to_string().into()]);
