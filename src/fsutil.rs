@@ -6,7 +6,7 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -135,27 +135,59 @@ fn open_dir_stepwise(root: BorrowedFd<'_>, relative: &Path) -> io::Result<OwnedF
 /// that vanish while they are listed are left out.
 pub fn xattrs(fd: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let fd = fd.as_fd();
-    let mut names = [0u8; 4096];
-    let length = match rustix::fs::flistxattr(fd, &mut names[..]) {
-        Ok(0) => return Ok(Vec::new()),
-        Ok(length) => length,
-        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+    read_xattrs(
+        |names| rustix::fs::flistxattr(fd, names),
+        |name, value| rustix::fs::fgetxattr(fd, name, value),
+    )
+}
+
+/// The extended attributes of the symbolic link `name` in the folder `dir`, as [`xattrs`] gives them. Users
+/// cannot set any on a link; root and security modules can. None for a link that is gone.
+pub fn link_xattrs(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let path = link_path(dir.as_fd(), name);
+    let found = read_xattrs(
+        |names| rustix::fs::llistxattr(&path, names),
+        |name, value| rustix::fs::lgetxattr(&path, name, value),
+    );
+    match found {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+/// Sets an extended attribute of the symbolic link `name` in the folder `dir`, never of what it names.
+pub fn set_link_xattr(dir: impl AsFd, name: &[u8], attribute: &[u8], value: &[u8]) -> io::Result<()> {
+    let path = link_path(dir.as_fd(), name);
+    let flags = rustix::fs::XattrFlags::empty();
+    Ok(rustix::fs::lsetxattr(&path, OsStr::from_bytes(attribute), value, flags)?)
+}
+
+/// The kernel takes the attributes of a link by path alone: this one goes through the open folder.
+fn link_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
+    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(OsStr::from_bytes(name))
+}
+
+fn read_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&CStr, &mut [u8]) -> rustix::io::Result<usize>,
+) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut short = [0u8; 4096];
+    let mut long = Vec::new();
+    let names = match list(&mut short) {
+        Ok(0) | Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Ok(length) => &short[..length],
         Err(rustix::io::Errno::RANGE) => {
-            let mut long = vec![0u8; 65536]; // XATTR_LIST_MAX
-            let length = rustix::fs::flistxattr(fd, &mut long[..])?;
-            return read_xattrs(fd, &long[..length]);
+            long.resize(65536, 0); // XATTR_LIST_MAX
+            let length = list(&mut long)?;
+            &long[..length]
         }
         Err(e) => return Err(e.into()),
     };
-    read_xattrs(fd, &names[..length])
-}
-
-fn read_xattrs(fd: BorrowedFd<'_>, names: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut found = Vec::new();
     let mut value = vec![0u8; 65536]; // XATTR_SIZE_MAX
     for name in names.split_inclusive(|b| *b == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        match rustix::fs::fgetxattr(fd, name, &mut value[..]) {
+        match get(name, &mut value) {
             Ok(length) => found.push((name.to_bytes().to_vec(), value[..length].to_vec())),
             Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e.into()),

@@ -8,8 +8,8 @@
 //! | layer | modules | what they know |
 //! | --- | --- | --- |
 //! | 0 | [`model`], [`clock`], [`sys`], [`failpoint`] | names, sizes, time, bare system calls, places for tests |
-//! | 1 | [`fsutil`], [`process`], [`mounts`] | files, children, which file system a path lies on |
-//! | 2 | [`manifest`], [`event`], [`lock`], [`schedule`] | one backup's description, what a run tells, locks, cron lines |
+//! | 1 | [`fsutil`], [`process`], [`mounts`], [`secret_file`] | files, children, which file system a path lies on |
+//! | 2 | [`manifest`], [`event`], [`lock`], [`schedule`], [`crypt`] | one backup's description, what a run tells, locks, cron lines, keys |
 //! | 3 | [`archive`], [`config`], [`state`], [`log`], [`triggers`] | the engine, the configuration, the database, the log, what starts programs |
 //! | 4 | [`source`], [`target`], [`retention`], [`notify`], [`health`] | where data comes from and goes to, who is told |
 //! | 5 | [`ops`], [`metrics`] | what runs, daemon and verbs share |
@@ -26,6 +26,7 @@ pub mod archive;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crypt;
 pub mod daemon;
 pub mod doctor;
 pub mod event;
@@ -44,6 +45,7 @@ pub mod process;
 pub mod retention;
 pub mod run;
 pub mod schedule;
+pub mod secret_file;
 pub mod source;
 pub mod state;
 pub mod sys;

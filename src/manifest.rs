@@ -3,12 +3,16 @@
 //! Version 1. Unknown fields are ignored, a higher version is refused. A stream that was cut at a frame
 //! boundary still looks whole to `zstd -t` and `tar -t`; the counts and digests kept here reveal it.
 
+mod pin;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use pin::{PIN_FILE, PIN_LONGEST, Pin};
 
 use crate::model::{ComponentName, JobName, Outcome, RunId, Sha256, WarningCounts, WarningKind};
 
@@ -56,7 +60,7 @@ pub struct Manifest {
     pub outcome: Outcome,
     /// How components are compressed.
     pub codec: Codec,
-    /// How components are encrypted; `none` in version 1 without encryption.
+    /// How components are encrypted, with their indexes and lists of warnings.
     pub encryption: Encryption,
     /// The streams of this backup, in the order they were captured.
     pub components: Vec<Component>,
@@ -85,12 +89,40 @@ impl Codec {
     }
 }
 
-/// How a component is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How components are encrypted. In JSON `"none"`, or `{"age": {"recipients": […]}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encryption {
     /// Not encrypted.
     None,
+    /// Each file is one binary file of age.
+    Age(Age),
+}
+
+/// What files of age are encrypted to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Age {
+    /// Public keys, any one of whose private keys opens the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+    /// A passphrase opens them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passphrase: bool,
+}
+
+impl Encryption {
+    /// What is appended to the names of files.
+    pub fn suffix(&self) -> &'static str {
+        match self {
+            Encryption::None => "",
+            Encryption::Age(_) => ".age",
+        }
+    }
+
+    /// True when a key is needed to read anything but the manifest.
+    pub fn is_some(&self) -> bool {
+        *self != Encryption::None
+    }
 }
 
 /// What kind of stream a component is.
@@ -186,10 +218,10 @@ pub struct Component {
     /// How many files changed, vanished, were unreadable or skipped.
     #[serde(default)]
     pub warning_counts: WarningCounts,
-    /// The first [`INLINE_WARNINGS`] of them.
+    /// The first [`INLINE_WARNINGS`] of them; none in the manifest of an encrypted backup.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<FileWarning>,
-    /// All of them, as JSON lines, where there are more than fit inline.
+    /// All of them, as JSON lines, where there are more than fit inline, or where the backup is encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warnings_file: Option<StoredFile>,
 }
@@ -313,6 +345,21 @@ impl Manifest {
         bytes
     }
 
+    /// The name of a component's content: its file without what says how it is compressed and encrypted.
+    pub fn plain_name<'c>(&self, component: &'c Component) -> &'c str {
+        let file = component.file.strip_suffix(self.encryption.suffix()).unwrap_or(&component.file);
+        file.strip_suffix(self.codec.extension()).and_then(|file| file.strip_suffix('.')).unwrap_or(file)
+    }
+
+    /// The manifest as it may stand beside encrypted files: without paths of the source.
+    pub fn without_paths(&self) -> Self {
+        let mut manifest = self.clone();
+        if manifest.encryption.is_some() {
+            manifest.components.iter_mut().for_each(|component| component.warnings.clear());
+        }
+        manifest
+    }
+
     /// Every file the manifest vouches for, in the order of `SHA256SUMS`.
     pub fn files(&self) -> impl Iterator<Item = StoredFile> + '_ {
         self.components.iter().flat_map(|c| {
@@ -360,6 +407,19 @@ mod tests {
         }
         assert_eq!(serde_json::to_string(&Content::MysqlUsers).unwrap(), "\"mysql-users\"");
         assert_eq!(serde_json::from_str::<Content>("\"of-tomorrow\"").unwrap(), Content::Other);
+    }
+
+    #[test]
+    fn encryption_is_none_as_before_or_says_who_can_read() {
+        let json = |encryption: &Encryption| serde_json::to_string(encryption).unwrap();
+        assert_eq!(json(&Encryption::None), "\"none\"");
+        let keys = Encryption::Age(Age { recipients: vec!["age1x".to_owned()], passphrase: false });
+        assert_eq!(json(&keys), r#"{"age":{"recipients":["age1x"]}}"#);
+        let passphrase = Encryption::Age(Age { recipients: Vec::new(), passphrase: true });
+        assert_eq!(json(&passphrase), r#"{"age":{"passphrase":true}}"#);
+        for encryption in [Encryption::None, keys, passphrase] {
+            assert_eq!(serde_json::from_str::<Encryption>(&json(&encryption)).unwrap(), encryption);
+        }
     }
 
     #[test]

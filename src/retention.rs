@@ -9,16 +9,21 @@
 //! - Corrupt ones do not count either; they stay while no good backup is newer, since a damaged backup
 //!   may still be the best there is.
 //! - Pinned ones stay.
+//! - What the storage itself does not let go yet (write-once storage) stays until it does. It neither fills
+//!   `min_bytes` nor takes from `max_bytes`.
 //!
-//! `max_bytes` takes places from the rules, oldest first, and nothing from the list above.
+//! `max_bytes` takes places from the rules, oldest first, and nothing from the list above. `min_bytes` gives
+//! copies back that rules and `max_bytes` would let go, newest first, until the good ones that stay have so many
+//! bytes. One backup more than the limit is better than none that is old enough.
 //!
 //! When to ask is the caller's part: only after a new good backup at the same target.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Offset, TimeDelta, Timelike, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, Offset, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 
 use crate::model::{ByteSize, Outcome, RunId};
@@ -51,6 +56,9 @@ pub struct Policy {
     pub within: Option<Duration>,
     /// What all that is kept may take, in bytes; beyond it the oldest go, though a rule keeps them.
     pub max_bytes: Option<u64>,
+    /// What the good ones that stay have at least, in bytes: below it nothing good goes, though no rule keeps it.
+    /// By itself it lets nothing go.
+    pub min_bytes: Option<u64>,
 }
 
 impl Policy {
@@ -65,6 +73,10 @@ impl Policy {
 
     fn limit(&self) -> Option<u64> {
         self.max_bytes.filter(|limit| *limit > 0)
+    }
+
+    fn floor(&self) -> Option<u64> {
+        self.min_bytes.filter(|floor| *floor > 0)
     }
 
     fn counted_rules(&self) -> Vec<(Period, usize)> {
@@ -106,6 +118,12 @@ pub enum Counts {
     Complete,
 }
 
+impl Counts {
+    fn accept(self, copy: &StoredCopy) -> bool {
+        copy.is_good() && (self == Counts::Complete || copy.is_verified())
+    }
+}
+
 /// One backup at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCopy {
@@ -119,6 +137,8 @@ pub struct StoredCopy {
     pub status: Status,
     /// Kept by a person, whatever the rules say.
     pub pinned: bool,
+    /// Until when the storage refuses to remove it, where that is known.
+    pub retained_until: Option<DateTime<Utc>>,
     /// Stored bytes.
     pub bytes: u64,
 }
@@ -182,15 +202,21 @@ pub fn decide(
         None
     };
     if let Some(reason) = keep_all {
-        return copies
-            .into_iter()
-            .map(|copy| decision(copy, vec![reason.to_owned()], String::new()))
-            .collect();
+        return copies.into_iter().map(|copy| decision(copy, vec![reason.to_owned()], String::new)).collect();
     }
 
     let mut keeps: Vec<Vec<String>> = vec![Vec::new(); copies.len()];
-    for (period, limit) in policy.counted_rules() {
-        keep_periods(&copies, period, limit, counts, tz, &mut keeps);
+    let rules = policy.counted_rules();
+    if !rules.is_empty() {
+        // Asking a zone's history is what costs most, so each copy is asked once for all rules.
+        let local: Vec<DateTime<FixedOffset>> = copies
+            .iter()
+            .map(|copy| copy.started.with_timezone(&tz))
+            .map(|at| at.with_timezone(&at.offset().fix()))
+            .collect();
+        for (period, limit) in rules {
+            keep_periods(&copies, &local, period, limit, counts, &mut keeps);
+        }
     }
     keep_window(&copies, policy, now, &mut keeps);
     if !policy.has_rules() {
@@ -213,6 +239,9 @@ pub fn decide(
     for (keep, safe) in keeps.iter_mut().zip(safe) {
         keep.extend(safe);
     }
+    if let Some(floor) = policy.floor() {
+        keep_floor(&copies, floor, counts, &mut keeps);
+    }
     let why = |index: usize, copy: &StoredCopy| match policy.limit() {
         Some(limit) if over.contains(&index) => {
             format!("newer backups take max_bytes, {}", ByteSize(limit))
@@ -220,7 +249,16 @@ pub fn decide(
         _ => why_not(copy),
     };
     let each = copies.iter().zip(keeps).enumerate();
-    each.map(|(index, (copy, reasons))| decision(copy, reasons, why(index, copy))).collect()
+    each.map(|(index, (copy, mut reasons))| {
+        if reasons.is_empty()
+            && let Some(until) = copy.retained_until.filter(|until| *until > now)
+        {
+            let until = until.with_timezone(&tz).format("%Y-%m-%d %H:%M");
+            reasons.push(format!("the storage keeps it until {until}; {}", why(index, copy)));
+        }
+        decision(copy, reasons, || why(index, copy))
+    })
+    .collect()
 }
 
 /// Takes the rules' reasons from the copies that go beyond `limit` bytes, from the first that does not fit on;
@@ -231,11 +269,12 @@ fn over_limit(
     limit: u64,
     keeps: &mut [Vec<String>],
     safe: &[Vec<String>],
-) -> BTreeSet<usize> {
+) -> HashSet<usize> {
     let newest = copies.iter().position(|copy| copy.is_good());
     let is_safe = |index: usize| !safe[index].is_empty() || Some(index) == newest;
-    let mut used: u64 = copies.iter().enumerate().filter(|(i, _)| is_safe(*i)).map(|(_, c)| c.bytes).sum();
-    let mut over = BTreeSet::new();
+    let each = copies.iter().enumerate().filter(|(index, _)| is_safe(*index));
+    let mut used = each.fold(0_u64, |sum, (_, copy)| sum.saturating_add(copy.bytes));
+    let mut over = HashSet::new();
     for (index, copy) in copies.iter().enumerate() {
         if is_safe(index) || keeps[index].is_empty() {
             continue;
@@ -250,9 +289,23 @@ fn over_limit(
     over
 }
 
-fn decision(copy: &StoredCopy, keeps: Vec<String>, why_not: String) -> Decision {
+/// Gives good copies a reason to stay, newest first, until those that count have `floor` bytes together.
+fn keep_floor(copies: &[&StoredCopy], floor: u64, counts: Counts, keeps: &mut [Vec<String>]) {
+    let counted = |copy: &StoredCopy| if counts.accept(copy) { copy.bytes } else { 0 };
+    let kept = copies.iter().zip(keeps.iter()).filter(|(copy, keep)| copy.is_good() && !keep.is_empty());
+    let mut bytes = kept.fold(0_u64, |sum, (copy, _)| sum.saturating_add(counted(copy)));
+    for (copy, keep) in copies.iter().zip(keeps).filter(|(copy, keep)| copy.is_good() && keep.is_empty()) {
+        if bytes >= floor {
+            return;
+        }
+        bytes = bytes.saturating_add(counted(copy));
+        keep.push(format!("the others have less than min_bytes, {}", ByteSize(floor)));
+    }
+}
+
+fn decision(copy: &StoredCopy, keeps: Vec<String>, why_not: impl FnOnce() -> String) -> Decision {
     let keep = !keeps.is_empty();
-    let reasons = if keep { keeps } else { vec![why_not] };
+    let reasons = if keep { keeps } else { vec![why_not()] };
     Decision { run_id: copy.run_id.clone(), bytes: copy.bytes, keep, reasons }
 }
 
@@ -291,15 +344,30 @@ impl Period {
         }
     }
 
-    /// The name of the period that `copy` lies in; copies with equal names share a place.
-    fn of(self, copy: &StoredCopy, tz: Tz) -> String {
-        let local = copy.started.with_timezone(&tz);
+    /// A number that is the same for two local times when they share a place.
+    fn of(self, local: &DateTime<FixedOffset>) -> i64 {
         match self {
-            Period::Single => copy.run_id.to_string(),
+            Period::Single => 0,
             // With the offset: the hour that clocks go back over happens twice.
             Period::Hour => {
-                format!("{} {:02}h{}", local.format("%Y-%m-%d"), local.hour(), local.offset().fix())
+                let hour = i64::from(local.num_days_from_ce()) * 24 + i64::from(local.hour());
+                hour * 1_000_000 + i64::from(local.offset().local_minus_utc())
             }
+            Period::Day => i64::from(local.num_days_from_ce()),
+            Period::Week => {
+                let week = local.iso_week();
+                i64::from(week.year()) * 100 + i64::from(week.week())
+            }
+            Period::Month => i64::from(local.year()) * 12 + i64::from(local.month0()),
+            Period::Year => i64::from(local.year()),
+        }
+    }
+
+    /// What people call the period that a local time lies in.
+    fn name(self, local: &DateTime<FixedOffset>) -> String {
+        match self {
+            Period::Single => String::new(),
+            Period::Hour => format!("{} {:02}h{}", local.format("%Y-%m-%d"), local.hour(), local.offset()),
             Period::Day => local.format("%Y-%m-%d").to_string(),
             Period::Week => {
                 let week = local.iso_week();
@@ -311,57 +379,64 @@ impl Period {
     }
 }
 
-/// Keeps one copy of each period, from the newest period on, until `limit` of those that count are kept.
+/// Keeps one copy of each period, from the newest period on, until `limit` of those that count are kept. `local`
+/// are the starts of the copies in the zone of the job.
 fn keep_periods(
     copies: &[&StoredCopy],
+    local: &[DateTime<FixedOffset>],
     period: Period,
     limit: usize,
     counts: Counts,
-    tz: Tz,
     keeps: &mut [Vec<String>],
 ) {
-    let does_count = |copy: &StoredCopy| counts == Counts::Complete || copy.is_verified();
     // Copies come newest first, so each period stands behind the newer ones.
-    let mut periods: Vec<(String, usize)> = Vec::new();
-    let mut place_of: BTreeMap<String, usize> = BTreeMap::new();
+    let mut periods: Vec<usize> = Vec::new();
+    let mut place_of: HashMap<i64, usize> = HashMap::new();
     for (index, copy) in copies.iter().enumerate().filter(|(_, copy)| copy.is_good()) {
-        let name = period.of(copy, tz);
-        match place_of.get(&name) {
-            None => {
-                place_of.insert(name.clone(), periods.len());
-                periods.push((name, index));
+        if period == Period::Single {
+            periods.push(index);
+            continue;
+        }
+        match place_of.entry(period.of(&local[index])) {
+            Entry::Vacant(free) => {
+                free.insert(periods.len());
+                periods.push(index);
             }
-            Some(&place) => {
-                let best = &mut periods[place].1;
-                if does_count(copy) && !does_count(copies[*best]) {
+            Entry::Occupied(place) => {
+                let best = &mut periods[*place.get()];
+                if counts.accept(copy) && !counts.accept(copies[*best]) {
                     *best = index;
                 }
             }
         }
     }
     let mut used = 0;
-    for (name, index) in periods {
+    for index in periods {
         if used == limit {
             break;
         }
         let rule = period.rule();
-        let place = if does_count(copies[index]) {
+        let place = if counts.accept(copies[index]) {
             used += 1;
             format!("{rule} {used} of {limit}")
         } else {
             format!("{rule}, not verified yet")
         };
-        keeps[index].push(if period == Period::Single { place } else { format!("{place} ({name})") });
+        keeps[index].push(match period {
+            Period::Single => place,
+            _ => format!("{place} ({})", period.name(&local[index])),
+        });
     }
 }
 
 fn keep_window(copies: &[&StoredCopy], policy: &Policy, now: DateTime<Utc>, keeps: &mut [Vec<String>]) {
     let Some(within) = policy.window() else { return };
+    let reason = format!("within {}", humantime::format_duration(within));
     for (copy, keep) in copies.iter().zip(keeps).filter(|(copy, _)| copy.is_good()) {
         // A copy from the near future has no age yet.
         let age = (now - copy.started).to_std().unwrap_or_default();
         if age < within {
-            keep.push(format!("within {}", humantime::format_duration(within)));
+            keep.push(reason.clone());
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::ops::hooks::{Hooks, Scope, Verdict};
 use crate::ops::locks::{self, Held};
 use crate::ops::panics::unwinding;
+use crate::ops::prune::Pruned;
 use crate::ops::{Agent, preflight, reap, tell};
 use crate::source;
 use crate::state::{RunTrigger, write_status};
@@ -153,7 +154,7 @@ impl Running<'_> {
         self.step(Step::Preflight, || self.look_at_target(&primary, hooks))?;
         let mut stage = self.stage(&primary)?;
         let stored = unwinding(|| {
-            let context = self.context(stage.as_mut())?;
+            let (context, _scratch) = self.context(stage.as_mut())?;
             hooks.before(&Scope::Capture, &context.cancel())?;
             let ready = preflight::sources(&sources, |name| hooks.stand_before(name), &context, self)?;
             let captured =
@@ -168,7 +169,7 @@ impl Running<'_> {
         // Only a good backup may let others go.
         let retained = match backup.manifest.outcome.is_good() {
             true => unwinding(|| self.step(Step::Retention, || self.retain(&primary, &backup))),
-            false => Ok(Vec::new()),
+            false => Ok(Pruned::default()),
         };
         Ok(Made { degraded: self.degraded_by(&primary, retained), backup })
     }

@@ -401,6 +401,11 @@ fn a_good_reload_is_used_a_bad_one_is_not_and_a_start_with_a_bad_one_uses_the_la
     host.configure("127.0.0.1:0", r#"schedule = "0 6 * * *""#, "");
     daemon.signal("HUP");
     daemon.wait_for("recovery", || metric(address, successful) == Some(1.0));
+    // A reload that changes nothing has happened all the same.
+    let loaded = || metric(address, "backup_config_last_reload_success_timestamp_seconds");
+    let before = loaded();
+    daemon.signal("HUP");
+    daemon.wait_for("the time of the load", || loaded() > before);
     assert_eq!(daemon.stop().code(), Some(0));
 }
 

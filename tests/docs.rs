@@ -245,7 +245,7 @@ fn every_verb_and_option_named_in_the_documents_exists() {
                 continue;
             }
             seen.insert(verb.to_owned());
-            let sub = words.get(1).filter(|_| ["notify", "config", "target"].contains(&verb));
+            let sub = words.get(1).filter(|_| ["notify", "config", "target", "key"].contains(&verb));
             let path: Vec<&str> = std::iter::once(verb).chain(sub.copied()).collect();
             let text = helps.entry(path.join(" ")).or_insert_with(|| help(&path));
             for option in words.iter().filter(|word| word.starts_with("--") && word.len() > 2) {

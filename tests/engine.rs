@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backup_agent::archive::{
     Captured, Codec, Group, IndexReader, Options, Outputs, Prefetch, ReadAt, RestoreOptions, RestoreSummary,
-    Selection, StreamDecoder, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar, for_each_group,
-    restore_frames, restore_stream, select,
+    Selection, StreamDecoder, Tallied, TreeSpec, VirtualFile, capture_stream, capture_tree, check_tar,
+    for_each_group, restore_frames, restore_stream, select,
 };
 use backup_agent::event::Progress;
 use backup_agent::manifest;
@@ -25,6 +25,7 @@ fn options(codec: Codec, threads: usize) -> Options {
         nice: 0,
         idle_io: false,
         read_limit: None,
+        seal: None,
         progress: Arc::new(Progress::default()),
     }
 }
@@ -185,8 +186,9 @@ fn our_own_restore_brings_back_the_same() {
         let captured = capture(&spec(&tree), &out, &options(codec, 2));
         let back = dir.path().join(name);
         fs::create_dir(&back).unwrap();
-        let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), stored);
-        let totals = decoder.totals();
+        let archive = Tallied::new(File::open(out.join("a.tar.zst")).unwrap());
+        let totals = archive.totals();
+        let mut decoder = StreamDecoder::new(archive, stored);
         let summary =
             Prefetch::scope(&mut decoder, |stream| restore_stream(stream, &back, &restore_options()))
                 .unwrap();
@@ -309,15 +311,17 @@ fn extended_attributes_and_acls_survive_gnu_tar_and_our_restore() {
     [&tree, &out].iter().for_each(|d| fs::create_dir(d).unwrap());
     fs::write(tree.join("file"), b"x").unwrap();
     fs::write(tree.join("big"), noise(2_000_000, 5)).unwrap();
+    // It names something outside that has no such attribute, and must not get it.
+    std::os::unix::fs::symlink("/var/tmp", tree.join("link")).unwrap();
     let t = tree.display();
     sh(&format!(
         "setfattr -n user.comment -v 'ünï=code' {t}/file; setfattr -n user.big -v 0xdeadbeef {t}/big; \
          setfacl -m u:1234:rx,g:27:w {t}/file; setfacl -m d:u:1234:rwx {t}; \
-         if [ $(id -u) = 0 ]; then setfattr -n trusted.overlay -v y {t}/file; fi"
+         if [ $(id -u) = 0 ]; then setfattr -n trusted.overlay -v y {t}/file; setfattr -h -n trusted.link -v z {t}/link; fi"
     ));
     capture(&spec(&tree), &out, &options(Codec::Zstd(3), 2));
     let attributes = |root: &Path| {
-        sh(&format!("cd {} && getfattr -R -d -m - -e hex . && getfacl -R -n -p .", root.display()))
+        sh(&format!("cd {} && getfattr -R -P -h -d -m - -e hex . && getfacl -R -n -p .", root.display()))
     };
     let (gnu, ours) = (dir.path().join("gnu"), dir.path().join("ours"));
     [&gnu, &ours].iter().for_each(|d| fs::create_dir(d).unwrap());

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. Modules of one layer do not import one another.
 const LAYERS: &[&[&str]] = &[
     &["model", "clock", "sys", "failpoint"],
-    &["fsutil", "process", "mounts"],
-    &["manifest", "event", "lock", "schedule"],
+    &["fsutil", "process", "mounts", "secret_file"],
+    &["manifest", "event", "lock", "schedule", "crypt"],
     &["archive", "config", "state", "log", "triggers"],
     &["source", "target", "retention", "notify", "health"],
     &["ops", "metrics"],

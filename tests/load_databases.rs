@@ -126,6 +126,19 @@ fn a_mariadb_database_comes_back_under_its_own_and_under_another_name() {
     let left: Vec<_> =
         fs::read_dir(home.path().join("state")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("loading")), "{left:?}");
+
+    // Encrypted, it is loaded with the key.
+    let key = home.path().join("key.txt");
+    let made = home.works(&format!("key generate --output {}", key.display()));
+    let public = made.lines().next().unwrap().strip_prefix("public key: ").unwrap();
+    let config = fs::read_to_string(home.path().join("config.toml")).unwrap();
+    fs::write(home.path().join("config.toml"), format!("{config}[encryption]\nrecipients = ['{public}']\n"))
+        .unwrap();
+    home.works("backup");
+    assert!(home.stored("database.sql.zst.age").exists());
+    home.fails("restore latest --into sealed --database shop", &[public, "--identity FILE"]);
+    home.works(&format!("restore latest --into sealed --database shop --identity {}", key.display()));
+    assert_eq!(server.query("SELECT COUNT(*) FROM sealed.orders"), "2\n");
 }
 
 #[test]

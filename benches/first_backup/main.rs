@@ -1,16 +1,17 @@
 //! The figures of this project, measured on whole runs of the release binary:
 //!
 //! ```text
-//! cargo bench --bench first_backup -- [speed] [memory] [files] [daemon] [restore] [one-file] [OPTION…]
+//! cargo bench --bench first_backup -- [speed] [encrypted] [memory] [files] [daemon] [restore] [one-file] [OPTION…]
 //!
 //! speed    first backup against tar + zstd + sha256sum + sync, in pairs, page cache warm
+//! encrypted  first backup with and without encryption to one public key, in pairs; peak memory of both
 //! memory   peak memory for 1 GB of source and for a larger one
 //! files    peak memory for 1,000,000 empty files
 //! daemon   /metrics while a backup runs; start to ready
 //! restore  a whole restore against tar -I zstd -xf, with and without sync, in pairs
 //! one-file one file of 4 kB out of a large archive
 //!
-//! --pairs N      pairs of `speed` and `restore` [5]
+//! --pairs N      pairs of `speed`, `encrypted` and `restore` [5]
 //! --big N        how many times as large the larger source of `memory` and `one-file` is [4]
 //! --dir DIR      where trees and backups go [target/tmp]; about three times the source is needed
 //! ```
@@ -38,8 +39,9 @@ struct Options {
 /// A measurement, and its name on the command line.
 type Measurement = (&'static str, fn(&Options) -> Result<()>);
 
-const MEASUREMENTS: [Measurement; 6] = [
+const MEASUREMENTS: [Measurement; 7] = [
     ("speed", speed),
+    ("encrypted", encrypted),
     ("memory", memory),
     ("files", files),
     ("daemon", watched),
@@ -113,6 +115,46 @@ fn speed(options: &Options) -> Result<()> {
         sizes.1 / 1_000_000,
         (sizes.0 as f64 / sizes.1 as f64 - 1.0) * 100.0
     );
+    clean(options)
+}
+
+fn encrypted(options: &Options) -> Result<()> {
+    let source = corpus::make(&options.dir, "web", WEB_APPLICATION)?;
+    let bytes = corpus::warm(&source)?;
+    let (clear, sealed) = (options.dir.join("agent"), options.dir.join("sealed"));
+    let plain_config = measure::configuration(&options.dir, "plain", &source, &clear, false)?;
+    let sealed_config = measure::configuration(&options.dir, "sealed", &source, &sealed, true)?;
+    println!("first backup of {} MB, page cache warm; seconds until published, and whole", bytes / 1_000_000);
+    println!(" pair   in clear   encrypted   ratio    whole    whole   ratio   peak memory");
+    let (mut ratios, mut whole_ratios, mut sizes) = (Vec::new(), Vec::new(), (0, 0));
+    for pair in 1..=options.pairs {
+        let in_clear = || measure::configured(&plain_config, "web", &clear);
+        let encrypted = || measure::configured(&sealed_config, "web", &sealed);
+        let (plain, sealed) = if pair % 2 == 1 {
+            let plain = in_clear()?;
+            (plain, encrypted()?)
+        } else {
+            let sealed = encrypted()?;
+            (in_clear()?, sealed)
+        };
+        ratios.push(sealed.published / plain.published);
+        whole_ratios.push(sealed.whole / plain.whole);
+        sizes = (plain.stored, sealed.stored);
+        println!(
+            "{pair:5}   {:8.2}   {:9.2}   {:5.2}   {:6.2}   {:6.2}   {:5.2}   {:.1} and {:.1} MB",
+            plain.published,
+            sealed.published,
+            sealed.published / plain.published,
+            plain.whole,
+            sealed.whole,
+            sealed.whole / plain.whole,
+            plain.memory as f64 / 1e6,
+            sealed.memory as f64 / 1e6
+        );
+    }
+    println!("median ratio: {:.3} published, {:.3} with read-back", median(&ratios), median(&whole_ratios));
+    println!("stored: {} bytes in clear, {} encrypted", sizes.0, sizes.1);
+    measure::clear(&sealed)?;
     clean(options)
 }
 

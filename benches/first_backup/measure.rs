@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +35,28 @@ pub fn backup(source: &Path, to: &Path) -> Result<Backup> {
     let mut command = Command::new(AGENT);
     command.args(["backup", "--fast", "--json", "--source"]).arg(source).arg("--to").arg(to);
     measured(command)
+}
+
+/// Writes a configuration with one job, `web`, that stores `source` at `to`, to a new public key when `sealed`.
+pub fn configuration(dir: &Path, name: &str, source: &Path, to: &Path, sealed: bool) -> Result<PathBuf> {
+    let state = dir.join(format!("{name}-state"));
+    clear(&state)?;
+    let mut text = format!(
+        "timezone = \"UTC\"\nstate_dir = {state:?}\n[target.local]\ntype = \"directory\"\npath = {to:?}\n\
+         [job.web]\ntargets = [\"local\"]\n[job.web.source.application]\ntype = \"files\"\npaths = [{source:?}]\n"
+    );
+    if sealed {
+        let key = dir.join(format!("{name}-key.txt"));
+        let _ = fs::remove_file(&key); // of an earlier time
+        let mut command = Command::new(AGENT);
+        let (_, said, _) = run(command.args(["key", "generate", "--output"]).arg(&key))?;
+        let public = said.lines().find_map(|line| line.strip_prefix("public key: "));
+        let public = public.context("`agent key generate` names no public key")?;
+        text.push_str(&format!("[encryption]\nrecipients = [\"{public}\"]\n"));
+    }
+    let file = dir.join(format!("{name}.toml"));
+    fs::write(&file, text)?;
+    Ok(file)
 }
 
 /// A backup of a job of a configuration, whose target is the new folder `to`, with all cores.

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --bench targets -- [s3] [sftp] [OPTION…]
 //!
-//! s3         a server of this machine: needs `rclone`, and `s3s-fs` (cargo install s3s-fs --features binary)
+//! s3         a server of this machine: needs `rclone`, and `s3s-fs` (cargo install s3s-fs --version 0.14.1 --features binary)
 //! sftp       sshd on loopback: needs `rclone` and the Debian packages openssh-server and openssh-client
 //!
 //! --mb N     size of the file, which cannot be compressed [2000]

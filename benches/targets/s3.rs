@@ -35,7 +35,9 @@ pub fn start(dir: &Path) -> Result<S3Peer> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .context("starting s3s-fs; install it with: cargo install s3s-fs --features binary")?;
+        .context(
+            "starting s3s-fs; install it with: cargo install s3s-fs --version 0.14.1 --features binary",
+        )?;
     let peer = S3Peer { child, port, secret };
     let begun = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -1,6 +1,6 @@
 //! The two ways into the engine: a tree becomes a tar component with an index, a stream becomes frames.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 
 use anyhow::{Context, Result};
 
@@ -8,11 +8,13 @@ use super::header::END;
 use super::index::IndexWriter;
 use super::limits::SEGMENT;
 use super::meta::Names;
+use super::outlet::Outlet;
 use super::plan::Planner;
 use super::pool::{self, Submit, Throttle, Totals, Work};
 use super::segment::{Builder, Report};
 use super::walk::walk;
 use super::{Options, TreeSpec};
+use crate::crypt::Seal;
 use crate::event::Interrupted;
 use crate::manifest::{FileWarning, INLINE_WARNINGS};
 use crate::model::{Sha256, WarningCounts, WarningKind};
@@ -23,8 +25,8 @@ pub struct Outputs<'a> {
     pub archive: &'a mut (dyn Write + Send),
     /// Its index.
     pub index: &'a mut (dyn Write + Send),
-    /// All warnings as JSON lines in one zstd frame, if there are more than fit into the manifest; called
-    /// once, when that shows.
+    /// All warnings as JSON lines in one zstd frame, if there are more than fit into the manifest, or any at
+    /// all and everything is encrypted; called once, when that shows.
     pub warnings: &'a mut (dyn FnMut() -> Result<Box<dyn Write + Send>> + Send),
 }
 
@@ -49,7 +51,7 @@ pub struct Captured {
     pub index: Option<(Sha256, u64)>,
     /// Warnings by kind.
     pub warning_counts: WarningCounts,
-    /// The first of them.
+    /// The first of them; of an encrypted backup they must stand nowhere in clear.
     pub warnings: Vec<FileWarning>,
     /// Digest and length of the list of all warnings, where there is one.
     pub warnings_file: Option<(Sha256, u64)>,
@@ -58,8 +60,9 @@ pub struct Captured {
 /// Captures a file tree. `now` (seconds since 1970) dates virtual files.
 pub fn capture_tree(spec: &TreeSpec, options: &Options, now: i64, outputs: Outputs<'_>) -> Result<Captured> {
     let builder = Builder { names: Names::default(), throttle: Throttle::new(options.read_limit) };
-    let mut index = IndexWriter::new(outputs.index).context("starting the index")?;
-    let mut warnings = WarningList::new(outputs.warnings);
+    let seal = options.seal.as_deref();
+    let mut index = IndexWriter::new(outputs.index, seal).context("starting the index")?;
+    let mut warnings = WarningList::new(outputs.warnings, seal);
     let (mut entries, mut files) = (0, 0);
     let totals = pool::run(
         options,
@@ -137,36 +140,44 @@ fn stream(totals: Totals) -> Captured {
     }
 }
 
-/// The first warnings in memory, all of them in a file once there are more.
+/// The first warnings in memory, all of them in a file once there are more; when everything is encrypted, from
+/// the first on, since the manifest is not.
 struct WarningList<'a> {
     open: &'a mut (dyn FnMut() -> Result<Box<dyn Write + Send>> + Send),
+    seal: Option<&'a Seal>,
     counts: WarningCounts,
     first: Vec<FileWarning>,
-    file: Option<zstd::stream::write::Encoder<'static, Hashing>>,
+    file: Option<zstd::stream::write::Encoder<'static, Outlet<Box<dyn Write + Send>>>>,
 }
 
 impl<'a> WarningList<'a> {
-    fn new(open: &'a mut (dyn FnMut() -> Result<Box<dyn Write + Send>> + Send)) -> Self {
-        Self { open, counts: WarningCounts::default(), first: Vec::new(), file: None }
+    fn new(
+        open: &'a mut (dyn FnMut() -> Result<Box<dyn Write + Send>> + Send),
+        seal: Option<&'a Seal>,
+    ) -> Self {
+        Self { open, seal, counts: WarningCounts::default(), first: Vec::new(), file: None }
     }
 
     fn push(&mut self, warning: FileWarning) -> Result<()> {
         self.counts.add(warning.kind);
-        if self.first.len() < INLINE_WARNINGS {
-            self.first.push(warning);
-            return Ok(());
-        }
-        if self.file.is_none() {
-            let sink = Hashing { sink: (self.open)()?, digest: sha2::Digest::new(), length: 0 };
+        let fits = self.first.len() < INLINE_WARNINGS;
+        if self.file.is_none() && (!fits || self.seal.is_some()) {
+            let outlet = Outlet::new((self.open)()?, self.seal).context("starting the list of warnings")?;
             let mut encoder =
-                zstd::stream::write::Encoder::new(sink, 3).context("starting the list of warnings")?;
+                zstd::stream::write::Encoder::new(outlet, 3).context("starting the list of warnings")?;
             encoder.include_checksum(true).context("starting the list of warnings")?;
             for earlier in &self.first {
                 write_line(&mut encoder, earlier)?;
             }
             self.file = Some(encoder);
         }
-        self.file.as_mut().map_or(Ok(()), |file| write_line(file, &warning))
+        if let Some(file) = &mut self.file {
+            write_line(file, &warning)?;
+        }
+        if fits {
+            self.first.push(warning);
+        }
+        Ok(())
     }
 
     #[allow(clippy::type_complexity)] // the three parts go straight into one struct
@@ -174,9 +185,8 @@ impl<'a> WarningList<'a> {
         let file = match self.file {
             None => None,
             Some(encoder) => {
-                let mut hashing = encoder.finish().context("writing the list of warnings")?;
-                hashing.sink.flush().context("writing the list of warnings")?;
-                Some((Sha256(sha2::Digest::finalize(hashing.digest).into()), hashing.length))
+                let outlet = encoder.finish().context("writing the list of warnings")?;
+                Some(outlet.finish().context("writing the list of warnings")?)
             }
         };
         // What could not be read matters more than what changed, so it is shown first.
@@ -189,23 +199,4 @@ impl<'a> WarningList<'a> {
 fn write_line(out: &mut impl Write, warning: &FileWarning) -> Result<()> {
     serde_json::to_writer(&mut *out, warning).context("writing the list of warnings")?;
     out.write_all(b"\n").context("writing the list of warnings")
-}
-
-struct Hashing {
-    sink: Box<dyn Write + Send>,
-    digest: sha2::Sha256,
-    length: u64,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.sink.write_all(bytes)?;
-        sha2::Digest::update(&mut self.digest, bytes);
-        self.length += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
-    }
 }

@@ -17,7 +17,9 @@ use std::io;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::outlet::Outlet;
 use super::path_order;
+use crate::crypt::Seal;
 use crate::manifest::PathText;
 use crate::model::Sha256;
 
@@ -103,9 +105,8 @@ enum Line {
 
 /// Writes an index while the archive is written.
 pub(super) struct IndexWriter<'a> {
-    sink: &'a mut (dyn io::Write + Send),
+    outlet: Outlet<&'a mut (dyn io::Write + Send)>,
     compressor: zstd::bulk::Compressor<'static>,
-    digest: sha2::Sha256,
     written: u64,
     lines: Vec<u8>,
     chunk_first: Option<(PathText, u64)>,
@@ -114,13 +115,12 @@ pub(super) struct IndexWriter<'a> {
 }
 
 impl<'a> IndexWriter<'a> {
-    pub fn new(sink: &'a mut (dyn io::Write + Send)) -> io::Result<Self> {
+    pub fn new(sink: &'a mut (dyn io::Write + Send), seal: Option<&Seal>) -> io::Result<Self> {
         let mut compressor = zstd::bulk::Compressor::new(INDEX_LEVEL)?;
         compressor.include_checksum(true)?;
         Ok(Self {
-            sink,
+            outlet: Outlet::new(sink, seal)?,
             compressor,
-            digest: <sha2::Sha256 as sha2::Digest>::new(),
             written: 0,
             lines: Vec::with_capacity(CHUNK + 4096),
             chunk_first: None,
@@ -171,12 +171,11 @@ impl<'a> IndexWriter<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        sha2::Digest::update(&mut self.digest, bytes);
         self.written += bytes.len() as u64;
-        self.sink.write_all(bytes)
+        io::Write::write_all(&mut self.outlet, bytes)
     }
 
-    /// Writes directory and footer; gives digest and length of the whole index.
+    /// Writes directory and footer; gives digest and length of the whole index, as it is stored.
     pub fn finish(mut self) -> io::Result<(Sha256, u64)> {
         self.flush_chunk()?;
         let offset = self.written;
@@ -190,7 +189,7 @@ impl<'a> IndexWriter<'a> {
         footer.extend_from_slice(&offset.to_le_bytes());
         footer.extend_from_slice(&stored.to_le_bytes());
         self.write(&footer)?;
-        Ok((Sha256(sha2::Digest::finalize(self.digest).into()), self.written))
+        self.outlet.finish()
     }
 }
 
@@ -332,7 +331,7 @@ mod tests {
     /// 300 frames of 40 entries each, and a big file that goes on for 5,000 frames.
     fn sample() -> Vec<u8> {
         let mut out = Vec::new();
-        let mut writer = IndexWriter::new(&mut out).unwrap();
+        let mut writer = IndexWriter::new(&mut out, None).unwrap();
         let mut number = 0;
         let mut frame = || {
             number += 1;

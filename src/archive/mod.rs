@@ -1,7 +1,7 @@
 //! The engine: one pass over a tree or a stream of bytes, into independent compressed frames.
 //!
 //! ```text
-//! walk ─▶ plan ─▶ [segment + compress] × threads ─▶ write ─▶ digest
+//! walk ─▶ plan ─▶ [segment + compress] × threads ─▶ write ─▶ (encrypt ─▶) digest
 //!                                                    └─▶ index
 //! ```
 //!
@@ -17,6 +17,7 @@ mod frames;
 mod header;
 mod index;
 mod meta;
+mod outlet;
 mod plan;
 mod pool;
 mod reader;
@@ -31,13 +32,14 @@ use std::sync::Arc;
 pub use capture::{Captured, Outputs, capture_stream, capture_tree};
 pub use frames::Codec;
 pub use index::{EntryKind, FrameRecord, IndexEntry, IndexReader, Located};
-pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, TarCheck, check_tar};
+pub use reader::{FrameReader, Prefetch, ReadAt, StreamDecoder, StreamTotals, Tallied, TarCheck, check_tar};
 pub use restore::{
     DamagedFrame, Group, Groups, ReadFrame, RestoreOptions, RestoreSummary, copy_entry, damage,
     restore_frames, restore_stream,
 };
 pub use select::{Selection, for_each_group, select};
 
+use crate::crypt::Seal;
 use crate::event::Progress;
 
 /// What of a file tree is captured.
@@ -85,6 +87,8 @@ pub struct Options {
     pub idle_io: bool,
     /// Bytes read from sources a second, at most.
     pub read_limit: Option<u64>,
+    /// What everything written is encrypted to.
+    pub seal: Option<Arc<Seal>>,
     /// Counters, and the wish to stop.
     pub progress: Arc<Progress>,
 }

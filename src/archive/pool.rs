@@ -1,10 +1,11 @@
-//! The threads: one that produces segments, some that compress, one that writes, one that digests.
+//! The threads: one that produces segments, some that compress, one that writes, one that digests; between those
+//! two one that encrypts, when that is asked for.
 //!
 //! Order is kept without a buffer for reordering: each piece of work goes to the workers together with a
 //! place in a queue of answers, and the writer takes the answers in the order of the queue. The queue's
 //! length bounds what is in flight, and with it the memory.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +17,10 @@ use sha2::Digest;
 use super::Options;
 use super::frames::Compressor;
 use super::index::FrameRecord;
+use super::outlet::Split;
 use super::plan::Item;
 use super::segment::{Builder, Report};
+use crate::crypt::Seal;
 use crate::event::Interrupted;
 use crate::failpoint;
 use crate::model::Sha256;
@@ -104,6 +107,7 @@ where
             })?);
         }
         drop(work_out);
+        let used = spare_in.clone();
         let digester = spawn("digest").spawn_scoped(scope, move || {
             be_good_neighbour(options);
             let mut digest = sha2::Sha256::new();
@@ -113,9 +117,20 @@ where
             }
             Sha256(digest.finalize().into())
         })?;
+        let (end, sealer) = match options.seal.as_deref() {
+            None => (End::Plain { sink, digest: digest_in }, None),
+            Some(seal) => {
+                let (frames_in, frames_out) = bounded::<Vec<u8>>(4);
+                let sealer = spawn("encrypt").spawn_scoped(scope, move || {
+                    be_good_neighbour(options);
+                    seal_all(seal, Split::new(sink, digest_in, spare_out), &frames_out, &used)
+                })?;
+                (End::Sealed(frames_in), Some(sealer))
+            }
+        };
         let writer = spawn("write").spawn_scoped(scope, move || {
             be_good_neighbour(options);
-            write_all(options, sink, &queue_out, &digest_in, on_frame)
+            write_all(options, end, &queue_out, on_frame)
         })?;
         // The writer's error comes first: the others only notice that it stopped.
         let written = writer.join().map_err(|p| panicked("writing", &*p));
@@ -123,9 +138,13 @@ where
         for worker in workers {
             worker.join().map_err(|p| panicked("compressing", &*p))??;
         }
+        let sealed = sealer.map(|s| s.join().map_err(|p| panicked("encrypting", &*p))).transpose()?;
         let sha256 = digester.join().map_err(|p| panicked("digesting", &*p))?;
+        // Behind the writer, what went wrong is the reason why it stopped.
+        let sealed = sealed.transpose()?;
         match (written?, produced?) {
             (Ok(mut totals), Ok(())) => {
+                totals.stored_bytes = sealed.unwrap_or(totals.stored_bytes);
                 totals.sha256 = sha256;
                 Ok(totals)
             }
@@ -169,11 +188,46 @@ fn compress_all(
     Ok(())
 }
 
+/// Encrypts frame after frame into what stands behind; gives the bytes stored.
+fn seal_all(
+    seal: &Seal,
+    behind: Split<'_>,
+    frames: &Receiver<Vec<u8>>,
+    used: &Sender<Vec<u8>>,
+) -> Result<u64> {
+    let mut writer = seal.writer(behind)?;
+    for frame in frames {
+        writer.write_all(&frame)?;
+        let _ = used.try_send(frame); // a full box of spares is no loss
+    }
+    Ok(writer.finish()?.finish()?)
+}
+
+/// Where frames go that are in order.
+enum End<'a> {
+    /// Into the sink, and to the thread that digests.
+    Plain { sink: &'a mut (dyn io::Write + Send), digest: Sender<Vec<u8>> },
+    /// To the thread that encrypts.
+    Sealed(Sender<Vec<u8>>),
+}
+
+impl End<'_> {
+    fn take(&mut self, frame: Vec<u8>) -> Result<()> {
+        match self {
+            End::Plain { sink, digest } => {
+                sink.write_all(&frame)?;
+                digest.send(frame).map_err(|_| anyhow!("the digesting thread ended early"))
+            }
+            End::Sealed(frames) => frames.send(frame).map_err(|_| Stopped.into()),
+        }
+    }
+}
+
+/// Takes the frames in their order. `stored_bytes` of what it gives are those of the frames, before encryption.
 fn write_all(
     options: &Options,
-    sink: &mut (dyn io::Write + Send),
+    mut end: End<'_>,
     queue: &Receiver<Receiver<Answer>>,
-    digest: &Sender<Vec<u8>>,
     on_frame: &mut (dyn FnMut(&FrameRecord, Report) -> Result<()> + Send),
 ) -> Result<Totals> {
     let mut totals =
@@ -193,12 +247,11 @@ fn write_all(
                 stored: frame.len() as u32,
                 raw,
             };
-            sink.write_all(&frame)?;
             totals.frames += 1;
             totals.raw_bytes += u64::from(raw);
             totals.stored_bytes += frame.len() as u64;
             options.progress.add_stored(frame.len() as u64);
-            digest.send(frame).map_err(|_| anyhow!("the digesting thread ended early"))?;
+            end.take(frame)?;
             on_frame(&record, report)?;
         } else {
             let nowhere =

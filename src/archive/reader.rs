@@ -40,7 +40,7 @@ impl ReadAt for File {
     }
 }
 
-/// Counts and digests what a [`StreamDecoder`] reads from the stored file.
+/// What was read from a stored file.
 #[derive(Default)]
 pub struct StreamTotals {
     stored: AtomicU64,
@@ -60,12 +60,36 @@ impl StreamTotals {
     }
 }
 
-/// The stored file as an asynchronous source that is always ready, because it blocks instead. The decoders
-/// are asynchronous; driven this way they need no runtime.
-struct Blocking<R> {
+/// Counts and digests what is read from a stored file.
+pub struct Tallied<R> {
     source: R,
     totals: Arc<StreamTotals>,
 }
+
+impl<R: Read> Tallied<R> {
+    /// Reads from `source`.
+    pub fn new(source: R) -> Self {
+        Self { source, totals: Arc::default() }
+    }
+
+    /// What has been read.
+    pub fn totals(&self) -> Arc<StreamTotals> {
+        Arc::clone(&self.totals)
+    }
+}
+
+impl<R: Read> Read for Tallied<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let got = self.source.read(out)?;
+        sha2::Digest::update(&mut *self.totals.digest.lock().unwrap_or_else(|e| e.into_inner()), &out[..got]);
+        self.totals.stored.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(got)
+    }
+}
+
+/// The stored file as an asynchronous source that is always ready, because it blocks instead. The decoders
+/// are asynchronous; driven this way they need no runtime.
+struct Blocking<R>(R);
 
 impl<R: Read + Unpin> AsyncRead for Blocking<R> {
     fn poll_read(
@@ -75,16 +99,11 @@ impl<R: Read + Unpin> AsyncRead for Blocking<R> {
     ) -> Poll<io::Result<()>> {
         let space = buf.initialize_unfilled();
         let got = loop {
-            match self.source.read(space) {
+            match self.0.read(space) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
         };
-        sha2::Digest::update(
-            &mut *self.totals.digest.lock().unwrap_or_else(|e| e.into_inner()),
-            &space[..got],
-        );
-        self.totals.stored.fetch_add(got as u64, Ordering::Relaxed);
         buf.advance(got);
         Poll::Ready(Ok(()))
     }
@@ -98,15 +117,12 @@ enum Decoder<R> {
 /// A component decompressed from its first frame to its last.
 pub struct StreamDecoder<R> {
     decoder: Decoder<R>,
-    totals: Arc<StreamTotals>,
 }
 
 impl<R: Read + Unpin> StreamDecoder<R> {
-    /// Decompresses `stored`.
+    /// Decompresses `stored`; a [`Tallied`] one says afterwards what was read.
     pub fn new(stored: R, codec: Codec) -> Self {
-        let totals = Arc::new(StreamTotals::default());
-        let source = Blocking { source: stored, totals: Arc::clone(&totals) };
-        let source = BufReader::with_capacity(256 << 10, source);
+        let source = BufReader::with_capacity(256 << 10, Blocking(stored));
         // Without `multiple_members` the decoders end after the first frame, without an error.
         let decoder = match codec {
             Codec::Zstd => {
@@ -120,12 +136,7 @@ impl<R: Read + Unpin> StreamDecoder<R> {
                 Decoder::Gzip(decoder)
             }
         };
-        Self { decoder, totals }
-    }
-
-    /// What has been read from the stored file.
-    pub fn totals(&self) -> Arc<StreamTotals> {
-        Arc::clone(&self.totals)
+        Self { decoder }
     }
 }
 

@@ -112,8 +112,13 @@ impl Builder {
     ) {
         match rustix::fs::readlinkat(dir, name, Vec::new()) {
             Ok(target) => {
+                let xattrs = fsutil::link_xattrs(dir, name).unwrap_or_else(|e| {
+                    let text = format!("reading its extended attributes: {e}");
+                    warn(report, WarningKind::Unreadable, &path, &text);
+                    Vec::new()
+                });
                 let what = What::Symlink { target: target.to_bytes() };
-                self.entry(raw, report, path, &what, &Meta::of(stat), &[]);
+                self.entry(raw, report, path, &what, &Meta::of(stat), &xattrs);
             }
             Err(Errno::NOENT) => warn(report, WarningKind::Vanished, &path, "gone when it was read"),
             Err(Errno::INVAL) => {

@@ -106,12 +106,18 @@ pub enum Verb {
     Resume(JobArg),
     /// Accept that a job's data shrank: the next runs are the new normal
     Ack(JobArg),
+    /// Make a key for encrypted backups, or try the one you hold
+    Key(Key),
     /// Remove what the retention policy lets expire
+    ///
+    /// By what the state knows, job by job. With --host or --all-hosts, where the configuration has no jobs, and for a
+    /// target without a state here, it goes by the manifests at the target: each job of each host is kept by itself
+    /// under the target's `keep`. Exits with 1 when something could not be removed.
     Prune(Prune),
     /// Keep a backup for ever, whatever the retention policy says
     Pin(Pin),
     /// Let the retention policy decide about a pinned backup again
-    Unpin(Pin),
+    Unpin(Unpin),
     /// Prepare a target, or look at what it holds
     Target(Target),
     /// Show the state of every job
@@ -272,6 +278,8 @@ pub struct Verify {
     /// Also decompress everything and walk through the archives
     #[arg(long)]
     pub deep: bool,
+    #[command(flatten)]
+    pub keys: Keys,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -350,6 +358,8 @@ pub struct Restore {
     /// Go on behind damage: restore everything else, and name what is lost
     #[arg(long)]
     pub keep_going: bool,
+    #[command(flatten)]
+    pub keys: Keys,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -366,6 +376,8 @@ pub struct Drill {
     /// Every drill that is due by its schedule: for cron, where no daemon runs
     #[arg(long)]
     pub due: bool,
+    #[command(flatten)]
+    pub keys: Keys,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -456,6 +468,54 @@ pub struct Import {
     pub json: bool,
 }
 
+/// What encrypted backups are opened with.
+#[derive(Debug, Args)]
+pub struct Keys {
+    /// A file with a private key that opens encrypted backups: of age, or of SSH (may be repeated)
+    #[arg(long, short, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// A file with the passphrase that opens encrypted backups [default: the one the job encrypts with]
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Key {
+    #[command(subcommand)]
+    pub verb: KeyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Make a new pair of keys: the private one into a file, as age-keygen writes it, the public one to be shown
+    ///
+    /// Do this on a machine you trust, not on the server: the server needs the public key only.
+    Generate {
+        /// The file for the private key, which must not exist [default: standard output]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Try whether the key you hold opens the newest backup of each job
+    ///
+    /// Opens every component, reads its index, some of its frames from the first to the last, and its end. Nothing of
+    /// the key is kept. Exits with 1 when a backup was not opened.
+    Check(KeyCheck),
+}
+
+#[derive(Debug, Args)]
+pub struct KeyCheck {
+    /// Only this job
+    pub job: Option<JobName>,
+    /// At this target [default: the nearest that has the backup]
+    #[arg(long)]
+    pub target: Option<TargetName>,
+    #[command(flatten)]
+    pub keys: Keys,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which part of a backup is looked at, and where.
 #[derive(Debug, Args)]
 pub struct Of {
@@ -468,6 +528,8 @@ pub struct Of {
     /// At this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
+    #[command(flatten)]
+    pub keys: Keys,
 }
 
 #[derive(Debug, Args)]
@@ -502,6 +564,18 @@ pub struct Prune {
     /// Only at this target
     #[arg(long)]
     pub target: Option<TargetName>,
+    /// Of this host, by the manifests at the target
+    #[arg(long, conflicts_with = "all_hosts")]
+    pub host: Option<String>,
+    /// Of every host that has backups at the target, by the manifests there
+    #[arg(long)]
+    pub all_hosts: bool,
+    /// Another policy than the target's `keep`: "last=3, daily=7, within=30days, max_bytes=1 TiB"
+    #[arg(long, value_name = "POLICY", value_parser = crate::config::Keep::parse)]
+    pub keep: Option<crate::config::Keep>,
+    /// Somebody has looked at this machine's clock, and it is right
+    #[arg(long)]
+    pub clock_is_right: bool,
     /// Only say what would be removed, and why
     #[arg(long)]
     pub dry_run: bool,
@@ -512,6 +586,15 @@ pub struct Prune {
 
 #[derive(Debug, Args)]
 pub struct Pin {
+    #[command(flatten)]
+    pub which: Unpin,
+    /// Why, for those who find it later
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Unpin {
     /// The backup: an id as for `show`, or `latest`
     pub id: String,
     /// Only at this target [default: every one that has it]
@@ -565,9 +648,21 @@ pub struct TargetScan {
     /// Record the backups that the state does not know
     #[arg(long)]
     pub adopt: bool,
+    /// Take what the state knows and the target no longer has out of the list of backups
+    #[arg(long)]
+    pub forget: bool,
     /// Only those of this host; with --adopt: of this host instead of this one
     #[arg(long)]
     pub host: Option<String>,
+    /// Only those of this job
+    #[arg(long, conflicts_with_all = ["adopt", "forget"])]
+    pub job: Option<JobName>,
+    /// Say as a monitoring plugin whether each job of each host has a good backup younger than this
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with_all = ["adopt", "forget"])]
+    pub max_age: Option<Duration>,
+    /// With --max-age: HOST or HOST/JOB must be there, too [may be repeated]
+    #[arg(long, value_name = "HOST", requires = "max_age")]
+    pub expect: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -10,14 +10,14 @@ use chrono_tz::Tz;
 use serde_json::json;
 
 use super::args::{Cat, Diff, Global, Ls, Of};
-use super::{code, common, output};
+use super::{code, common, key, output};
 use crate::archive::{EntryKind, IndexEntry};
 use crate::event::Progress;
 use crate::manifest::{Component, Kind};
 use crate::model::ByteSize;
+use crate::ops::Agent;
 use crate::ops::browse::{self, Change, OutputError};
 use crate::ops::stored::Backup;
-use crate::ops::{Agent, open_target};
 use crate::state::Run;
 
 /// A path as it stands in archives.
@@ -25,10 +25,10 @@ fn in_archive(path: &str) -> &[u8] {
     path.trim_matches('/').as_bytes()
 }
 
-fn open(global: &Global) -> Result<Agent> {
+fn open(global: &Global, of: &Of, id: &str) -> Result<Agent> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    common::open_reading(global, config)
+    common::open_backups(global, config, of.target.as_ref(), Some(id))
 }
 
 /// Opens the nearest copy of a backup for `body`.
@@ -40,8 +40,9 @@ fn with_backup<T>(
 ) -> Result<T> {
     let copy = common::nearest(agent, run, of.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
-    body(&Backup::open(target.as_ref(), &location, &run.run_id)?)
+    let target = agent.open_target(&copy.target)?;
+    let keys = Arc::new(key::files(agent, &run.job, &of.keys)?.read()?);
+    body(&Backup::open(target.as_ref(), &location, &run.run_id)?.with_keys(keys)?)
 }
 
 /// Standard output that many small texts go to. A reader that went away has what it wanted.
@@ -89,7 +90,7 @@ fn unless_closed(result: Result<()>) -> Result<()> {
 }
 
 pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of, &args.id)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let zone = agent.config.job.get(&run.job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
     with_backup(&agent, &run, &args.of, |backup| {
@@ -134,9 +135,8 @@ pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
 
 /// A component that is no tree, as one file.
 fn whole(backup: &Backup<'_>, component: &Component) -> IndexEntry {
-    let plain = format!(".{}", backup.manifest.codec.extension());
     IndexEntry {
-        path: component.file.strip_suffix(&plain).unwrap_or(&component.file).into(),
+        path: backup.manifest.plain_name(component).into(),
         kind: EntryKind::File,
         size: component.raw_bytes,
         mtime: backup.manifest.ended.timestamp(),
@@ -197,7 +197,7 @@ fn entry_json(component: &Component, entry: &IndexEntry) -> Result<String> {
 }
 
 pub fn cat(global: &Global, args: &Cat) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of, &args.id)?;
     let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
@@ -230,7 +230,7 @@ fn is_closed(error: &anyhow::Error) -> bool {
 }
 
 pub fn diff(global: &Global, args: &Diff) -> Result<u8> {
-    let agent = open(global)?;
+    let agent = open(global, &args.of, &args.earlier)?;
     let earlier = common::find_run(&agent, &args.earlier, args.of.job.as_ref())?;
     let later = args.later.as_deref().unwrap_or("latest");
     let later_job = if args.later.is_none() { Some(&earlier.job) } else { args.of.job.as_ref() };
@@ -325,11 +325,13 @@ fn compare(
                 })
             }
             _ if !path.is_empty() => Ok(()),
-            (Some(a), Some(b)) if a.sha256 == b.sha256 => Ok(()),
-            (Some(a), Some(b)) => {
-                let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
-                say(b, '~', b.file.clone(), sizes)
-            }
+            (Some(a), Some(b)) => match browse::same_stream((before, a), (after, b))? {
+                true => Ok(()),
+                false => {
+                    let sizes = format!("{} → {}", ByteSize(a.raw_bytes), ByteSize(b.raw_bytes));
+                    say(b, '~', b.file.clone(), sizes)
+                }
+            },
             (None, Some(b)) => say(b, '+', b.file.clone(), "the whole component".to_owned()),
             (Some(a), None) => say(a, '-', a.file.clone(), "the whole component".to_owned()),
             (None, None) => Ok(()),

@@ -37,6 +37,7 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
                     ..looks::look(&config, &snapshot)
                 },
                 Origin::StatusFile(_) => Extra::default(),
+                Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why.clone()), ..Extra::default() },
             };
             let mut findings = health::findings(&snapshot, &config, now, &extra);
             all.clone_from(&findings);
@@ -46,14 +47,14 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
             let report = Report::new(findings);
             match origin {
                 Origin::Database => report,
-                Origin::StatusFile(why) => {
+                Origin::StatusFile(why) | Origin::InsteadOfBroken(why) => {
                     let written = health::words(health::since(snapshot.written, now));
                     report.note(format!("read from status.json, written {written} ago ({why})"))
                 }
             }
         }
     };
-    log_report(&report);
+    log_report(global, &report);
     output::print(&match format {
         Format::Plugin => common::as_called(global, &report.render(format, args.quiet)),
         Format::Json => report.render(format, args.quiet),
@@ -97,7 +98,7 @@ fn record(global: &Global, config: &Config, findings: &[Finding]) -> Result<()> 
 }
 
 /// One line when all is well, else one for each finding that is not as it should be.
-fn log_report(report: &Report) {
+fn log_report(global: &Global, report: &Report) {
     match (report.status(), report.problems().len()) {
         (HealthStatus::Ok, _) => tracing::info!(target: log::HEALTH, "in order: {}", report.summary()),
         (_, 0) => tracing::warn!(target: log::HEALTH, "{}", report.summary()),
@@ -105,7 +106,8 @@ fn log_report(report: &Report) {
     }
     for finding in report.problems() {
         let job = finding.job.as_ref().map(JobName::as_str);
-        tracing::warn!(target: log::HEALTH, job, "check {} is {}: {}", finding.check, finding.status, finding.text());
+        let text = common::as_called(global, &finding.text());
+        tracing::warn!(target: log::HEALTH, job, "check {} is {}: {text}", finding.check, finding.status);
     }
 }
 

@@ -84,9 +84,12 @@ impl Begun {
                 last_good::keep(agent, loaded)
             }
             Begun::Kept { at, reason, .. } => {
-                tracing::error!(
-                    "the configuration is refused, the last good one, of {at}, is used. {reason}"
-                );
+                tracing::error!("the configuration is refused, the last good one, of {at}, is used");
+                // One line for each problem, as `agent config check` shows them.
+                reason
+                    .lines()
+                    .filter(|line| !line.trim().is_empty())
+                    .for_each(|line| tracing::error!("  {line}"));
                 last_good::refuse(agent, reason, "Jobs go on with the last good configuration")
             }
         }
@@ -209,17 +212,71 @@ pub fn open_reading(global: &Global, config: Config) -> Result<Agent> {
         && let Some((name, target)) = config.target.first_key_value()
     {
         let at = At::new(name, target, "");
-        let state = scan::state_of(at, clock.now())?
+        let state = scan::state_of(at, &config.host_name(), None, clock.now())?
             .ok_or_else(|| without_state(folder, "nor any manifest below it"))?;
         return assemble(global, config, state, clock);
     }
     let state = State::open_read_only(&config.state_dir).map_err(|e| match e {
-        StateError::NotFound { .. } => {
-            anyhow!("{e}; the first backup is made by: {} backup", command(global))
-        }
+        StateError::NotFound { .. } => no_state(global, &e),
         e => e.into(),
     })?;
     assemble(global, config, state, clock)
+}
+
+fn no_state(global: &Global, missing: &StateError) -> anyhow::Error {
+    anyhow!("{missing}; the first backup is made by: {} backup", command(global))
+}
+
+/// Opens what is known of backups, for verbs that look into them: the state or, on a host that has none, what the
+/// manifests say at `target`, or at the only target of the configuration. What was read so can be written to, and
+/// is gone with the call. `id` is the run that is meant, where one is: at a target of several hosts it says which.
+pub fn open_backups(
+    global: &Global,
+    config: Config,
+    target: Option<&TargetName>,
+    id: Option<&str>,
+) -> Result<Agent> {
+    let missing = match State::open_read_only(&config.state_dir) {
+        Err(e @ StateError::NotFound { .. }) if global.backups.is_none() => e,
+        _ => return open_reading(global, config),
+    };
+    let named = match (target, config.target.first_key_value()) {
+        (Some(name), _) => config.target.get_key_value(name),
+        (None, only) if config.target.len() == 1 => only,
+        _ => None,
+    };
+    let Some((name, settings)) = named else { return Err(no_state(global, &missing)) };
+    let at = At::new(name, settings, "");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    match scan::state_of(at, &config.host_name(), id.filter(|id| *id != "latest"), clock.now()) {
+        Ok(Some(state)) => {
+            output::warn(&format!("there is no state here; this is what the manifests at target {name} say"));
+            assemble(global, config, state, clock)
+        }
+        Ok(None) => Err(no_state(global, &missing)),
+        Err(e) if target.is_some() || config.job.is_empty() => Err(e),
+        Err(e) => {
+            tracing::warn!("looking for backups at target {name}: {e:#}");
+            Err(no_state(global, &missing))
+        }
+    }
+}
+
+/// As [`open_backups`], for verbs that record something.
+pub fn open_backups_to_change(
+    global: &Global,
+    config: Config,
+    target: Option<&TargetName>,
+    id: Option<&str>,
+) -> Result<Agent> {
+    let reading = match open_backups(global, config.clone(), target, id) {
+        // Whoever may write brings it up to date.
+        Err(e) if matches!(e.downcast_ref(), Some(StateError::NeedsMigration { .. })) => {
+            return open(global, config);
+        }
+        other => other?,
+    };
+    if reading.state.is_read_only() { open(global, config) } else { Ok(reading) }
 }
 
 fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>) -> Result<Agent> {
@@ -231,6 +288,10 @@ fn assemble(global: &Global, config: Config, state: State, clock: Arc<dyn Clock>
 
 /// Shows those who watch from outside what a verb changed: `status.json`, the text file of metrics.
 pub fn publish(agent: &Agent) -> Result<()> {
+    // What was read from manifests for this call says nothing about this host.
+    if agent.state.is_temporary() {
+        return Ok(());
+    }
     if let Some(trouble) = metrics::publish(&agent.state, &agent.config, Default::default(), agent.now())? {
         tracing::warn!("{trouble}");
     }
@@ -323,7 +384,11 @@ pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<
     if let Some(target) = target {
         copies.retain(|c| c.target == *target);
     }
-    copies.sort_by_key(|c| (c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary));
+    // What cannot be read from here comes last of all: it is asked for its reason only.
+    let write_only = |c: &Copy| agent.config.target.get(&c.target).is_some_and(|target| target.write_only());
+    copies.sort_by_key(|c| {
+        (write_only(c), c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary)
+    });
     copies.into_iter().next().ok_or_else(|| {
         let at = target.map_or_else(String::new, |t| format!(" at {t}"));
         let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));

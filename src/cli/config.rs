@@ -48,6 +48,12 @@ fn check(global: &Global) -> Result<u8> {
             "  warning: targets of type sftp need the program ssh, which was not found: install the package openssh-client\n",
         );
     }
+    let config = &loaded.config;
+    let encrypted = config.job.iter().filter(|(_, job)| config.encryption_of(job).is_some());
+    let encrypted = names(encrypted.map(|(name, _)| name));
+    if encrypted != "none" {
+        output::print(&format!("  encrypted: {encrypted}\n"));
+    }
     loaded.warnings.iter().for_each(|warning| output::print(&format!("  warning: {warning}\n")));
     Ok(code::OK)
 }
@@ -67,7 +73,8 @@ fn init(global: &Global, file: Option<&Path>) -> Result<u8> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
     }
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&file);
+    // Readable by all: secrets have files of their own, and a monitoring user's `agent check` needs it.
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&file);
     match made {
         Ok(mut out) => out
             .write_all(config::example().as_bytes())

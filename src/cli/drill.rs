@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::args::{Drill as Args, Global};
 use super::progress::{Bar, Counts};
-use super::{code, common, output};
+use super::{code, common, key, output};
 use crate::event::{Interrupted, Progress};
 use crate::model::{ByteSize, JobName};
 use crate::ops::{Agent, drill, tell, touch_job};
@@ -35,12 +35,13 @@ pub fn drill(global: &Global, args: &Args) -> Result<u8> {
         }
         (None, _) => vec![common::only_job(&agent.config)?],
     };
+    let keys = key::given(&args.keys)?;
     let (mut bad, mut answers) = (false, Vec::new());
     for job in jobs {
         let expected = agent.state.last_success(&job)?.map(|run| run.source_bytes);
         let bar = Bar::start(&progress);
         bar.begin(&format!("drill of {job}"), Counts::Targets, expected, &progress);
-        let done = drill::drill(&agent, &job, args.target.as_ref(), &progress);
+        let done = drill::drill(&agent, &job, args.target.as_ref(), &keys, &progress);
         bar.finish();
         match done {
             Err(e) if e.is::<Interrupted>() => return Err(e),

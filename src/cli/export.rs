@@ -15,19 +15,18 @@ use crate::event::Progress;
 use crate::fsutil;
 use crate::model::ByteSize;
 use crate::ops::export::export as write_tar;
-use crate::ops::open_target;
 use crate::ops::stored::Backup;
 
 pub fn export(global: &Global, args: &Export) -> Result<u8> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_reading(global, config)?;
+    let agent = common::open_backups(global, config, args.target.as_ref(), Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;
     let location = copy.location.context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
+    let target = agent.open_target(&copy.target)?;
     let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
     let bar = Bar::start(&progress);
     bar.begin(&format!("exporting from {}", copy.target), Counts::Sources, Some(copy.bytes), &progress);

@@ -13,12 +13,12 @@ use super::backup::warnings;
 use super::output::{self, Table};
 use super::{code, common};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Trigger};
 use crate::health::{self, Extra};
-use crate::manifest::Manifest;
+use crate::manifest::{Encryption, Manifest};
 use crate::metrics::{Facts, render};
 use crate::model::{ByteSize, JobName, Outcome};
-use crate::ops::{looks, open_target, verify::read_manifest};
+use crate::ops::{looks, verify::read_manifest};
 use crate::state::{Copy, HealthStatus, JobState, Origin, Run, load_for_reading};
 
 fn local(at: DateTime<Utc>, zone: Tz) -> String {
@@ -30,7 +30,7 @@ fn zone_of(config: &Config, job: &JobName) -> Tz {
 }
 
 pub fn list(global: &Global, args: &List) -> Result<u8> {
-    let agent = common::open_reading(global, common::load(global, false)?)?;
+    let agent = common::open_backups(global, common::load(global, false)?, args.target.as_ref(), None)?;
     let copies: Vec<Copy> = agent
         .state
         .copies(args.job.as_ref(), args.target.as_ref())?
@@ -41,6 +41,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
         output::json(&copies)?;
         return Ok(code::OK);
     }
+    let now = agent.now();
     let mut table = Table::new(&["run", "job", "taken", "outcome", "target", "state", "size", "folder"]);
     for c in &copies {
         table.row(vec![
@@ -49,7 +50,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
             local(c.started, zone_of(&agent.config, &c.job)),
             if c.imported { "imported".to_owned() } else { c.outcome.to_string() },
             c.target.to_string(),
-            if c.pinned { format!("{}, pinned", c.status) } else { c.status.to_string() },
+            state_of(c, now),
             ByteSize(c.bytes).to_string(),
             c.location.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
@@ -63,7 +64,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
 }
 
 pub fn show(global: &Global, args: &Show) -> Result<u8> {
-    let agent = common::open_reading(global, common::load(global, false)?)?;
+    let agent = common::open_backups(global, common::load(global, false)?, None, Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let copies = agent.state.copies_of(&run.run_id)?;
     let log = agent.state.run_log(&run.run_id)?;
@@ -71,9 +72,10 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     // The manifest has what the state does not: digests and all warnings. A target that is away only means
     // that these are not shown.
     let manifest = copies.iter().filter(|c| c.status.is_kept()).find_map(|c| {
-        let config =
-            agent.config.target.get(&c.target).filter(|t| t.folder().is_some() && !t.requires_mount())?;
-        read_manifest(open_target(&c.target, config).ok()?.as_ref(), c.location.as_deref()?).ok()
+        agent.config.target.get(&c.target).filter(|t| t.folder().is_some() && !t.requires_mount())?;
+        let (target, location) = (agent.open_target(&c.target).ok()?, c.location.as_deref()?);
+        target.probe_readable(location).ok()?;
+        read_manifest(target.as_ref(), location).ok()
     });
     if args.json {
         let log = args.log.then_some(log).flatten();
@@ -83,7 +85,7 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
         return Ok(code::OK);
     }
     let zone = zone_of(&agent.config, &run.job);
-    output::print(&describe(&run, &copies, manifest.as_ref(), zone));
+    output::print(&describe(&run, &copies, manifest.as_ref(), zone, agent.now()));
     if let Some(drill) = &drill {
         output::print(&format!("\ndrill    {}", super::drill::described(drill, zone)));
     }
@@ -96,7 +98,36 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     Ok(code::OK)
 }
 
-fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz) -> String {
+/// How a copy stands, and what keeps it.
+fn state_of(copy: &Copy, now: DateTime<Utc>) -> String {
+    let mut text = copy.status.to_string();
+    if copy.pinned {
+        text.push_str(", pinned");
+    }
+    if copy.retained_until.is_some_and(|until| until > now) {
+        text.push_str(", retained");
+    }
+    text
+}
+
+/// A line for each thing that keeps a copy.
+fn kept_by(copy: &Copy, zone: Tz, now: DateTime<Utc>) -> String {
+    let mut text = String::new();
+    if copy.pinned {
+        let by = copy.pin.as_ref().map_or(String::new(), |pin| {
+            let reason = pin.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+            format!(" by {} on {}{reason}", pin.by, local(pin.pinned, zone))
+        });
+        let unknown = if copy.pin_stored || copy.imported { "" } else { " (the target does not know yet)" };
+        text.push_str(&format!("pinned at {}{by}{unknown}\n", copy.target));
+    }
+    if let Some(until) = copy.retained_until.filter(|until| *until > now) {
+        text.push_str(&format!("kept at {} by the storage until {}\n", copy.target, local(until, zone)));
+    }
+    text
+}
+
+fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, now: DateTime<Utc>) -> String {
     let outcome = run.outcome.map_or("running", |o| o.as_str());
     let mut text =
         format!("run      {}\njob      {}\noutcome  {}\n", run.run_id, run.job, output::tinted(outcome, 0));
@@ -110,6 +141,15 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz) -
         line("error", format!("{error}{step}"));
     }
     run.degraded.iter().for_each(|why| line("degraded", why.clone()));
+    match manifest.map(|m| &m.encryption) {
+        Some(Encryption::Age(age)) if age.passphrase => {
+            line("opens by", "a passphrase (encrypted with age)".to_owned())
+        }
+        Some(Encryption::Age(age)) => {
+            line("opens by", format!("{} (encrypted with age)", age.recipients.join(" or ")));
+        }
+        Some(Encryption::None) | None => {}
+    }
     if !run.steps.is_empty() {
         let steps: Vec<String> =
             run.steps.iter().map(|s| format!("{} {:.1} s", s.step, s.ms as f64 / 1000.0)).collect();
@@ -137,20 +177,24 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz) -
             let since = c.verified_at.or(c.created_at).unwrap_or(c.queued_at);
             table.row(vec![
                 c.target.to_string(),
-                if c.pinned { format!("{}, pinned", c.status) } else { c.status.to_string() },
+                state_of(c, now),
                 local(since, zone),
                 c.location.clone().or_else(|| c.last_error.clone()).unwrap_or_else(|| "-".to_owned()),
             ]);
         }
         text.push_str(&table.render(Some(1)));
+        copies.iter().for_each(|copy| text.push_str(&kept_by(copy, zone, now)));
     }
-    let all = manifest.map(|m| m.components.iter().flat_map(|c| c.warnings.iter()).collect::<Vec<_>>());
+    // The manifest of an encrypted backup has no paths.
+    let all = manifest.filter(|m| !m.encryption.is_some());
+    let all = all.map(|m| m.components.iter().flat_map(|c| c.warnings.iter()).collect::<Vec<_>>());
     let files = all.unwrap_or_else(|| run.warnings.iter().collect());
     if !files.is_empty() {
         let skipped = run.warning_counts.skipped;
         let skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
         let counted = warnings(&run.warning_counts);
-        text.push_str(&format!("\nfiles{}{skipped}\n", counted.strip_prefix(',').unwrap_or(&counted)));
+        let counts = format!("{counted}{skipped}");
+        text.push_str(&format!("\nfiles:{}\n", counts.trim_start_matches(',')));
         for warning in files.iter().take(100) {
             text.push_str(&format!(
                 "  {:<10} {}: {}\n",
@@ -173,6 +217,7 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
     let extra = match origin {
         Origin::Database => looks::look(&config, &snapshot),
         Origin::StatusFile(_) => Extra::default(),
+        Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why), ..Extra::default() },
     };
     let findings = health::findings(&snapshot, &config, now, &extra);
     if args.json {
@@ -301,10 +346,14 @@ pub fn schedule(global: &Global, args: &Schedule) -> Result<u8> {
     let mut answers = Vec::new();
     for (name, job) in config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name)) {
         let zone = config.job_timezone(job);
+        // A line between jobs, none at the end.
+        if !args.json && !answers.is_empty() {
+            output::print("\n");
+        }
         let Some(schedule) = job.schedule() else {
             answers.push(json!({"job": name, "schedule": null, "timezone": zone.name(), "next": []}));
             if !args.json {
-                output::print(&format!("{name}: no schedule; it runs when it is started\n\n"));
+                output::print(&format!("{name}: no schedule; it runs when it is started\n"));
             }
             continue;
         };
@@ -315,11 +364,11 @@ pub fn schedule(global: &Global, args: &Schedule) -> Result<u8> {
             "next": next.iter().map(DateTime::to_rfc3339).collect::<Vec<_>>(),
         }));
         if !args.json {
-            output::print(&format!("{name}: {schedule} in {zone}\n"));
+            let by = if job.trigger == Trigger::External { ", started by cron" } else { "" };
+            output::print(&format!("{name}: {schedule} in {zone}{by}\n"));
             for at in &next {
                 output::print(&format!("  {}\n", at.format("%a %Y-%m-%d %H:%M %Z")));
             }
-            output::print("\n");
         }
     }
     if args.json {

@@ -1,18 +1,13 @@
-//! Verbs that change how jobs and backups are treated: `pause`, `resume`, `ack`, `prune`, `pin`, `unpin`.
+//! Verbs that change how jobs are treated: `pause`, `resume`, `ack`.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use serde_json::json;
 
-use super::args::{Global, JobArg, Pause, Pin, Prune};
-use super::code;
+use super::args::{Global, JobArg, Pause};
 use super::common::{self, UsageError};
-use super::output::{self, Table};
-use crate::event::Progress;
-use crate::model::ByteSize;
-use crate::ops::{Agent, prune, touch_job};
-use crate::state::CopyStatus;
+use super::{code, output};
+use crate::ops::{Agent, touch_job};
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
     let config = common::load(global, false)?;
@@ -67,111 +62,6 @@ fn moment(text: &str, now: DateTime<Utc>, zone: Tz) -> Result<DateTime<Utc>> {
         local.and_local_timezone(zone).earliest().ok_or_else(wrong)?.with_timezone(&Utc)
     };
     if found <= now { Err(UsageError(format!("{text} has passed already")).into()) } else { Ok(found) }
-}
-
-pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
-    let config = common::load(global, true)?;
-    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    if let Some(job) = &args.job {
-        common::known_job(&config, job)?;
-    }
-    let agent = if args.dry_run {
-        common::open_reading(global, config)?
-    } else {
-        common::open_existing(global, config)?
-    };
-    let mut answers = Vec::new();
-    let mut failed = false;
-    for (job, config) in
-        agent.config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name))
-    {
-        for (position, target) in config.targets.iter().enumerate() {
-            if args.target.as_ref().is_some_and(|t| t != target) {
-                continue;
-            }
-            let plan = prune::plan(&agent, job, target, None)?;
-            let mut table = Table::new(&["run", "does", "size", "because"]);
-            for decision in &plan.decisions {
-                table.row(vec![
-                    decision.run_id.to_string(),
-                    if decision.keep { "stays" } else { "goes" }.to_owned(),
-                    ByteSize(decision.bytes).to_string(),
-                    decision.reasons.join("; "),
-                ]);
-                answers.push(json!({
-                    "job": job, "target": target, "run_id": decision.run_id, "keep": decision.keep,
-                    "bytes": decision.bytes, "reasons": decision.reasons,
-                }));
-            }
-            if !args.json && !table.is_empty() {
-                output::print(&format!("{job} at {target}\n{}", table.render(Some(1))));
-            }
-            if args.dry_run {
-                let goes: Vec<_> = plan.decisions.iter().filter(|d| !d.keep).collect();
-                let bytes = ByteSize(goes.iter().map(|d| d.bytes).sum());
-                if !args.json && !table.is_empty() {
-                    output::print(&format!(
-                        "{} would be removed, {bytes}\n\n",
-                        counted(goes.len(), "backup")
-                    ));
-                }
-            } else {
-                let primary = (position == 0).then(|| agent.open_target(target)).transpose()?;
-                match prune::at_target(&agent, job, target, primary.as_deref(), &Progress::default()) {
-                    Ok(removed) if !args.json && !table.is_empty() => {
-                        output::print(&format!("{} removed\n\n", counted(removed.len(), "backup")));
-                    }
-                    Ok(_) => {}
-                    Err(e) => {
-                        output::error(&e);
-                        failed = true;
-                    }
-                }
-            }
-        }
-    }
-    if args.json {
-        output::json(&answers)?;
-    } else if answers.is_empty() {
-        output::print("there are no backups\n");
-    }
-    if !args.dry_run {
-        common::publish(&agent)?;
-    }
-    Ok(if failed { code::FAILURE } else { code::OK })
-}
-
-pub fn pin(global: &Global, args: &Pin, pinned: bool) -> Result<u8> {
-    let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_existing(global, config)?;
-    let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
-    let mut copies = agent.state.copies_of(&run.run_id)?;
-    // One still to be made can be pinned already.
-    copies.retain(|c| {
-        c.status != CopyStatus::Expired && args.target.as_ref().is_none_or(|target| c.target == *target)
-    });
-    if copies.is_empty() {
-        let at = args.target.as_ref().map_or_else(String::new, |target| format!(" at {target}"));
-        bail!("run {} has no backup{at}; `{} list` shows those there are", run.run_id, agent.command);
-    }
-    for copy in &copies {
-        let changed = agent.state.set_pinned(&run.run_id, &copy.target, pinned)?;
-        let text = match (pinned, changed) {
-            (true, true) => "pinned: retention never removes it",
-            (true, false) => "was pinned already",
-            (false, true) => "no longer pinned: the retention policy decides",
-            (false, false) => "was not pinned",
-        };
-        output::print(&format!("{} at {} {text}\n", run.run_id, copy.target));
-    }
-    common::publish(&agent)?;
-    Ok(code::OK)
-}
-
-/// `1 backup`, `3 backups`.
-fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

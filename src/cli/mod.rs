@@ -15,11 +15,15 @@ mod export;
 mod import;
 mod inspect;
 mod keep;
+mod key;
 mod notify;
 mod output;
+mod pin;
 mod progress;
+mod prune;
 mod repair;
 mod restore;
+mod scan;
 mod serve;
 mod target;
 mod tend;
@@ -30,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Verb};
+use args::{Cli, TargetVerb, Verb};
 
 /// The exit codes of everything but `check` and `doctor`.
 pub mod code {
@@ -59,7 +63,12 @@ pub fn main() -> ExitCode {
     // One TLS provider for everything; a second installation would only say that there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     crate::sys::ignore_file_size_signal();
-    let is_check = matches!(cli.verb, Verb::Check(_));
+    let is_check = match &cli.verb {
+        Verb::Check(_) => true,
+        // Asked as a plugin, it answers as one.
+        Verb::Target(args) => matches!(&args.verb, TargetVerb::Scan(scan) if scan.max_age.is_some()),
+        _ => false,
+    };
     // 2 would say that something is critical.
     let is_doctor = matches!(cli.verb, Verb::Doctor(_));
     match dispatch(&cli) {
@@ -136,9 +145,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Pause(args) => keep::pause(global, args),
         Verb::Resume(args) => keep::resume(global, args),
         Verb::Ack(args) => keep::ack(global, args),
-        Verb::Prune(args) => keep::prune(global, args),
-        Verb::Pin(args) => keep::pin(global, args, true),
-        Verb::Unpin(args) => keep::pin(global, args, false),
+        Verb::Key(args) => key::key(global, args),
+        Verb::Prune(args) => prune::prune(global, args),
+        Verb::Pin(args) => pin::pin(global, args),
+        Verb::Unpin(args) => pin::unpin(global, args),
         Verb::Target(args) => target::target(global, args),
         Verb::Notify(args) => notify::notify(global, args),
         Verb::Config(args) => config::config(global, args),

@@ -80,7 +80,7 @@ pub fn tinted(word: &str, width: usize) -> String {
     if !colour_on_stdout() {
         return padded;
     }
-    let colour = match word.strip_suffix(", pinned").unwrap_or(word) {
+    let colour = match word.split_once(", ").map_or(word, |(word, _)| word) {
         "success" | "verified" | "ok" | "good" | "delivered" | "stays" => GREEN,
         "warning" | "unknown" | "note:" | "pending" | "degraded" | "partial" | "complete" | "running"
         | "paused" | "expired" | "superseded" | "dropped" => YELLOW,

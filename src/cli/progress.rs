@@ -18,6 +18,11 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 #[derive(Debug, Clone, Copy)]
 pub struct AboveBars;
 
+/// Prints something where bars may be drawn, and leaves them whole.
+pub fn above_bars(print: impl FnOnce()) {
+    BARS.suspend(print);
+}
+
 /// One log line on its way.
 pub struct Line(Vec<u8>);
 
@@ -74,6 +79,19 @@ impl Counts {
     }
 }
 
+/// Columns that the figures of [`bar`] take, and a short bar, which gives way to longer ones.
+const BAR_FIGURES: usize = "  ████  100 %  123.45 MiB of 123.45 GiB  123.45 MiB/s  59m left".len() - 2 * 4;
+/// Columns that those of [`spinner`] take.
+const SPINNER_FIGURES: usize = "-   1023.99 GiB  1023.99 MiB/s  59m".len();
+
+/// How wide the terminal is now; some do not say.
+fn columns() -> usize {
+    match rustix::termios::tcgetwinsize(io::stderr()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => 80,
+    }
+}
+
 #[derive(Default)]
 struct Shown {
     /// What is being done, `application` or `read-back`.
@@ -86,10 +104,19 @@ struct Shown {
 }
 
 impl Shown {
-    fn message(&self, progress: &Progress) -> String {
-        match (self.counts, progress.entries().saturating_sub(self.base.1)) {
-            (Counts::Sources, entries) if entries > 0 => format!("{}, {entries} entries", self.what),
-            _ => self.what.clone(),
+    /// What is being done, as long as the terminal has room beside the figures: a line that is broken cannot
+    /// be drawn anew in its place.
+    fn message(&self, progress: &Progress, columns: usize) -> String {
+        let figures = if self.expected.is_some() { BAR_FIGURES } else { SPINNER_FIGURES };
+        let room = columns.saturating_sub(figures).max(8);
+        let entries = progress.entries().saturating_sub(self.base.1);
+        let long = format!("{}, {entries} entries", self.what);
+        if self.counts == Counts::Sources && entries > 0 && long.chars().count() <= room {
+            long
+        } else if self.what.chars().count() <= room {
+            self.what.clone()
+        } else {
+            self.what.chars().take(room - 1).chain(['…']).collect()
         }
     }
 }
@@ -115,7 +142,7 @@ impl Bar {
                             shown.expected = None;
                             bar.set_style(spinner());
                         }
-                        bar.set_message(shown.message(&progress));
+                        bar.set_message(shown.message(&progress, columns()));
                         bar.set_position(position);
                     }
                     thread::park_timeout(Duration::from_millis(100));
@@ -131,6 +158,8 @@ impl Bar {
         let base = (counts.bytes(progress), progress.entries());
         let expected = expected.filter(|bytes| *bytes > 0);
         *shown = Shown { what: what.to_owned(), counts, base, expected };
+        // Now, not at the next drawing: the name of what is over must not stand beside counts of what begins.
+        self.bar.set_message(shown.message(progress, columns()));
         self.bar.reset();
         match expected {
             Some(bytes) => {
@@ -214,5 +243,25 @@ impl Observer for BackupBar {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_cut_to_the_room_beside_the_figures() {
+        let progress = Progress::default();
+        (0..1420).for_each(|_| progress.add_entries(1));
+        let mut shown = Shown { what: "system-state".to_owned(), expected: Some(1), ..Shown::default() };
+        assert_eq!(shown.message(&progress, 120), "system-state, 1420 entries");
+        assert_eq!(shown.message(&progress, 80), "system-state");
+        shown.expected = None;
+        assert_eq!(shown.message(&progress, 80), "system-state, 1420 entries");
+        shown.counts = Counts::Targets;
+        assert_eq!(shown.message(&progress, 120), "system-state");
+        shown.what = "ü".repeat(64);
+        assert_eq!(shown.message(&progress, 60).chars().count(), 60 - SPINNER_FIGURES);
     }
 }

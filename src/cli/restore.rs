@@ -7,15 +7,15 @@ use serde_json::json;
 
 use super::args::{Global, Restore};
 use super::progress::{Bar, Counts};
-use super::{code, common, output};
+use super::{code, common, key, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
 use crate::model::ByteSize;
+use crate::ops::Agent;
 use crate::ops::import::{self, Brought};
 use crate::ops::load::{self, WantedDatabase};
 use crate::ops::restore::{Destination, Restored, Wanted, restore as bring_back};
 use crate::ops::stored::Backup;
-use crate::ops::{Agent, open_target};
 use crate::state::{Copy, Run};
 
 /// How many problems are shown; the rest is counted.
@@ -24,15 +24,18 @@ const SHOWN: usize = 20;
 pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_reading(global, config)?;
+    let agent = common::open_backups(global, config, args.target.as_ref(), Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;
     let location = copy.location.clone().context("the backup has no location")?;
-    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
+    let target = agent.open_target(&copy.target)?;
+    // Another share in its place is not a backup that is gone.
+    target.probe_readable(&location)?;
+    let keys = Arc::new(key::files(&agent, &run.job, &args.keys)?.read()?);
     if let Some(into) = &args.into {
-        let backup = Backup::open(target.as_ref(), &location, &run.run_id)?;
+        let backup = Backup::open(target.as_ref(), &location, &run.run_id)?.with_keys(keys)?;
         return into_database(&agent, &run, &copy, &backup, args, into, &progress);
     }
     let options = RestoreOptions {
@@ -58,11 +61,12 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
             None => Destination::InPlace,
         },
         force: args.force,
+        keys,
     };
     let expected =
         if args.path.is_empty() && args.component.is_none() { Some(run.source_bytes) } else { None };
     let bar = Bar::start(&progress);
-    bar.begin(&format!("restoring from {}", copy.target), Counts::Sources, expected, &progress);
+    bar.begin(&format!("from {}", copy.target), Counts::Sources, expected, &progress);
     let restored = bring_back(target.as_ref(), &location, &run.run_id, &wanted, &options);
     bar.finish();
     let restored = restored?;
@@ -195,7 +199,7 @@ fn imported(
             .into());
         }
     };
-    let target = open_target(&copy.target, agent.target(&copy.target)?)?;
+    let target = agent.open_target(&copy.target)?;
     let files = agent.state.imported_files(run, &copy.target)?;
     let bar = Bar::start(progress);
     bar.begin(&format!("restoring from {}", copy.target), Counts::Sources, None, progress);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::args::{Global, Run};
 use super::common::UsageError;
-use super::progress::BackupBar;
+use super::progress::{BackupBar, above_bars};
 use super::{common, output};
 use crate::clock::SystemClock;
 use crate::config::{Config, DEFAULT_FILE, Keep, LoadOptions};
@@ -124,7 +124,9 @@ impl Watcher for Terminal {
 
     fn listening(&self, address: SocketAddr) {
         if self.interactive {
-            output::print(&format!("status page http://{address}/   metrics http://{address}/metrics\n"));
+            let end = if self.fixed { "   Ctrl-C ends" } else { "" };
+            let line = format!("status page http://{address}/   metrics http://{address}/metrics{end}\n");
+            above_bars(|| output::print(&line));
         }
     }
 
@@ -134,12 +136,12 @@ impl Watcher for Terminal {
 
     fn ended(&self, job: &JobName, end: &Result<End>) {
         if self.interactive {
-            output::print(&outcome(job, end, self.fixed));
+            above_bars(|| output::print(&outcome(job, end, self.fixed)));
         }
     }
 }
 
-/// The three lines that say what happens here and where.
+/// What happens here and where: two lines, before the one of the status page.
 fn introduction(config: &Config) -> String {
     let mut text = String::new();
     for (name, job) in &config.job {
@@ -154,16 +156,20 @@ fn introduction(config: &Config) -> String {
             .flatten()
             .map(|p| p.display().to_string())
             .collect();
+        let below = target.folder().and_then(|folder| config.state_dir.strip_prefix(folder).ok());
+        let state = below.map_or_else(
+            || config.state_dir.display().to_string(),
+            |below| format!("{} there", below.display()),
+        );
         text.push_str(&format!(
-            "job {name}: {} into {}, at {} ({}){}\n",
+            "job {name}: {} into {}, state in {state}\nnow, and at {} ({}){}\n",
             paths.join(", "),
             target.address(""),
-            job.schedule.as_deref().unwrap_or("no schedule"),
+            job.schedule.as_deref().unwrap_or("no other time"),
             config.job_timezone(job),
             kept(target.keep.as_ref())
         ));
     }
-    text.push_str(&format!("state in {}; Ctrl-C ends\n", config.state_dir.display()));
     text
 }
 

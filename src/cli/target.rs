@@ -1,37 +1,27 @@
-//! `agent target init`, `agent target scan`: preparing targets, and knowing what they hold without a state.
-
-use std::sync::Arc;
+//! `agent target init`: preparing targets.
 
 use anyhow::Result;
-use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use serde_json::json;
 
-use super::args::{Global, Target, TargetHostKey, TargetInit, TargetScan, TargetVerb};
+use super::args::{Global, Target, TargetHostKey, TargetInit, TargetVerb};
 use super::common::{self, UsageError};
-use super::output::Table;
-use super::{code, output};
-use crate::clock::{Clock, SystemClock};
+use super::{code, output, scan};
 use crate::config::{Config, Place, SftpPlace};
-use crate::event::Progress;
-use crate::model::{ByteSize, RunId, TargetName};
-use crate::ops::isolate::At;
-use crate::ops::scan::{self as scanning, Freshness, Known, freshness};
+use crate::model::TargetName;
 use crate::ops::sentinel::initialise;
-use crate::state::{State, StateError};
+use crate::target::SENTINEL_FILE;
 use crate::target::remote::sftp::host_key::{self, HostKey};
-use crate::target::{SENTINEL_FILE, Scan};
 
 pub fn target(global: &Global, args: &Target) -> Result<u8> {
     match &args.verb {
         TargetVerb::Init(args) => init(global, args),
-        TargetVerb::Scan(args) => scan(global, args),
+        TargetVerb::Scan(args) => scan::scan(global, args),
         TargetVerb::HostKey(args) => host_key(global, args),
     }
 }
 
 /// Checks that a target named on the command line exists.
-fn known_target(config: &Config, name: &TargetName) -> Result<()> {
+pub(super) fn known_target(config: &Config, name: &TargetName) -> Result<()> {
     if config.target.contains_key(name) {
         return Ok(());
     }
@@ -45,6 +35,7 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     known_target(&config, &args.name)?;
     let agent = common::open(global, config)?;
+    let (host, template) = (agent.config.host_name(), agent.target(&args.name)?.template.clone());
     let done = initialise(&agent, &args.name, args.force)?;
     let path = agent.target(&args.name)?.address(SENTINEL_FILE);
     if args.json {
@@ -67,6 +58,13 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
          are the same\n",
         args.name, path, done.sentinel.id, done.identity.file_system
     ));
+    if done.was_there && done.sentinel.host != host && !template.contains("{host}") {
+        output::warn(&format!(
+            "{} uses this target too, and the template \"{template}\" has no {{host}}: the backups of both stand side \
+             by side; with \"{{host}}/{template}\" in [target.{}] each host has a folder of its own",
+            done.sentinel.host, args.name
+        ));
+    }
     Ok(code::OK)
 }
 
@@ -118,7 +116,7 @@ fn describe_keys(
 }
 
 /// The target that is meant when none is named.
-fn only_target(config: &Config) -> Result<TargetName> {
+pub(super) fn only_target(config: &Config) -> Result<TargetName> {
     let mut names = config.target.keys();
     match (names.next(), names.next()) {
         (Some(name), None) => Ok(name.clone()),
@@ -128,131 +126,4 @@ fn only_target(config: &Config) -> Result<TargetName> {
             Err(UsageError(format!("which target? Name one: {}", names.join(", "))).into())
         }
     }
-}
-
-fn scan(global: &Global, args: &TargetScan) -> Result<u8> {
-    let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let name = args.name.clone().map_or_else(|| only_target(&config), Ok)?;
-    known_target(&config, &name)?;
-    let progress = Arc::new(Progress::default());
-    common::stop_on_signals(&progress)?;
-    let (now, zone) = (SystemClock.now(), config.timezone);
-    let (mut scan, known, adopted) = if args.adopt {
-        let agent = common::open(global, config)?;
-        let scan = scanning::scan(agent.at(&name, "")?, &progress)?;
-        let known = scanning::known(Some(&agent.state), &name, &scan)?;
-        let adopted = scanning::adopt(&agent, &name, &scan, args.host.as_deref())?;
-        common::publish(&agent)?;
-        (scan, known, Some(adopted))
-    } else {
-        // A state that is lost is what this is for.
-        let state = match State::open_read_only(&config.state_dir) {
-            Ok(state) => Some(state),
-            Err(StateError::NotFound { .. }) => None,
-            Err(e) => return Err(e.into()),
-        };
-        let expected = state.as_ref().map(|state| state.target_identity(&name)).transpose()?.flatten();
-        let at = At::new(&name, &config.target[&name], "").expecting(expected);
-        let scan = scanning::scan(at, &progress)?;
-        let known = scanning::known(state.as_ref(), &name, &scan)?;
-        (scan, known, None)
-    };
-    let mut shown = known.into_iter();
-    let mut known = Vec::new();
-    scan.found.retain(|found| {
-        let known_as = shown.next().unwrap_or(Known::Unknown);
-        let wanted = args.host.as_ref().is_none_or(|host| *host == found.host);
-        if wanted {
-            known.push(known_as);
-        }
-        wanted
-    });
-    let sums = freshness(&scan);
-    if args.json {
-        let backups: Vec<_> = scan
-            .found
-            .iter()
-            .zip(&known)
-            .map(|(found, known)| {
-                let mut value = serde_json::to_value(found)?;
-                value["known"] = json!(known.as_str());
-                value["adopted"] = json!(adopted.as_ref().is_some_and(|runs| runs.contains(&found.run_id)));
-                Ok(value)
-            })
-            .collect::<Result<_>>()?;
-        output::json(&json!({
-            "target": name, "backups": backups, "hosts": sums, "unread": scan.unread,
-        }))?;
-    } else {
-        output::print(&describe(zone, &scan, &known, &sums, adopted.as_deref(), now));
-    }
-    for unread in &scan.unread {
-        output::error(&anyhow::anyhow!("{}: {}", unread.location, unread.error));
-    }
-    Ok(if scan.unread.is_empty() { code::OK } else { code::FAILURE })
-}
-
-fn describe(
-    zone: Tz,
-    scan: &Scan,
-    known: &[Known],
-    sums: &[Freshness],
-    adopted: Option<&[RunId]>,
-    now: DateTime<Utc>,
-) -> String {
-    if scan.found.is_empty() {
-        return "there are no backups\n".to_owned();
-    }
-    let local = |at: DateTime<Utc>| at.with_timezone(&zone).format("%Y-%m-%d %H:%M").to_string();
-    let mut table = Table::new(&["host", "job", "run", "taken", "outcome", "size", "state", "folder"]);
-    for (found, known) in scan.found.iter().zip(known) {
-        let state = match adopted {
-            Some(runs) if runs.contains(&found.run_id) => "adopted",
-            _ => known.as_str(),
-        };
-        table.row(vec![
-            found.host.clone(),
-            found.job.to_string(),
-            found.run_id.to_string(),
-            local(found.started),
-            found.outcome.to_string(),
-            ByteSize(found.stored_bytes).to_string(),
-            state.to_owned(),
-            found.location.clone(),
-        ]);
-    }
-    let mut text = table.render(Some(6));
-    let mut table = Table::new(&["host", "job", "backups", "size", "newest good", "age"]);
-    for sum in sums {
-        let age = |at: DateTime<Utc>| output::took((now - at).to_std().unwrap_or_default());
-        table.row(vec![
-            sum.host.clone(),
-            sum.job.to_string(),
-            sum.backups.to_string(),
-            ByteSize(sum.bytes).to_string(),
-            sum.newest_good.map_or("none".to_owned(), local),
-            sum.newest_good.map_or("-".to_owned(), age),
-        ]);
-    }
-    text.push('\n');
-    text.push_str(&table.render(None));
-    let new = known.iter().filter(|known| known.is_new()).count();
-    match adopted {
-        Some(runs) => text.push_str(&format!(
-            "\n{} recorded as complete; one counts as verified once `agent verify ID` has read it back\n",
-            counted(runs.len())
-        )),
-        None if new > 0 => text.push_str(&format!(
-            "\n{} not known to the state; record those of this host with --adopt\n",
-            counted(new)
-        )),
-        None => {}
-    }
-    text
-}
-
-/// `1 backup`, `3 backups`.
-fn counted(number: usize) -> String {
-    format!("{number} backup{}", if number == 1 { "" } else { "s" })
 }

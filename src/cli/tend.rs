@@ -11,7 +11,7 @@ use crate::daemon;
 use crate::event::{Progress, Silent};
 use crate::health::Extra;
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, looks, reap, starts, tell, touch_job};
+use crate::ops::{Agent, copies, looks, pins, reap, starts, tell, touch_job};
 use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
@@ -59,6 +59,15 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
     }
     for (run, why) in &drained.degraded {
         output::print(&format!("run {run}: {why}\n"));
+        failed = true;
+    }
+    let pinned = pins::tell_all(&agent, &progress)?;
+    if pinned.told > 0 {
+        let copies = if pinned.told == 1 { "1 copy".to_owned() } else { format!("{} copies", pinned.told) };
+        output::print(&format!("targets were told which backups are pinned: {copies}\n"));
+    }
+    for (run, target, why) in &pinned.failed {
+        output::print(&format!("target {target} was not told yet whether run {run} is pinned: {why}\n"));
         failed = true;
     }
     agent.state.expire_logs(agent.now())?;

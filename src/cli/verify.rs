@@ -9,11 +9,12 @@ use serde_json::json;
 
 use super::args::{Global, Verify};
 use super::progress::{Bar, Counts};
-use super::{code, common, output};
+use super::{code, common, key, output};
+use crate::crypt::KeyFiles;
 use crate::event::Progress;
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::Agent;
-use crate::ops::isolate::verify_copy;
+use crate::ops::isolate::verify_copy_with;
 use crate::ops::rounds::{self, Done};
 use crate::ops::tell;
 use crate::ops::verify::{Depth, Report};
@@ -32,7 +33,12 @@ struct Found {
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     let config = common::load(global, true)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_existing(global, config)?;
+    let agent = common::open_backups_to_change(
+        global,
+        config,
+        args.target.as_ref(),
+        (!args.all).then_some(args.id.as_str()),
+    )?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     if args.due {
@@ -48,7 +54,12 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         // Looked at closely, everything is read twice: for the digests, and to be decompressed.
         let expected = if args.deep { 2 * copy.bytes } else { copy.bytes };
         bar.begin(&format!("reading back from {}", copy.target), Counts::Targets, Some(expected), &progress);
-        let report = verify_copy(&agent, &copy.run_id, &at, !copy.primary, depth, &progress);
+        let keys = match depth {
+            Depth::Deep => key::files(&agent, &copy.job, &args.keys)?,
+            _ => KeyFiles::default(),
+        };
+        let how = (depth, &keys);
+        let report = verify_copy_with(&agent, &copy.run_id, &at, !copy.primary, how, &progress);
         bar.finish();
         let report = report?;
         found.push(Found {
@@ -80,7 +91,12 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
 
 /// The copies that are meant.
 fn chosen(agent: &Agent, args: &Verify) -> Result<Vec<Copy>> {
-    let is_there = |copy: &Copy| copy.status.is_kept() || copy.status == CopyStatus::Corrupt;
+    // What this host may only write is looked at when it is named, to say so.
+    let readable = |target: &TargetName| {
+        args.target.is_some() || agent.config.target.get(target).is_none_or(|config| !config.write_only())
+    };
+    let is_there =
+        |copy: &Copy| (copy.status.is_kept() || copy.status == CopyStatus::Corrupt) && readable(&copy.target);
     if args.all {
         let mut copies = agent.state.copies(args.job.as_ref(), args.target.as_ref())?;
         copies.retain(is_there);

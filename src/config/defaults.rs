@@ -107,6 +107,7 @@ impl Default for Config {
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
             health: HealthConfig::default(),
+            encryption: None,
             legacy: Vec::new(),
             target: Default::default(),
             job: Default::default(),
@@ -134,6 +135,7 @@ impl Default for JobConfig {
             source: Default::default(),
             hook: Default::default(),
             engine: EngineConfig::default(),
+            encryption: None,
             health: HealthConfig::default(),
             drill: None,
             legacy: Vec::new(),
@@ -259,6 +261,7 @@ impl Default for DrillConfig {
             target: None,
             sample: drill_sample(),
             scratch: None,
+            identity_file: None,
             check: Default::default(),
         }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::problem::Problem;
 use super::types::*;
+use crate::crypt::{Seal, parse_recipients};
 
 /// Who may read a file with a secret, beside its owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,13 @@ pub fn check_files(config: &Config) -> Vec<Problem> {
         }
     };
     for (name, job) in &config.job {
+        if let Some(drill) = &job.drill {
+            check(
+                &["job", name.as_str(), "drill", "identity_file"],
+                drill.identity_file.as_deref(),
+                Readers::Owner,
+            );
+        }
         for (component, source) in &job.source {
             let key = |last: &'static str| ["job", name.as_str(), "source", component.as_str(), last];
             match source {
@@ -55,6 +63,45 @@ pub fn check_files(config: &Config) -> Vec<Problem> {
                 let key = ["job", name.as_str(), "hook", hook.as_str(), "env_file", variable];
                 check(&key, Some(file), Readers::Owner);
             }
+        }
+    }
+    let all = config.encryption.iter().map(|encryption| (vec!["encryption"], encryption));
+    let own = config
+        .job
+        .iter()
+        .filter_map(|(name, job)| Some((vec!["job", name.as_str(), "encryption"], job.encryption.as_ref()?)));
+    for (section, encryption) in all.chain(own).filter(|(_, encryption)| encryption.enabled) {
+        problems.extend(encryption_files(&section, encryption));
+    }
+    problems
+}
+
+fn encryption_files(section: &[&str], encryption: &EncryptionConfig) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut say = |key: &str, message| problems.push(Problem::of(&[section, &[key]].concat(), message));
+    if let Some(file) = &encryption.passphrase_file {
+        let good = secret_file(file, Readers::Owner).and_then(|()| {
+            let passphrase = crate::secret_file::read(file).and_then(Seal::to_passphrase);
+            passphrase.map(drop).map_err(|error| format!("{}: {error:#}", file.display()))
+        });
+        if let Err(message) = good {
+            say("passphrase_file", message);
+        }
+    }
+    if let Some(file) = &encryption.recipients_file {
+        let shown = file.display();
+        let good = match std::fs::read_to_string(file) {
+            Err(error) => Err(format!("{shown} cannot be read: {error}")),
+            Ok(text) => match parse_recipients(&text) {
+                Err((line, bad)) => Err(format!("{shown}, line {line}: {bad}")),
+                Ok(keys) if keys.is_empty() && encryption.recipients.is_empty() => {
+                    Err(format!("{shown} holds no public key"))
+                }
+                Ok(_) => Ok(()),
+            },
+        };
+        if let Err(message) = good {
+            say("recipients_file", message);
         }
     }
     problems
@@ -91,6 +138,13 @@ pub(super) fn writable_by_others(file: &Path) -> Option<String> {
     (mode & 0o002 != 0).then(|| {
         format!("every user can change {shown}, and so run programs as this one; `chmod o-w {shown}`")
     })
+}
+
+/// Why a file with a secret is not to be used; none for one that only its owner reads.
+///
+/// For targets, where this breaks one of several places, and no backup.
+pub fn open_to_others(file: &Path) -> Option<String> {
+    secret_file(file, Readers::Owner).err()
 }
 
 fn secret_file(file: &Path, readers: Readers) -> Result<(), String> {

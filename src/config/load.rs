@@ -147,7 +147,13 @@ fn to_text(bytes: Vec<u8>) -> io::Result<String> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Problem {
-    let message = format!("cannot be read: {error}");
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("; no secrets stand in it, so all may: `chmod o+r {}`", path.display())
+        }
+        _ => String::new(),
+    };
+    let message = format!("cannot be read: {error}{hint}");
     Problem { location: Location::WholeFile(path.to_owned()), key: Vec::new(), message }
 }
 
@@ -227,12 +233,14 @@ fn assemble(
             findings.problems.push(problem);
         }
     }
-    if !findings.problems.is_empty() {
-        return Err(errors(findings, &names));
-    }
     let mut channel_problems = if check_files { files::check_channel_files(&config) } else { Vec::new() };
     for problem in &mut channel_problems {
         problem.location = locate(&problem.key);
+    }
+    if !findings.problems.is_empty() {
+        // Refused anyway: then everything is told at once.
+        findings.problems.append(&mut channel_problems);
+        return Err(errors(findings, &names));
     }
 
     let secret = |path: &[String]| {

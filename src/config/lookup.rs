@@ -12,6 +12,11 @@ impl Config {
         job.timezone.unwrap_or(self.timezone)
     }
 
+    /// What a job's backups are encrypted to: its own section, else the one for all; none when they are not.
+    pub fn encryption_of<'a>(&'a self, job: &'a JobConfig) -> Option<&'a EncryptionConfig> {
+        job.encryption.as_ref().or(self.encryption.as_ref()).filter(|encryption| encryption.enabled)
+    }
+
     /// The target a job's runs write to; absent only in a configuration that was not checked.
     pub fn primary_target<'a>(&'a self, job: &JobConfig) -> Option<(&'a TargetName, &'a TargetConfig)> {
         self.target.get_key_value(job.targets.first()?)

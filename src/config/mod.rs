@@ -8,11 +8,13 @@
 //! `config` merges the layers and fills in [`Config`]; rules between keys are checked on the result, and
 //! still point at the line that set the key.
 
+mod collide;
 mod defaults;
 pub(crate) mod duration;
 mod embedded;
 mod environment;
 mod files;
+mod keep;
 mod kinds;
 pub(crate) mod limits;
 mod load;
@@ -28,12 +30,14 @@ mod show;
 pub(crate) mod timezone;
 mod types;
 mod types_drill;
+mod types_encryption;
 mod types_hook;
 mod types_notify;
 mod types_source;
 mod types_target;
 mod validate;
 mod validate_drill;
+mod validate_encryption;
 mod validate_hook;
 mod validate_notify;
 mod validate_source;
@@ -45,7 +49,7 @@ mod tests;
 
 pub use defaults::DEFAULT_FILE;
 pub use embedded::{adhoc, embedded_default};
-pub use files::{check_channel_files, check_files};
+pub use files::{check_channel_files, check_files, open_to_others};
 pub use limits::{HealthConfig, LIMITS, LimitInfo, LimitScope, Limits};
 pub use load::{LoadOptions, Loaded, load, load_text};
 pub use problem::{ConfigErrors, Location, Problem};

@@ -162,6 +162,12 @@ pub(super) fn mask(line: &str) -> String {
             cut = cut.min(equals + 1);
         }
     }
+    // A private key where a public one belongs.
+    for word in ["age-secret-key-", "age-plugin-", "-----begin"] {
+        if let Some(at) = lower.find(word).filter(|at| line.is_char_boundary(*at)) {
+            cut = cut.min(at);
+        }
+    }
     let mut shown = mask_login(&line[..cut]);
     if cut < line.len() {
         shown.push_str(" …");
@@ -265,7 +271,11 @@ impl Origins {
                     // Of a table the key is shown, which stands in its header; of a value the value.
                     let table = matches!(entry.node.value, Value::Table(_));
                     let origin = if table { &entry.origin } else { &entry.node.origin };
-                    self.keys.insert(path.clone(), origin.clone());
+                    // What is wrong with a whole section is looked for in the file that has it, not in a variable
+                    // that sets one key of it.
+                    if !(table && matches!(origin, Origin::Environment(_)) && self.keys.contains_key(path)) {
+                        self.keys.insert(path.clone(), origin.clone());
+                    }
                     self.record_below(path, &entry.node);
                     path.pop();
                 }

@@ -101,6 +101,10 @@ impl Shape {
             }
             return shape;
         }
+        // A choice of one word is written as a constant.
+        if let Some(word) = schema.get("const").and_then(Value::as_str) {
+            return Shape::Choice(vec![word.to_owned()]);
+        }
         if let Some(words) = schema.get("enum").and_then(Value::as_array) {
             return Shape::Choice(words.iter().filter_map(Value::as_str).map(str::to_owned).collect());
         }

@@ -16,6 +16,7 @@ use super::schema::{
 use crate::model::{ByteSize, ChannelName, ComponentName, HookName, JobName, TargetName};
 
 pub use super::types_drill::*;
+pub use super::types_encryption::*;
 pub use super::types_hook::*;
 pub use super::types_notify::*;
 pub use super::types_source::*;
@@ -59,6 +60,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// Limits of the health checks, for all jobs that set none of their own, and for the agent.
     pub health: HealthConfig,
+    /// What the backups of all jobs are encrypted to that say nothing of their own; not at all when absent.
+    pub encryption: Option<EncryptionConfig>,
     /// Programs that made backups before this one, by path or name: what starts them is reported.
     pub legacy: Vec<String>,
     /// Places where backups are stored.
@@ -165,6 +168,9 @@ pub struct JobConfig {
     /// Compression and the load a run may put on the machine.
     #[serde(default)]
     pub engine: EngineConfig,
+    /// What backups are encrypted to; as `[encryption]` says when absent.
+    #[serde(default)]
+    pub encryption: Option<EncryptionConfig>,
     /// Limits of the health checks.
     #[serde(default)]
     pub health: HealthConfig,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema::{AbsolutePath, CronLine, DurationText, SizeText};
+use super::schema::{AbsolutePath, CronLine, DurationText, SecretFile, SizeText};
 use crate::model::{ByteSize, ComponentName, TargetName};
 
 /// When the backups at a target are read back, and how much a day.
@@ -48,6 +48,10 @@ pub struct DrillConfig {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub scratch: Option<PathBuf>,
+    /// A file with the private key that opens encrypted backups: of age, or of SSH.
+    #[serde(default)]
+    #[schemars(with = "Option<SecretFile>")]
+    pub identity_file: Option<PathBuf>,
     /// What must be true of the restored files.
     #[serde(default)]
     pub check: BTreeMap<ComponentName, DrillCheck>,

@@ -122,10 +122,30 @@ pub struct S3Place {
     #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
     #[schemars(schema_with = "super::schema::environment_only")]
     pub secret_access_key: Option<Secret>,
+    /// The credentials may only write: nothing there is read, listed or removed by this host.
+    #[serde(default)]
+    pub write_only: bool,
+    /// Lock what is written, so that nobody removes it before its time: the bucket must have Object Lock.
+    #[serde(default)]
+    pub object_lock: Option<ObjectLock>,
+    /// How long it is locked; as long as `keep` keeps daily backups when absent.
+    #[serde(default, with = "super::duration::option")]
+    #[schemars(with = "Option<DurationText>")]
+    pub lock_for: Option<Duration>,
     /// Certificates (PEM) that are trusted besides those of the system.
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// Who may remove a locked object before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectLock {
+    /// Those with a permission of its own.
+    Governance,
+    /// Nobody, not even the owner of the account.
+    Compliance,
 }
 
 /// A folder of a WebDAV server.
@@ -202,7 +222,18 @@ impl TargetConfig {
 
     /// Whether this host may only write there.
     pub fn write_only(&self) -> bool {
-        matches!(&self.place, Place::Sftp(sftp) if sftp.write_only)
+        match &self.place {
+            Place::S3(s3) => s3.write_only,
+            Place::Sftp(sftp) => sftp.write_only,
+            _ => false,
+        }
+    }
+
+    /// How long what is written here is locked; none without Object Lock, or where nothing says how long.
+    pub fn lock_period(&self) -> Option<Duration> {
+        let Place::S3(s3) = &self.place else { return None };
+        s3.object_lock?;
+        s3.lock_for.or_else(|| self.keep.as_ref()?.lock_period())
     }
 
     /// A secret that the environment gave, which is not written down with the rest.
@@ -286,4 +317,40 @@ pub struct Keep {
     /// What a job's backups may take here: beyond it the oldest go, though a rule keeps them.
     #[schemars(with = "Option<SizeText>")]
     pub max_bytes: Option<ByteSize>,
+    /// What a job's good backups have here at least: below it nothing good goes, though no rule keeps it.
+    #[schemars(with = "Option<SizeText>")]
+    pub min_bytes: Option<ByteSize>,
+}
+
+impl Keep {
+    /// For how long each backup is worth a lock: as long as the finest rules reach, `within`, `hourly` and `daily`
+    /// before `weekly`, and so on. A longer lock would keep every backup as long as the yearly ones.
+    fn lock_period(&self) -> Option<Duration> {
+        const DAY: u64 = 24 * 3600;
+        let span = |count: Option<u32>, seconds: u64| {
+            count.filter(|count| *count > 0).map(|count| Duration::from_secs(u64::from(count) * seconds))
+        };
+        let fine = [self.within, span(self.hourly, 3600), span(self.daily, DAY)];
+        let longest = fine.into_iter().flatten().max().filter(|longest| !longest.is_zero());
+        longest
+            .or_else(|| span(self.weekly, 7 * DAY))
+            .or_else(|| span(self.monthly, 31 * DAY))
+            .or_else(|| span(self.yearly, 366 * DAY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_lasts_as_long_as_the_finest_rules_reach() {
+        let days = |keep: Keep| keep.lock_period().map(|period| period.as_secs() / (24 * 3600));
+        let daily = Keep { daily: Some(14), yearly: Some(5), ..Keep::default() };
+        assert_eq!(days(daily), Some(14));
+        let within = Duration::from_secs(30 * 24 * 3600);
+        assert_eq!(days(Keep { within: Some(within), hourly: Some(48), ..Keep::default() }), Some(30));
+        assert_eq!(days(Keep { weekly: Some(4), ..Keep::default() }), Some(28));
+        assert_eq!(days(Keep { last: Some(4), daily: Some(0), ..Keep::default() }), None);
+    }
 }

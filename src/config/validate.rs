@@ -1,5 +1,6 @@
 //! Rules between keys, which no single value can break. All are checked; each broken one names its key.
 
+use super::collide;
 use super::kinds::nearest;
 use super::limits::{HealthConfig, LIMITS, LimitScope, Limits};
 use super::problem::Problem;
@@ -25,6 +26,9 @@ pub(super) fn rules(config: &Config, findings: &Findings) -> Vec<Problem> {
     rules.host();
     rules.health(&["health"], &config.health, config.agent_limits());
     rules.legacy(&["legacy"], &config.legacy);
+    if let Some(encryption) = &config.encryption {
+        rules.encryption(&["encryption"], encryption);
+    }
     rules.targets();
     for (name, job) in &config.job {
         rules.job(name.as_str(), job);
@@ -52,7 +56,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             warnings.push(format!("job {name} has an empty `notify`: nobody is told when it fails"));
         }
     }
-    for name in config.target.keys() {
+    warnings.extend(collide::warnings(config));
+    // An admin host without jobs has targets to look through.
+    for name in config.target.keys().filter(|_| !config.job.is_empty()) {
         if !config.job.values().any(|job| job.targets.contains(name)) {
             warnings.push(format!("no job uses the target {name}"));
         }
@@ -157,6 +163,9 @@ impl Rules<'_> {
         }
         self.not_zero(&["job", name, "copy_stall"], job.copy_stall);
         self.engine(name, &job.engine);
+        if let Some(encryption) = &job.encryption {
+            self.encryption(&["job", name, "encryption"], encryption);
+        }
         self.health(&["job", name, "health"], &job.health, config.limits_of(job));
         self.legacy(&["job", name, "legacy"], &job.legacy);
         if job.source.is_empty() && job.preset.is_none() {
@@ -174,6 +183,7 @@ impl Rules<'_> {
         }
         if let Some(drill) = &job.drill {
             self.drill(name, job, drill);
+            self.drill_key(name, job, drill);
         }
         self.hooks(name, job);
     }

@@ -30,13 +30,10 @@ impl Rules<'_> {
                 );
             }
             self.place(name.as_str(), &target.place);
-            if let Some(keep) = &target.keep
-                && keeps_nothing(keep)
-            {
-                self.say(
-                    &["target", name.as_str(), "keep"],
-                    "this keeps no backup at all; give at least one number above 0, such as { last = 3, daily = 7 }, or leave `keep` out to keep everything",
-                );
+            self.write_only(name, target);
+            self.object_lock(name.as_str(), target);
+            if let Some(problem) = target.keep.as_ref().and_then(Keep::problem) {
+                self.say(&["target", name.as_str(), "keep"], problem);
             }
             self.verify(name.as_str(), &target.verify);
             let jobs: Vec<&str> = config
@@ -53,6 +50,54 @@ impl Rules<'_> {
                 );
                 self.say(&["target", name.as_str(), "template"], message);
             }
+        }
+    }
+
+    /// Where nothing can be read or removed, nothing must be asked for that needs it.
+    fn write_only(&mut self, name: &TargetName, target: &TargetConfig) {
+        if !target.write_only() {
+            return;
+        }
+        let key = ["target", name.as_str(), "write_only"];
+        if target.keep.is_some() {
+            self.say(
+                &["target", name.as_str(), "keep"],
+                "nothing can be removed where `write_only` is set; run `agent prune` from a host whose credentials may remove",
+            );
+        }
+        let drilled =
+            |job: &JobConfig| job.drill.as_ref().and_then(|drill| drill.target.as_ref()) == Some(name);
+        for (job, _) in self.config.job.iter().filter(|(_, job)| drilled(job)) {
+            self.say(
+                &["job", job.as_str(), "drill", "target"],
+                format!("[target.{name}] is `write_only`: nothing can be restored from it"),
+            );
+        }
+        let primary = self.config.job.iter().find(|(_, job)| job.targets.first() == Some(name));
+        if let Some((job, _)) = primary {
+            self.say(
+                &key,
+                format!(
+                    "it is the first target of the job {job}: a backup is read back there before it counts; make another target the first"
+                ),
+            );
+        }
+    }
+
+    /// A lock needs to know how long it lasts.
+    fn object_lock(&mut self, name: &str, target: &TargetConfig) {
+        let Place::S3(s3) = &target.place else { return };
+        let key = ["target", name, "lock_for"];
+        match (s3.object_lock, s3.lock_for) {
+            (None, Some(_)) => self.say(&key, "this has no effect without `object_lock`"),
+            (Some(_), Some(period)) if period.is_zero() => {
+                self.say(&key, "objects must be locked for some time, such as \"14days\"");
+            }
+            (Some(_), None) if target.lock_period().is_none() => self.say(
+                &["target", name, "object_lock"],
+                "nothing says how long objects are locked: give `lock_for`, or a `keep` with `daily` or `within`",
+            ),
+            _ => {}
         }
     }
 
@@ -112,6 +157,15 @@ impl Rules<'_> {
             }
             Place::S3(s3) => {
                 self.bucket(&key("bucket"), &s3.bucket, &key("prefix"), &s3.prefix);
+                let endpoint = s3.endpoint.as_deref().map(reqwest::Url::parse);
+                if let Some(Ok(url)) = endpoint
+                    && (!url.username().is_empty() || url.query().is_some())
+                {
+                    self.say(
+                        &key("endpoint"),
+                        "an endpoint is an address such as https://s3.example.org only",
+                    );
+                }
                 if s3.secret_access_key_file.is_none() && s3.secret_access_key.is_none() {
                     self.say(
                         &key("secret_access_key_file"),
@@ -199,11 +253,4 @@ impl Rules<'_> {
             );
         }
     }
-}
-
-fn keeps_nothing(keep: &Keep) -> bool {
-    let numbers = [keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly];
-    numbers.iter().all(|number| number.unwrap_or(0) == 0)
-        && keep.within.is_none_or(|within| within.is_zero())
-        && keep.max_bytes.is_none_or(|limit| limit.0 == 0)
 }

@@ -61,7 +61,7 @@ fn turn(
     let dead = dead.map(|run| run.run_id).collect();
     shared.change_extra(|extra| extra.dead_runs = dead);
     let findings = looks::record(agent, &shared.extra())?;
-    log_changes(&findings, known);
+    log_changes(&findings, &agent.command, known);
     agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
     if let Some((at, by)) = shared.take_scraped() {
         agent.state.set_fact(FactKey::MetricsScraped, &by, at)?;
@@ -74,7 +74,11 @@ fn turn(
 }
 
 /// The log tells what became wrong, and what became right again.
-fn log_changes(findings: &[Finding], known: &mut BTreeMap<(Option<JobName>, &'static str), HealthStatus>) {
+fn log_changes(
+    findings: &[Finding],
+    command: &str,
+    known: &mut BTreeMap<(Option<JobName>, &'static str), HealthStatus>,
+) {
     let before = std::mem::take(known);
     for finding in findings {
         let key = (finding.job.clone(), finding.check);
@@ -86,7 +90,9 @@ fn log_changes(findings: &[Finding], known: &mut BTreeMap<(Option<JobName>, &'st
                 tracing::info!(target: log::HEALTH, job, "check {}: in order again: {}", finding.check, finding.message)
             }
             (_, is) => {
-                tracing::warn!(target: log::HEALTH, job, "check {} is {is}: {}", finding.check, finding.text())
+                // As the program is called here, so that it can be typed.
+                let text = finding.text().replace("`agent ", &format!("`{command} "));
+                tracing::warn!(target: log::HEALTH, job, "check {} is {is}: {text}", finding.check)
             }
         }
         known.insert(key, finding.status);

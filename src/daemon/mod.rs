@@ -196,7 +196,7 @@ async fn live(options: &Options, shared: &Arc<Shared>) -> Result<ExitReason> {
     let (stop, stops) = watch::channel(false);
     let server = tokio::spawn(listener::serve(Arc::clone(shared), first, listens, stops));
     shared.set_ready();
-    let status = format!("{} jobs", shared.agent().config.job.len());
+    let status = count_of_jobs(shared.agent().config.job.len());
     signals::tell_manager(&[NotifyState::Ready, NotifyState::Status(&status)]);
 
     let name = loop {
@@ -257,6 +257,10 @@ fn end(shared: &Shared, signal: &str) -> Result<()> {
     Ok(())
 }
 
+fn count_of_jobs(count: usize) -> String {
+    if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") }
+}
+
 async fn reload_now(shared: &Arc<Shared>, load: LoadOptions) {
     signals::tell_reloading();
     let task = {
@@ -264,7 +268,7 @@ async fn reload_now(shared: &Arc<Shared>, load: LoadOptions) {
         tokio::task::spawn_blocking(move || reload::reload(&shared, &load))
     };
     let status = match task.await {
-        Ok(Reloaded::Good) => format!("{} jobs", shared.agent().config.job.len()),
+        Ok(Reloaded::Good) => count_of_jobs(shared.agent().config.job.len()),
         Ok(Reloaded::Refused) => "the configuration was refused, the old one is used".to_owned(),
         Err(error) => {
             tracing::error!("internal error while loading the configuration, the old one is used: {error}");

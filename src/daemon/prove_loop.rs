@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::context::Shared;
 use super::tend_loop::Trouble;
+use crate::crypt::KeyFiles;
 use crate::model::{JobName, TargetName};
 use crate::ops::rounds::{self, Done};
 use crate::ops::{Agent, drill};
@@ -96,7 +97,7 @@ fn drill_all(shared: &Shared, agent: &Agent, resting: &mut BTreeMap<JobName, Ins
             continue;
         }
         tracing::info!("job {job}: a drill begins");
-        match drill::drill(agent, &job, None, &shared.proving) {
+        match drill::drill(agent, &job, None, &KeyFiles::default(), &shared.proving) {
             Ok(done) if done.ok == Some(true) => {
                 tracing::info!("job {job}: run {} came back from {} as it should", done.run_id, done.target)
             }

@@ -161,7 +161,7 @@ fn last_good(options: &Options, load: &LoadOptions, reason: anyhow::Error) -> Re
 }
 
 fn keep(shared: &Shared, loaded: &Loaded) {
-    if let Err(error) = last_good::keep(&shared.agent(), loaded) {
+    if let Err(error) = last_good::loaded_anew(&shared.agent(), loaded) {
         tracing::error!("the configuration could not be kept for a start that finds a broken one: {error:#}");
     }
 }

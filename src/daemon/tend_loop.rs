@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::context::Shared;
 use crate::event::{Event, Observer};
@@ -14,13 +14,15 @@ use crate::lock::{FileLock, LockMode};
 use crate::log;
 use crate::model::{JobName, RunId};
 use crate::ops::reap::{self, Fate};
-use crate::ops::{Agent, copies, tell};
+use crate::ops::{Agent, copies, pins, tell};
 use crate::state::write_status;
 
 /// How often each of these looks, without being woken.
 const LOOK: Duration = Duration::from_secs(60);
 /// How often the queue of copies is looked at: retries are due to the minute.
 const LOOK_FOR_COPIES: Duration = Duration::from_secs(30);
+/// How long a target that could not be told of a pin is left alone.
+const PINS_AGAIN: Duration = Duration::from_secs(15 * 60);
 /// How often old records are removed.
 const EXPIRE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often the last delivery looks whether the runs have ended.
@@ -81,9 +83,10 @@ fn mend_channels(shared: &Shared) {
     }
 }
 
-/// Makes the copies that runs left behind.
+/// Makes the copies that runs left behind, and tells targets of pins they do not know yet.
 pub(super) fn copies(shared: &Shared) {
     let mut trouble = Trouble::default();
+    let (mut pin_trouble, mut pins_from) = (Trouble::default(), Instant::now());
     while !shared.is_stopping() {
         let agent = shared.agent();
         let drained = copies::drain(&agent, None, None, &Logged, &shared.copying);
@@ -92,6 +95,16 @@ pub(super) fn copies(shared: &Shared) {
             shared.health.wake();
         }
         trouble.note("making late copies", drained.map(drop));
+        if Instant::now() >= pins_from {
+            let told = pins::tell_all(&agent, &shared.copying).and_then(|told| match told.failed.first() {
+                Some((run, target, why)) => bail!("run {run} at {target}: {why}"),
+                None => Ok(()),
+            });
+            if told.is_err() {
+                pins_from = Instant::now() + PINS_AGAIN;
+            }
+            pin_trouble.note("telling a target which backups are pinned", told);
+        }
         shared.copies.wait(LOOK_FOR_COPIES);
     }
 }

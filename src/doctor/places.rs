@@ -91,7 +91,8 @@ fn one(visit: &Visit, name: &TargetName, target: &TargetConfig) -> Vec<Finding> 
             .fix(format!("Say require_mount = true in [target.{name}]")),
         ];
     }
-    let at = At::new(name, target, "");
+    let expected = visit.patient.state.as_ref().ok().and_then(|state| state.identities.get(name).cloned());
+    let at = At::new(name, target, "").expecting(expected);
     let deadline = Some(Instant::now() + PROBE);
     let reply = isolate::call(&Request::Probe { at }, PROBE, deadline, &Progress::default(), &mut |_| Ok(()));
     let mut findings = Vec::new();

@@ -92,7 +92,7 @@ diagnoses! {
         "What stands there may start a backup a second time.";
     SOURCE = "source", Programs, Critical,
         "a source would fail before its first byte: a program is missing or older than its server, a login refused, a path away; a warning where it would only be odd",
-        "The next run ends in the preflight, with the same sentence.";
+        "A critical one ends the next run in its preflight, with the same sentence; past a warning the run goes on, and repeats it.";
     RESTORE_PROGRAMS = "restore-programs", Programs, Warning,
         "a program that restoring by hand needs is not installed",
         "Backups restore with tar and zstd alone, on a machine where they are installed.";
@@ -101,7 +101,7 @@ diagnoses! {
         "Whoever can read it can log in. A run refuses to use it.";
     CONFIG_WARNING = "config-warning", Permissions, Warning,
         "the configuration is odd, or others can change it",
-        "Whoever can change the configuration can run programs as the agent.";
+        "What is odd is probably not meant. Whoever can change the configuration can run programs as the agent.";
     STATE_FOLDER = "state-folder", Permissions, Critical,
         "the state folder is missing, belongs to somebody else, or others can write to it",
         "Without its state the agent knows of no backup; with a foreign one it knows wrong things.";

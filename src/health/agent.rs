@@ -40,6 +40,12 @@ pub(super) fn daemon(view: &AgentView<'_>) -> Option<Verdict> {
     Some(Verdict::bad(format!("{text}: no scheduled run will start")).hint(START))
 }
 
+/// Silent where the database was read: then it is as it should be.
+pub(super) fn state(view: &AgentView<'_>) -> Option<Verdict> {
+    let why = view.extra.state_broken.as_ref()?;
+    Some(Verdict::bad(format!("no run can be made: {}", first_line(why))))
+}
+
 /// The targets of the configuration with what was last seen of them, and whether a job stores its runs
 /// there first.
 fn probed<'a>(

@@ -145,6 +145,13 @@ pub const CHECKS: &[Check] = &[
         scope: Scope::Job(job::retention),
     },
     Check {
+        name: "state",
+        meaning: "the state database is damaged or of a later version, so that no run can be made",
+        severity: Critical,
+        limits: &[],
+        scope: Scope::Agent(agent::state),
+    },
+    Check {
         name: "daemon",
         meaning: "the scheduler does not turn, so no scheduled run will start",
         severity: Critical,

@@ -50,6 +50,8 @@ pub struct Extra {
     pub backup_files: BTreeMap<JobName, Result<(), String>>,
     /// Targets that could not be looked at just now, and why.
     pub targets_away: BTreeMap<TargetName, String>,
+    /// Why the state database cannot be used by anybody, where `status.json` was read in its place.
+    pub state_broken: Option<String>,
     /// For each job that was looked at: what would start it twice, if anything would.
     pub duplicates: BTreeMap<JobName, Option<Duplicate>>,
 }

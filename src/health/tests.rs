@@ -587,6 +587,15 @@ fn a_target_that_is_away_is_told_as_the_target_and_not_as_lost_files() {
 }
 
 #[test]
+fn a_state_nobody_can_use_is_critical_however_good_the_last_facts_are() {
+    let state = snapshot(good_job());
+    assert!(is_silent(&state, "state"));
+    let broken = Extra { state_broken: Some("the state database is damaged".into()), ..Extra::default() };
+    let (status, text) = says_of(&state, &config(), &broken, "state");
+    assert_eq!((status, text.as_str()), (Critical, "no run can be made: the state database is damaged"));
+}
+
+#[test]
 fn what_starts_a_backup_twice_is_told_where_somebody_looked() {
     let state = snapshot(good_job());
     assert!(is_silent(&state, "duplicate-trigger"));

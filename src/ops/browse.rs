@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::stored::Backup;
-use crate::archive::{EntryKind, FrameReader, IndexEntry, StreamDecoder, copy_entry, path_order};
+use crate::archive::{EntryKind, FrameReader, IndexEntry, copy_entry, path_order};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::{Component, Kind, PathText};
 
@@ -95,7 +95,7 @@ pub fn cat<'b>(
                 EntryKind::Symlink => path = resolve(&path, &target()?),
                 EntryKind::Dir => bail!("{} is a folder", located.entry.path.display()),
                 EntryKind::File => {
-                    let stored = backup.file(&tree.file)?;
+                    let stored = backup.content(&tree.file)?;
                     let mut frames =
                         FrameReader::new(stored.read_at(), backup.manifest.codec, located.frames.clone())?;
                     let bytes = copy_entry(&mut frames, &path, out)
@@ -141,8 +141,7 @@ pub fn cat_stream(
     if component.kind == Kind::Tar {
         bail!("component {} is a tree of files; say which file", component.name);
     }
-    let mut decoder = StreamDecoder::new(backup.file(&component.file)?, backup.manifest.codec);
-    let totals = decoder.totals();
+    let (mut decoder, totals) = backup.stream(component)?;
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     loop {
@@ -168,6 +167,31 @@ pub fn cat_stream(
 #[derive(Debug, thiserror::Error)]
 #[error("writing the content: {0}")]
 pub struct OutputError(#[source] pub io::Error);
+
+/// Whether a component that is no tree holds the same in two backups. Where one is encrypted its digest says
+/// nothing, so both are decrypted and compared when their lengths agree.
+pub fn same_stream(earlier: (&Backup<'_>, &Component), later: (&Backup<'_>, &Component)) -> Result<bool> {
+    let sealed = |of: (&Backup<'_>, &Component)| of.0.manifest.encryption.is_some();
+    if !sealed(earlier) && !sealed(later) {
+        return Ok(earlier.1.sha256 == later.1.sha256);
+    }
+    if earlier.1.raw_bytes != later.1.raw_bytes {
+        return Ok(false);
+    }
+    let digest = |(backup, component): (&Backup<'_>, &Component)| -> Result<Vec<u8>> {
+        use sha2::Digest;
+        let (mut stream, _) = backup.stream(component)?;
+        let mut digest = sha2::Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match stream.read(&mut buffer).with_context(|| format!("reading {}", component.file))? {
+                0 => return Ok(digest.finalize().to_vec()),
+                got => digest.update(&buffer[..got]),
+            }
+        }
+    };
+    Ok(digest(earlier)? == digest(later)?)
+}
 
 /// What became of a path between two backups.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,11 +10,12 @@ use anyhow::{Result, anyhow, bail};
 
 use super::hooks::{Hooks, Scope, Verdict};
 use super::panics::unwinding;
-use super::{preflight, shrink};
+use super::{keys, preflight, shrink};
 use crate::archive::{self, Outputs, TreeSpec, capture_stream, capture_tree};
 use crate::config::{Limits, Unreadable};
+use crate::crypt::SUFFIX;
 use crate::event::{Event, Observer, is_interruption};
-use crate::manifest::{Codec, Component, StoredFile};
+use crate::manifest::{Codec, Component, Encryption, StoredFile};
 use crate::model::{ComponentName, Outcome, WarningKind};
 use crate::source::{Capture, Context, Part, Ready, Source};
 use crate::state::Baseline;
@@ -22,7 +23,7 @@ use crate::target::{Stage, StagedFile};
 
 /// What capturing needs to know beside the sources.
 pub struct Plan<'a> {
-    /// Compression and load.
+    /// Compression, encryption and load.
     pub options: &'a archive::Options,
     /// Folders that are never captured: targets and state.
     pub skip: Vec<PathBuf>,
@@ -43,6 +44,8 @@ pub struct Captured {
     pub components: Vec<Component>,
     /// `success`, `warning` or `partial`.
     pub outcome: Outcome,
+    /// What all of them are encrypted to.
+    pub encryption: Encryption,
 }
 
 /// The error of one component, which messages name.
@@ -69,7 +72,8 @@ pub fn capture_all(
     observer: &dyn Observer,
 ) -> Result<Captured> {
     let stage = Mutex::new(stage);
-    let mut captured = Captured { components: Vec::new(), outcome: Outcome::Success };
+    let encryption = keys::described(plan.options.seal.as_deref());
+    let mut captured = Captured { components: Vec::new(), outcome: Outcome::Success, encryption };
     for source in sources {
         let scope = Scope::Source(source.name().clone());
         let ready = ready.remove(source.name());
@@ -194,7 +198,7 @@ impl Job<'_, '_> {
             archive::Codec::Zstd(_) => Codec::Zstd,
             archive::Codec::Gzip(_) => Codec::Gzip,
         };
-        let file = format!("{}.{}", part.file_name, codec.extension());
+        let file = format!("{}.{}{}", part.file_name, codec.extension(), suffix(options));
         match self.source.open(part, context)? {
             Capture::Tree(mut spec) => {
                 spec.skip.extend(self.plan.skip.iter().cloned());
@@ -223,6 +227,11 @@ impl Job<'_, '_> {
             }
         }
     }
+}
+
+/// What is appended to the names of encrypted files.
+fn suffix(options: &archive::Options) -> &'static str {
+    if options.seal.is_some() { SUFFIX } else { "" }
 }
 
 fn create(stage: &SharedStage<'_>, file: &str) -> Result<Box<dyn StagedFile>> {
@@ -273,8 +282,8 @@ fn capture_files(
     options: &archive::Options,
     now: i64,
 ) -> Result<(Component, u64)> {
-    let index_file = format!("{}.index.zst", part.name);
-    let warnings_file = format!("{}.warnings.zst", part.name);
+    let index_file = format!("{}.index.zst{}", part.name, suffix(options));
+    let warnings_file = format!("{}.warnings.zst{}", part.name, suffix(options));
     let mut archive = create(stage, &file)?;
     let mut index = create(stage, &index_file)?;
     // Most runs have no long list of warnings, so its file is made when it is needed.

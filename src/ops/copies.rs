@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, publish, sentinel, tell};
+use super::{Agent, pins, prune, publish, sentinel, tell};
+use crate::crypt::KeyFiles;
 use crate::event::{Event, Interrupted, Level, Observer, Progress};
 use crate::failpoint;
 use crate::lock::ProcessIdentity;
@@ -98,6 +99,7 @@ pub fn drain(
         match result {
             Ok(()) => {
                 drained.made += 1;
+                pins::carry_over(agent, &copy.run_id, &copy.target, progress)?;
                 if let Some(warning) = sentinel::learn(agent, &copy.target, None)? {
                     observer.event(&Event::Note(Level::Warning, warning));
                 }
@@ -196,11 +198,13 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     let (run, target) = (&copy.run_id, &copy.target);
     let to = agent.at(target, "")?;
     let stall = stall(agent, copy);
+    let reads_back = !to.config.write_only();
 
     // An attempt that died after its rename left a whole copy behind: it is read back and taken.
     if let Some(location) = &copy.location {
         let at = to.clone().below(location);
-        let request = Request::Verify { at, run: run.clone(), depth: Depth::Digests };
+        let request =
+            Request::Verify { at, run: run.clone(), depth: Depth::Digests, keys: KeyFiles::default() };
         if let Ok(Reply::Verified { report }) =
             isolate::call(&request, stall, deadline, progress, &mut |_| Ok(()))
             && report.problems.is_empty()
@@ -221,7 +225,7 @@ fn make(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progre
     match isolate::call(&request, stall, deadline, progress, &mut record)? {
         Reply::Copied { location, bytes } => {
             failpoint::hit("copy-made")?;
-            Ok(state.copy_done(run, target, &location, bytes, true, agent.now())?)
+            Ok(state.copy_done(run, target, &location, bytes, reads_back, agent.now())?)
         }
         other => bail!("an unexpected answer to a copy: {other:?}"),
     }
@@ -254,7 +258,8 @@ pub(super) fn sources(agent: &Agent, copy: &Copy) -> Result<Vec<At>> {
         .filter(|c| c.status.is_kept() && c.target != copy.target)
         .collect();
     kept.sort_by_key(|c| (c.status != CopyStatus::Verified, !c.primary));
-    Ok(kept.into_iter().filter_map(|c| agent.at(&c.target, c.location?).ok()).collect())
+    let all = kept.into_iter().filter_map(|c| agent.at(&c.target, c.location?).ok());
+    Ok(all.filter(|at| !at.config.write_only()).collect())
 }
 
 /// The copying itself, in the child: every byte is digested on its way and compared with the manifest before
@@ -285,6 +290,10 @@ pub(super) fn copy(
             return Err(e);
         }
     };
+    // Every part was compared by the store as it came, and nothing more can be known from here.
+    if to.config.write_only() {
+        return Ok(Reply::Copied { location, bytes });
+    }
     let read_back = verify(target.as_ref(), &location, run, Depth::Digests, progress);
     match read_back.and_then(|report| report.result().map_err(|problems| anyhow!("{problems}"))) {
         Ok(()) => Ok(Reply::Copied { location, bytes }),

@@ -19,11 +19,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::panics::unwinding;
-use super::verify::{Depth, Report, verify, verify_files};
+use super::prune::{self, Stays};
+use super::verify::{Depth, Report, verify_files, verify_with};
 use super::{copies, drill, repair};
 use crate::config::TargetConfig;
+use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress};
-use crate::manifest::StoredFile;
+use crate::manifest::{Pin, StoredFile};
 use crate::model::{RunId, Secret, TargetName};
 use crate::state::TargetIdentity;
 use crate::target::{self, Scan, Sentinel, Space, Target};
@@ -150,6 +152,8 @@ pub enum Request {
         run: RunId,
         /// How closely.
         depth: Depth,
+        /// Where the keys are that an encrypted backup is looked at deeply with.
+        keys: KeyFiles,
     },
     /// Read the files of a backup back that another program made.
     VerifyFiles {
@@ -179,13 +183,24 @@ pub enum Request {
         folder: PathBuf,
         /// How many files are compared with the live ones.
         sample: usize,
+        /// Where the keys are that an encrypted backup is opened with.
+        keys: KeyFiles,
     },
-    /// Remove a backup.
+    /// Remove a backup, unless it is pinned there.
     Remove {
         /// Where it is.
         at: At,
         /// The backup.
         run: RunId,
+    },
+    /// Pin a backup at its target, or unpin it.
+    Pin {
+        /// Where it is.
+        at: At,
+        /// The backup.
+        run: RunId,
+        /// What the target is to know.
+        pin: Option<Pin>,
     },
     /// Remove what a dead run or copy left unfinished.
     Clean {
@@ -258,6 +273,13 @@ pub enum Reply {
     },
     /// It was removed, or there was nothing to remove.
     Removed,
+    /// Why it was not removed, though nothing failed.
+    Stays {
+        /// Why.
+        because: Stays,
+    },
+    /// The target knows of the pin.
+    PinSet,
     /// It failed.
     Failed {
         /// The chain of errors.
@@ -323,6 +345,7 @@ fn describe(request: &Request) -> String {
         }
         Request::Repair { bad, run, .. } => format!("replacing run {run} at target {}", bad.target),
         Request::Drill { at, run, .. } => format!("restoring run {run} from target {}", at.target),
+        Request::Pin { at, run, .. } => format!("pinning run {run} at target {}", at.target),
         Request::Remove { at, run } => format!("removing run {run} from target {}", at.target),
         Request::Clean { at, run } => format!("cleaning up after run {run} at target {}", at.target),
     }
@@ -393,6 +416,18 @@ pub fn verify_copy(
     depth: Depth,
     progress: &Progress,
 ) -> Result<Report> {
+    verify_copy_with(agent, run, at, isolated, (depth, &KeyFiles::default()), progress)
+}
+
+/// The same with the keys that looking deeply at an encrypted backup needs.
+pub fn verify_copy_with(
+    agent: &super::Agent,
+    run: &RunId,
+    at: &At,
+    isolated: bool,
+    (depth, keys): (Depth, &KeyFiles),
+    progress: &Progress,
+) -> Result<Report> {
     let imported = agent.state.imported_files(run, &at.target)?;
     let files: Vec<StoredFile> = imported
         .into_iter()
@@ -400,7 +435,7 @@ pub fn verify_copy(
         .collect();
     let report = if isolated {
         let request = match files.is_empty() {
-            true => Request::Verify { at: at.clone(), run: run.clone(), depth },
+            true => Request::Verify { at: at.clone(), run: run.clone(), depth, keys: keys.clone() },
             false => Request::VerifyFiles { at: at.clone(), files },
         };
         match call(&request, VERIFY_STALL, None, progress, &mut |_| Ok(()))? {
@@ -410,7 +445,7 @@ pub fn verify_copy(
     } else if !files.is_empty() {
         verify_files(at.open()?.as_ref(), &at.location, &files, progress)?
     } else {
-        verify(at.open()?.as_ref(), &at.location, run, depth, progress)?
+        verify_with(at.open()?.as_ref(), &at.location, run, depth, &Arc::new(keys.read()?), progress)?
     };
     let result = report.result();
     // Told before it is recorded: what died in between is found, and told, again.
@@ -486,8 +521,9 @@ fn answer(
         Request::Initialise { at, sentinel } => {
             Ok(Reply::Initialised { sentinel: at.open()?.initialise(sentinel)? })
         }
-        Request::Verify { at, run, depth } => {
-            let report = verify(at.open()?.as_ref(), &at.location, run, *depth, progress)?;
+        Request::Verify { at, run, depth, keys } => {
+            let keys = Arc::new(keys.read()?);
+            let report = verify_with(at.open()?.as_ref(), &at.location, run, *depth, &keys, progress)?;
             Ok(Reply::Verified { report })
         }
         Request::VerifyFiles { at, files } => {
@@ -497,10 +533,16 @@ fn answer(
         Request::Repair { from, bad, locations, run } => {
             repair::replace(from, bad, locations, run, progress, publishing)
         }
-        Request::Drill { at, run, folder, sample } => {
-            Ok(Reply::Drilled { proof: drill::prove(at, run, folder, *sample, progress)? })
+        Request::Drill { at, run, folder, sample, keys } => {
+            Ok(Reply::Drilled { proof: drill::prove(at, run, folder, *sample, keys, progress)? })
         }
-        Request::Remove { at, run } => at.open()?.remove(&at.location, run).map(|()| Reply::Removed),
+        Request::Remove { at, run } => {
+            let stays = prune::remove(at.open()?.as_ref(), &at.location, run)?;
+            Ok(stays.map_or(Reply::Removed, |because| Reply::Stays { because }))
+        }
+        Request::Pin { at, run, pin } => {
+            at.open()?.set_pin(&at.location, run, pin.as_ref()).map(|()| Reply::PinSet)
+        }
         Request::Clean { at, run } => at.open()?.clean(run).map(|_| Reply::Removed),
         Request::Copy { from, to, locations, run } => {
             copies::copy(from, to, locations, run, progress, publishing)

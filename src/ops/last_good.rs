@@ -44,6 +44,13 @@ pub fn keep(agent: &Agent, loaded: &Loaded) -> Result<()> {
     if kept && state.fact(FactKey::ConfigRefused)?.is_none() {
         return Ok(());
     }
+    loaded_anew(agent, loaded)
+}
+
+/// Keeps a configuration that was loaded on purpose, by a start or a reload of the daemon. When that was is
+/// worth knowing, also where nothing in it is new.
+pub fn loaded_anew(agent: &Agent, loaded: &Loaded) -> Result<()> {
+    let state = &agent.state;
     let names: Vec<String> = loaded.sources.iter().map(|path| path.display().to_string()).collect();
     Ok(state.config_loaded(&names.join(", "), &loaded.text, agent.now())?)
 }

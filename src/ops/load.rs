@@ -9,7 +9,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::stored::Backup;
-use crate::archive::StreamDecoder;
 use crate::config::{JobConfig, SourceConfig};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::{Component, Content};
@@ -53,8 +52,7 @@ pub fn load(
     let from = the_database(component, wanted)?;
     let scratch = Scratch::make(state_dir)?;
     let context = source::Context::new(scratch.0.clone(), Arc::clone(progress));
-    let mut decoder = StreamDecoder::new(backup.file(&component.file)?, backup.manifest.codec);
-    let totals = decoder.totals();
+    let (mut decoder, totals) = backup.stream(component)?;
     let mut dump = Counted { dump: &mut decoder, bytes: 0, progress };
     let load = Load {
         component: &component.name,

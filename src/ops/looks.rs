@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
-use super::{Agent, open_target, reap};
+use super::{Agent, reap};
 use crate::config::Config;
+use crate::crypt::KeyFiles;
 use crate::event::Progress;
 use crate::health::{self, Extra, Finding};
 use crate::lock;
@@ -68,7 +69,7 @@ pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
                 extra.dead_runs.insert(run.run_id.clone());
             }
         }
-        match files_of(config, job, state) {
+        match files_of(config, job, state, snapshot) {
             Some((_, Ok(found))) => {
                 extra.backup_files.insert(job.clone(), found);
             }
@@ -84,7 +85,12 @@ pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
 
 /// Whether manifest and files of the newest good backup are at the primary target; an error when that target
 /// cannot be looked at.
-fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetName, Result<Whole>)> {
+fn files_of(
+    config: &Config,
+    job: &JobName,
+    state: &JobState,
+    snapshot: &Snapshot,
+) -> Option<(TargetName, Result<Whole>)> {
     let run = state.last_success.as_ref()?;
     let (name, location) = (run.target.as_ref()?, run.location.as_ref()?);
     let target = config.target.get(name)?;
@@ -92,18 +98,20 @@ fn files_of(config: &Config, job: &JobName, state: &JobState) -> Option<(TargetN
         return None;
     }
     let progress = Progress::default();
+    // Another share in its place is not a backup that is gone.
+    let expected = snapshot.identities.get(name).cloned();
+    let at = At::new(name, target, location.clone()).expecting(expected);
     // Nothing that may hang, or costs requests, is waited for by whoever only looks.
     let report = if target.requires_mount() || target.folder().is_none() {
-        let at = At::new(name, target, location.clone());
-        let request = Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths };
+        let request =
+            Request::Verify { at, run: run.run_id.clone(), depth: Depth::Lengths, keys: KeyFiles::default() };
         match isolate::call(&request, LOOK_STALL, None, &progress, &mut |_| Ok(())) {
             Ok(Reply::Verified { report }) => Ok(report),
             Ok(other) => Err(anyhow::anyhow!("an unexpected answer: {other:?}")),
             Err(e) => Err(e),
         }
     } else {
-        open_target(name, target)
-            .and_then(|target| verify(target.as_ref(), location, &run.run_id, Depth::Lengths, &progress))
+        at.open().and_then(|target| verify(target.as_ref(), location, &run.run_id, Depth::Lengths, &progress))
     };
     Some((name.clone(), report.map(|report| report.result())))
 }

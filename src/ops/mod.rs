@@ -10,12 +10,15 @@ pub mod failed;
 pub mod hooks;
 pub mod import;
 pub mod isolate;
+pub mod key_check;
+pub mod keys;
 pub mod last_good;
 pub mod limits;
 pub mod load;
 pub mod locks;
 pub mod looks;
 pub mod panics;
+pub mod pins;
 pub mod preflight;
 pub mod prune;
 pub mod publish;
@@ -99,6 +102,11 @@ impl Agent {
         Ok(at.expecting(self.state.target_identity(name)?))
     }
 
+    /// Where sources of a job put down what they need on the way, when its backups are encrypted.
+    pub fn scratch_path(&self, job: &JobName) -> PathBuf {
+        self.config.state_dir.join("scratch").join(job.as_str())
+    }
+
     /// Where a job's private lock stands.
     pub fn lock_path(&self, job: &JobName) -> PathBuf {
         self.config.state_dir.join("locks").join(format!("{job}.lock"))
@@ -128,7 +136,7 @@ pub fn open_target(name: &TargetName, config: &TargetConfig) -> Result<Box<dyn T
     target::open(name, config, None, None)
 }
 
-/// The engine's options for a job. `fast` asks for all cores and no restraint.
+/// The engine's options for a job, without encryption. `fast` asks for all cores and no restraint.
 pub fn engine_options(config: &EngineConfig, fast: bool, progress: Arc<Progress>) -> archive::Options {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let codec = match config.codec {
@@ -141,6 +149,7 @@ pub fn engine_options(config: &EngineConfig, fast: bool, progress: Arc<Progress>
         nice: if fast { 0 } else { config.nice },
         idle_io: !fast && config.ionice == IoNice::Idle,
         read_limit: if fast { None } else { config.read_limit.map(|l| l.0) },
+        seal: None,
         progress,
     }
 }

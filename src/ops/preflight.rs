@@ -31,7 +31,8 @@ pub fn target(
         Ok(space) => Ok(space),
         Err(e) => Err(e),
     };
-    let removed = prune::at_target(agent, job, target.name(), Some(target), progress).unwrap_or_default();
+    let removed =
+        prune::at_target(agent, job, target.name(), Some(target), progress).unwrap_or_default().removed;
     if !removed.is_empty() {
         let text = format!(
             "target {} is nearly full: {} expired backups were removed first",

@@ -1,18 +1,26 @@
 //! Retention carried out: decisions are made by [`crate::retention`], here they are acted upon.
+//!
+//! Here by what the state knows, in [`hosts`] by what the manifests at a target say.
 
+pub mod hosts;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::Agent;
-use super::isolate::{self, Request};
+use super::isolate::{self, At, Reply, Request};
+use super::verify::read_manifest;
 use crate::config::Keep;
-use crate::event::Progress;
+use crate::event::{Interrupted, Progress};
+use crate::manifest::Pin;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::retention::{Counts, Decision, Policy, Status, StoredCopy, decide};
-use crate::state::{Copy, CopyStatus, FactKey};
-use crate::target::Target;
+use crate::state::{Copy, CopyStatus, FactKey, State};
+use crate::target::{Removal, Target};
 
 /// How far the clock may stand behind the newest thing the state knows.
 const BEHIND: TimeDelta = TimeDelta::hours(1);
@@ -21,6 +29,92 @@ const BEHIND: TimeDelta = TimeDelta::hours(1);
 const AHEAD: TimeDelta = TimeDelta::days(45);
 /// How long a removal at a further target may make no progress.
 const REMOVE_STALL: Duration = Duration::from_secs(10 * 60);
+
+/// How long storage that says no, and not until when, is left alone.
+const ASK_AGAIN: TimeDelta = TimeDelta::days(1);
+
+/// Why a backup is still there that retention wanted to remove, though nothing failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "by")]
+pub enum Stays {
+    /// The storage does not let it go yet.
+    Retained {
+        /// Until when, where it says so.
+        until: Option<DateTime<Utc>>,
+    },
+    /// Somebody pinned it at the target.
+    Pinned {
+        /// Who, when and why.
+        pin: Pin,
+    },
+}
+
+impl std::fmt::Display for Stays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stays::Retained { until: Some(until) } => {
+                write!(f, "the storage keeps it until {}", until.format("%Y-%m-%d %H:%M UTC"))
+            }
+            Stays::Retained { until: None } => f.write_str("the storage does not let it go yet"),
+            Stays::Pinned { pin } => write!(f, "{} pinned it at the target", pin.by),
+        }
+    }
+}
+
+/// What retention did for one job at one target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Removed.
+    pub removed: Vec<RunId>,
+    /// Still there, and why.
+    pub stays: Vec<(RunId, Stays)>,
+}
+
+/// Removes a backup unless it is pinned at the target, whatever this host knows of that.
+pub fn remove(target: &dyn Target, location: &str, run: &RunId) -> Result<Option<Stays>> {
+    if let Some(pin) = target.pin(location)? {
+        // A name is free again once its backup was taken out; then the pin is that of a later run.
+        let is_of_another = read_manifest(target, location).is_ok_and(|manifest| manifest.run_id != *run);
+        if !is_of_another {
+            return Ok(Some(Stays::Pinned { pin }));
+        }
+    }
+    Ok(match target.remove(location, run)? {
+        Removal::Removed => None,
+        Removal::Retained { until } => Some(Stays::Retained { until }),
+    })
+}
+
+/// The same in a child process.
+fn remove_isolated(at: At, run: &RunId, progress: &Progress) -> Result<Option<Stays>> {
+    let request = Request::Remove { at, run: run.clone() };
+    match isolate::call(&request, REMOVE_STALL, None, progress, &mut |_| Ok(()))? {
+        Reply::Removed => Ok(None),
+        Reply::Stays { because } => Ok(Some(because)),
+        other => bail!("an unexpected answer to a removal: {other:?}"),
+    }
+}
+
+/// Records what became of a removal that was announced by [`State::copy_expiring`].
+fn record_removal(
+    state: &State,
+    run: &RunId,
+    target: &TargetName,
+    stays: Option<&Stays>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    match stays {
+        None => state.copy_expired(run, target, now)?,
+        Some(Stays::Retained { until }) => {
+            state.copy_retained(run, target, until.unwrap_or(now + ASK_AGAIN))?;
+        }
+        Some(Stays::Pinned { pin }) => {
+            state.copy_spared(run, target)?;
+            state.pin_found(run, target, pin)?;
+        }
+    }
+    Ok(())
+}
 
 /// What retention decided for one job at one target, with the copies it decided about.
 #[derive(Debug)]
@@ -57,13 +151,12 @@ pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome, u64)>;
 pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>) -> Result<Plan> {
     let config = agent.target(target)?;
     let zone = agent.config.job.get(job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
-    let copies: Vec<Copy> = agent
-        .state
-        .copies(Some(job), Some(target))?
-        .into_iter()
-        // What another program made is not ours to remove.
-        .filter(|c| !c.imported && (c.status.is_kept() || c.status == CopyStatus::Corrupt))
-        .collect();
+    let mut copies: Vec<Copy> = Vec::new();
+    for name in names(agent, job) {
+        copies.extend(agent.state.present_copies(name, target)?);
+    }
+    // What another program made is not ours to remove.
+    copies.retain(|copy| !copy.imported);
     let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
     stored.extend(fresh.map(|(run_id, started, outcome, bytes)| StoredCopy {
         run_id: run_id.clone(),
@@ -71,6 +164,7 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
         outcome,
         status: Status::Verified,
         pinned: false,
+        retained_until: None,
         bytes,
     }));
     let trusted = clock_problem(agent)?.is_none()
@@ -78,6 +172,12 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
     let decisions =
         decide(&stored, &policy(config.keep.as_ref()), Counts::Verified, zone, agent.now(), trusted);
     Ok(Plan { decisions, copies })
+}
+
+/// The job, and what it was called before: its backups are one.
+fn names<'a>(agent: &'a Agent, job: &'a JobName) -> impl Iterator<Item = &'a JobName> {
+    let aliases = agent.config.job.get(job).map_or(&[][..], |job| &job.aliases);
+    std::iter::once(job).chain(aliases)
 }
 
 /// A clock jump keeps retention still for a day: long enough to be told and looked at.
@@ -90,13 +190,18 @@ fn stored_copy(copy: &Copy) -> StoredCopy {
         run_id: copy.run_id.clone(),
         started: copy.started,
         outcome: copy.outcome,
-        status: match copy.status {
-            CopyStatus::Verified => Status::Verified,
-            CopyStatus::Corrupt => Status::Corrupt,
-            _ => Status::Complete,
-        },
+        status: status_of(copy),
         pinned: copy.pinned,
+        retained_until: copy.retained_until,
         bytes: copy.bytes,
+    }
+}
+
+fn status_of(copy: &Copy) -> Status {
+    match copy.status {
+        CopyStatus::Verified => Status::Verified,
+        CopyStatus::Corrupt => Status::Corrupt,
+        _ => Status::Complete,
     }
 }
 
@@ -111,10 +216,11 @@ fn policy(keep: Option<&Keep>) -> Policy {
         yearly: keep.yearly,
         within: keep.within,
         max_bytes: keep.max_bytes.map(|limit| limit.0),
+        min_bytes: keep.min_bytes.map(|floor| floor.0),
     }
 }
 
-/// Carries retention out for a job at a target and records it; gives the runs removed. `primary` is the
+/// Carries retention out for a job at a target and records it. `primary` is the
 /// target when it is one that this process may touch itself.
 pub fn at_target(
     agent: &Agent,
@@ -122,7 +228,7 @@ pub fn at_target(
     target: &TargetName,
     primary: Option<&dyn Target>,
     progress: &Progress,
-) -> Result<Vec<RunId>> {
+) -> Result<Pruned> {
     recorded(agent, job, target, carry_out(agent, job, target, primary, None, progress))
 }
 
@@ -134,16 +240,11 @@ pub fn with_fresh(
     target: &dyn Target,
     fresh: Fresh<'_>,
     progress: &Progress,
-) -> Result<Vec<RunId>> {
+) -> Result<Pruned> {
     recorded(agent, job, name, carry_out(agent, job, name, Some(target), fresh, progress))
 }
 
-fn recorded(
-    agent: &Agent,
-    job: &JobName,
-    target: &TargetName,
-    result: Result<Vec<RunId>>,
-) -> Result<Vec<RunId>> {
+fn recorded(agent: &Agent, job: &JobName, target: &TargetName, result: Result<Pruned>) -> Result<Pruned> {
     let error = result.as_ref().err().map(|e| format!("{e:#}"));
     agent.state.record_retention(job, target, error.as_deref(), agent.now())?;
     result
@@ -156,40 +257,49 @@ fn carry_out(
     primary: Option<&dyn Target>,
     fresh: Fresh<'_>,
     progress: &Progress,
-) -> Result<Vec<RunId>> {
+) -> Result<Pruned> {
     let plan = plan(agent, job, target, fresh)?;
-    let mut removed = Vec::new();
+    let mut pruned = Pruned::default();
     let mut problems = Vec::new();
     // Removals that were cut short first: nothing is decided anew about them.
-    let mut going = agent.state.half_removed_copies(job, target)?;
-    let goes = |copy: &Copy| plan.decisions.iter().any(|d| !d.keep && d.run_id == copy.run_id);
-    going.extend(plan.copies.into_iter().filter(goes));
+    let mut going = Vec::new();
+    for name in names(agent, job) {
+        going.extend(agent.state.half_removed_copies(name, target)?);
+    }
+    let goes: HashSet<&RunId> = plan.decisions.iter().filter(|d| !d.keep).map(|d| &d.run_id).collect();
+    going.extend(plan.copies.into_iter().filter(|copy| goes.contains(&copy.run_id)));
     for copy in going {
         let Some(location) = copy.location.clone() else { continue };
         // Recorded before anything is touched: a backup that is listed is a whole one.
         agent.state.copy_expiring(&copy.run_id, target)?;
         let result = match primary {
-            Some(target) => target.remove(&location, &copy.run_id),
-            None => {
-                let at = agent.at(target, location)?;
-                let request = Request::Remove { at, run: copy.run_id.clone() };
-                isolate::call(&request, REMOVE_STALL, None, progress, &mut |_| Ok(())).map(drop)
-            }
+            Some(target) => remove(target, &location, &copy.run_id),
+            None => remove_isolated(agent.at(target, location)?, &copy.run_id, progress),
         };
         match result {
-            Ok(()) => {
-                agent.state.copy_expired(&copy.run_id, target, agent.now())?;
-                removed.push(copy.run_id);
+            Ok(stays) => {
+                record_removal(&agent.state, &copy.run_id, target, stays.as_ref(), agent.now())?;
+                match stays {
+                    None => pruned.removed.push(copy.run_id),
+                    Some(because) => pruned.stays.push((copy.run_id, because)),
+                }
             }
+            Err(e) if e.is::<Interrupted>() => return Err(e),
             Err(e) => problems.push(format!("{e:#}")),
         }
     }
-    if problems.is_empty() { Ok(removed) } else { bail!("{}", problems.join("; ")) }
+    if problems.is_empty() { Ok(pruned) } else { bail!("{}", problems.join("; ")) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+    use crate::state::{EndedRun, NewCopy, NewRun, RunTrigger};
+    use crate::target::{Cache, DirectoryTarget, Mount, Scan, Sentinel, Space, Stage, StoredFile};
 
     #[test]
     fn a_clock_far_from_what_is_known_is_not_trusted() {
@@ -199,5 +309,146 @@ mod tests {
         assert!(judge_clock(newest - TimeDelta::days(365), Some(newest)).is_some());
         assert!(judge_clock(newest + TimeDelta::days(365), Some(newest)).is_some());
         assert!(judge_clock(newest, None).is_none());
+    }
+
+    /// A folder that lets nothing go, until a time it names or does not.
+    struct WriteOnce(DirectoryTarget, Option<DateTime<Utc>>);
+
+    impl Target for WriteOnce {
+        fn name(&self) -> &TargetName {
+            self.0.name()
+        }
+        fn probe(&self) -> Result<Option<Space>> {
+            self.0.probe()
+        }
+        fn identify(&self, now: DateTime<Utc>) -> Result<crate::state::TargetIdentity> {
+            self.0.identify(now)
+        }
+        fn initialise(&self, sentinel: &Sentinel) -> Result<Sentinel> {
+            self.0.initialise(sentinel)
+        }
+        fn scan(&self, progress: &Progress) -> Result<Scan> {
+            self.0.scan(progress)
+        }
+        fn probe_readable(&self, location: &str) -> Result<()> {
+            self.0.probe_readable(location)
+        }
+        fn stage(&self, run: &RunId, locations: &[String]) -> Result<Box<dyn Stage>> {
+            self.0.stage(run, locations)
+        }
+        fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>> {
+            self.0.open(location, file, cache)
+        }
+        fn holds(&self, location: &str, run: &RunId) -> Result<bool> {
+            self.0.holds(location, run)
+        }
+        fn remove(&self, _: &str, _: &RunId) -> Result<Removal> {
+            Ok(Removal::Retained { until: self.1 })
+        }
+        fn pin(&self, location: &str) -> Result<Option<Pin>> {
+            self.0.pin(location)
+        }
+        fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+            self.0.set_pin(location, run, pin)
+        }
+        fn unfinished(&self) -> Result<Vec<RunId>> {
+            self.0.unfinished()
+        }
+        fn clean(&self, run: &RunId) -> Result<bool> {
+            self.0.clean(run)
+        }
+    }
+
+    struct At(DateTime<Utc>);
+
+    impl Clock for At {
+        fn now(&self) -> DateTime<Utc> {
+            self.0
+        }
+    }
+
+    /// Four verified backups, a day apart, of which one is kept; the last of 24 November 03:00.
+    fn four(folder: &std::path::Path) -> (Agent, JobName, TargetName, Vec<RunId>) {
+        let mut config = config::adhoc(&[], folder, None);
+        let (name, target) = config.target.first_key_value().map(|(n, t)| (n.clone(), t.clone())).unwrap();
+        let keep = Keep { last: Some(1), ..Keep::default() };
+        config.target.insert(name.clone(), crate::config::TargetConfig { keep: Some(keep), ..target });
+        let job = config.job.first_key_value().unwrap().0.clone();
+        let start: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
+        let state = State::open(&config.state_dir, start).unwrap();
+        let mut runs = Vec::new();
+        for day in 0..4 {
+            let started = start + TimeDelta::days(day);
+            let run_id = RunId::generate(started);
+            let run = NewRun {
+                run_id: run_id.clone(),
+                job: job.clone(),
+                trigger: RunTrigger::Manual,
+                scheduled_for: None,
+                process: crate::lock::ProcessIdentity::current(),
+                started,
+            };
+            state.begin_run(&run).unwrap();
+            let copy = NewCopy {
+                target: name.clone(),
+                primary: true,
+                status: CopyStatus::Verified,
+                location: Some(format!("{day}")),
+                bytes: 1000,
+            };
+            let ended = EndedRun::new(run_id.clone(), Outcome::Success, started + TimeDelta::minutes(1));
+            state.end_run(&ended, &[copy], &[]).unwrap();
+            runs.push(run_id);
+        }
+        let agent = Agent {
+            config: Arc::new(config),
+            state,
+            clock: Arc::new(At(start + TimeDelta::days(3) + TimeDelta::hours(1))),
+            channels: Arc::default(),
+            command: "agent".to_owned(),
+        };
+        (agent, job, name, runs)
+    }
+
+    #[test]
+    fn what_write_once_storage_does_not_let_go_is_retained_and_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut agent, job, name, runs) = four(folder.path());
+        let until = "2026-12-24T03:00:00Z".parse().unwrap();
+        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
+        let target = WriteOnce(directory, Some(until));
+        let prune = |agent: &Agent| at_target(agent, &job, &name, Some(&target), &Progress::default());
+
+        let pruned = prune(&agent).unwrap();
+        assert!(pruned.removed.is_empty(), "{pruned:?}");
+        let stays = Stays::Retained { until: Some(until) };
+        let retained: Vec<_> = pruned.stays.iter().map(|(run, because)| (run, because == &stays)).collect();
+        assert_eq!(retained, [(&runs[2], true), (&runs[1], true), (&runs[0], true)]);
+        // They are backups as before, no removal is under way, and the pass went well.
+        let copies = agent.state.present_copies(&job, &name).unwrap();
+        assert!(copies.iter().all(|copy| copy.status == CopyStatus::Verified), "{copies:?}");
+        assert_eq!(copies.iter().filter(|copy| copy.retained_until == Some(until)).count(), 3);
+        assert!(agent.state.half_removed_copies(&job, &name).unwrap().is_empty());
+        let snapshot = agent.state.snapshot(agent.now()).unwrap();
+        assert_eq!(snapshot.jobs[0].targets[&name].retention_error, None);
+        // It is not tried again before its time, and then it is.
+        assert_eq!(prune(&agent).unwrap(), Pruned::default());
+        let shown = plan(&agent, &job, &name, None).unwrap().decisions[1].to_string();
+        assert!(shown.contains("the storage keeps it until 2026-12-24"), "{shown}");
+        agent.clock = Arc::new(At(until));
+        assert_eq!(prune(&agent).unwrap().stays.len(), 3);
+    }
+
+    #[test]
+    fn storage_that_does_not_say_until_when_is_asked_again_a_day_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut agent, job, name, _) = four(folder.path());
+        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
+        let target = WriteOnce(directory, None);
+        let prune = |agent: &Agent| at_target(agent, &job, &name, Some(&target), &Progress::default());
+        assert_eq!(prune(&agent).unwrap().stays.len(), 3);
+        assert_eq!(prune(&agent).unwrap().stays.len(), 0);
+        agent.clock = Arc::new(At(agent.now() + ASK_AGAIN));
+        assert_eq!(prune(&agent).unwrap().stays.len(), 3);
     }
 }

@@ -9,13 +9,14 @@ use crate::manifest::{self, Manifest, StoredFile};
 use crate::model::Sha256;
 use crate::target::{Published, Stage};
 
-/// Writes what describes a backup into its staging place. The manifest is the last file.
+/// Writes what describes a backup into its staging place. The manifest is the last file; beside encrypted files
+/// it names no path of the source.
 pub fn describe(stage: &mut dyn Stage, manifest: &Manifest) -> Result<()> {
     let text = restore_text(manifest);
     let mut files: Vec<StoredFile> = manifest.files().collect();
     files.push(write(stage, manifest::RESTORE_FILE, text.as_bytes())?);
     write(stage, manifest::SUMS_FILE, sums(&files).as_bytes())?;
-    write(stage, manifest::FILE, &manifest.to_bytes())?;
+    write(stage, manifest::FILE, &manifest.without_paths().to_bytes())?;
     Ok(())
 }
 

@@ -93,6 +93,13 @@ pub fn leftovers(agent: &Agent, job: &JobName, target: &dyn Target) -> Result<()
 }
 
 fn one(agent: &Agent, run: &Run) -> Result<Fate> {
+    let scratch = agent.scratch_path(&run.job);
+    match std::fs::remove_dir_all(&scratch) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("removing {}, which holds data in clear: {e}", scratch.display());
+        }
+        _ => {}
+    }
     let job = agent.config.job.get(&run.job);
     let target = match (&run.target, job) {
         (Some(target), _) => Some(target.clone()),

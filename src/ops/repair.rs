@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail};
 use super::copies::{self, locations_for, sources};
 use super::isolate::{self, At, Reply, Request, verify_copy};
 use super::verify::{Depth, verify};
-use super::{Agent, locks, tell};
+use super::{Agent, locks, pins, tell};
 use crate::event::{Interrupted, Progress};
 use crate::failpoint;
 use crate::lock::FileLock;
 use crate::model::{RunId, TargetName};
 use crate::state::{Copy, CopyStatus};
+use crate::target::Removal;
 
 /// What came of the repair of one copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,7 @@ pub fn repair(agent: &Agent, copy: &Copy, progress: &Progress) -> Result<Repaire
                 let damaged = Copy { status: CopyStatus::Corrupt, ..copy.clone() };
                 tell::verified(agent, &damaged, &folder, &[])?;
                 agent.state.copy_repaired(run, target, &location, bytes, agent.now())?;
+                pins::carry_over(agent, run, target, progress)?;
                 return Ok(Repaired::Replaced { from: from.target, location, bytes, left });
             }
             Ok(other) => bail!("an unexpected answer to a repair: {other:?}"),
@@ -136,7 +138,11 @@ pub(super) fn replace(
     // With the damaged folder gone altogether the fresh one may stand in its very place.
     let left = match location == bad.location {
         true => None,
-        false => target.remove(&bad.location, run).err().map(|e| format!("{e:#}")),
+        false => match target.remove(&bad.location, run) {
+            Ok(Removal::Removed) => None,
+            Ok(Removal::Retained { .. }) => Some("the storage does not let it go yet".to_owned()),
+            Err(e) => Some(format!("{e:#}")),
+        },
     };
     Ok(Reply::Repaired { location, bytes, left })
 }

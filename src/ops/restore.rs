@@ -3,15 +3,17 @@
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use sha2::Digest;
 
-use super::stored::{Backup, Patterns};
+use super::stored::{Backup, Locked, Patterns};
 use crate::archive::{
-    FrameRecord, Group, Prefetch, RestoreOptions, RestoreSummary, Selection, StreamDecoder, damage,
+    FrameRecord, Group, Prefetch, RestoreOptions, RestoreSummary, Selection, StreamTotals, damage,
     for_each_group, restore_frames, restore_stream, select,
 };
+use crate::crypt::Keyring;
 use crate::manifest::{self, Component, Kind};
 use crate::model::{ComponentName, RunId, Sha256};
 use crate::target::{StoredFile, Target};
@@ -27,6 +29,8 @@ pub struct Wanted {
     pub to: Destination,
     /// Restore into a folder that is not empty, replacing what stands in the way.
     pub force: bool,
+    /// What an encrypted backup is opened with.
+    pub keys: Arc<Keyring>,
 }
 
 /// Where files are restored to.
@@ -70,7 +74,7 @@ pub fn restore(
     wanted: &Wanted,
     options: &RestoreOptions,
 ) -> Result<Restored> {
-    let backup = Backup::open(target, location, run)?;
+    let backup = Backup::open(target, location, run)?.with_keys(Arc::clone(&wanted.keys))?;
     let in_place = matches!(wanted.to, Destination::InPlace);
     let of_trees = in_place || !wanted.paths.is_empty();
     let components = match &wanted.component {
@@ -157,7 +161,7 @@ impl Restorer<'_> {
         }
         if chosen.is_empty() {
             let run = &self.backup.manifest.run_id;
-            bail!("no path in run {run} matches {}; `ls {run}` lists them", paths.join(", "));
+            bail!("no path in run {run} matches {}; `agent ls {run}` lists them", paths.join(", "));
         }
         Ok(chosen)
     }
@@ -166,13 +170,13 @@ impl Restorer<'_> {
     fn whole(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
         let index = match self.backup.checked_index(component) {
             Ok(index) => index,
+            Err(why) if why.is::<Locked>() => return Err(why),
             Err(why) => {
                 tracing::warn!("{}: read from its beginning, because {why:#}", component.file);
                 return self.sequentially(component, folder);
             }
         };
-        let mut stored = self.backup.file(&component.file)?;
-        let mut reading = Sequential { stored: stored.as_mut(), at: 0, digest: sha2::Sha256::new() };
+        let mut reading = Sequential::open(self.backup, component)?;
         let mut groups = |visit: &mut dyn FnMut(Group) -> Result<()>| {
             for_each_group(&index.reader()?, &mut |mut group, entries| {
                 group.names = entries.into_iter().map(|entry| entry.path.0).collect();
@@ -189,8 +193,10 @@ impl Restorer<'_> {
         )
         .map_err(|e| self.explain(e, component))?;
         // What is lost was named, and changes the digest.
-        let digest = reading.finish()?;
-        if digest != component.sha256 && summary.lost == 0 {
+        if let Some(digest) = reading.finish()?
+            && digest != component.sha256
+            && summary.lost == 0
+        {
             bail!(
                 "{} is not what was written (digest {digest}, {} expected): what was restored may be wrong or incomplete",
                 component.file,
@@ -201,9 +207,7 @@ impl Restorer<'_> {
     }
 
     fn sequentially(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
-        let stored = self.backup.file(&component.file)?;
-        let mut decoder = StreamDecoder::new(stored, self.backup.manifest.codec);
-        let totals = decoder.totals();
+        let (mut decoder, totals) = self.backup.stream(component)?;
         let summary = Prefetch::scope(&mut decoder, |stream| {
             let summary = restore_stream(stream, folder, self.options)?;
             io::copy(stream, &mut io::sink())?; // to the end, for the digest
@@ -221,7 +225,7 @@ impl Restorer<'_> {
     }
 
     fn chosen(&self, component: &Component, folder: &Path, selection: &Selection) -> Result<RestoreSummary> {
-        let stored = self.backup.file(&component.file)?;
+        let stored = self.backup.content(&component.file)?;
         let mut groups = |visit: &mut dyn FnMut(Group) -> Result<()>| {
             selection.groups.iter().cloned().try_for_each(&mut *visit)
         };
@@ -252,14 +256,8 @@ impl Restorer<'_> {
     }
 
     fn stream(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
-        let stored = self.backup.file(&component.file)?;
-        let mut decoder = StreamDecoder::new(stored, self.backup.manifest.codec);
-        let totals = decoder.totals();
-        let plain = component
-            .file
-            .strip_suffix(&format!(".{}", self.backup.manifest.codec.extension()))
-            .unwrap_or(&component.file);
-        let path = folder.join(plain);
+        let (mut decoder, totals) = self.backup.stream(component)?;
+        let path = folder.join(self.backup.manifest.plain_name(component));
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -296,37 +294,73 @@ impl Restorer<'_> {
     }
 }
 
-/// A stored file read from its beginning, frame after frame, and digested on the way.
+/// A component read from its beginning, frame after frame, and digested on the way.
 struct Sequential<'a> {
-    stored: &'a mut dyn StoredFile,
+    backup: &'a Backup<'a>,
+    file: &'a str,
+    stream: Box<dyn Read + Send>,
+    by_position: Option<Box<dyn StoredFile>>,
     at: u64,
-    digest: sha2::Sha256,
+    digest: Digested,
 }
 
-impl Sequential<'_> {
-    /// The stored bytes of the next frame. One that cannot be read from here is tried by its position: a bad
+/// Of what is stored.
+enum Digested {
+    /// Frames are what is stored.
+    Frames(sha2::Sha256),
+    /// They are encrypted; it is counted before that.
+    Stored(Arc<StreamTotals>),
+}
+
+impl<'a> Sequential<'a> {
+    fn open(backup: &'a Backup<'a>, component: &'a Component) -> Result<Self> {
+        let file = component.file.as_str();
+        let (stream, digest): (Box<dyn Read + Send>, _) = if backup.manifest.encryption.is_some() {
+            let (stream, totals) = backup.sequential(file)?;
+            (stream, Digested::Stored(totals))
+        } else {
+            (Box::new(backup.file(file)?), Digested::Frames(sha2::Sha256::new()))
+        };
+        Ok(Self { backup, file, stream, by_position: None, at: 0, digest })
+    }
+
+    /// The compressed bytes of the next frame. One that cannot be read from here is tried by its position: a bad
     /// sector must not cost what stands behind it.
     fn frame(&mut self, frame: &FrameRecord) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; frame.stored as usize];
-        if self.at == frame.offset && self.stored.read_exact(&mut bytes).is_ok() {
+        if self.at == frame.offset && self.stream.read_exact(&mut bytes).is_ok() {
             self.at += u64::from(frame.stored);
         } else {
             self.at = u64::MAX;
-            bytes = self.stored.read_at().read_exact_at(frame.offset, frame.stored as usize)?;
+            let file = match self.by_position.take() {
+                Some(file) => file,
+                None => self.backup.content(self.file).map_err(io::Error::other)?,
+            };
+            let file = self.by_position.insert(file);
+            bytes = file.read_at().read_exact_at(frame.offset, frame.stored as usize)?;
         }
-        self.digest.update(&bytes);
+        if let Digested::Frames(digest) = &mut self.digest {
+            digest.update(&bytes);
+        }
         Ok(bytes)
     }
 
-    /// Reads to the end, and gives the digest of everything read.
-    fn finish(mut self) -> Result<Sha256> {
+    /// Reads to the end, and gives the digest of everything stored. None when an encrypted file was not read in
+    /// one go: then each piece of it proved itself.
+    fn finish(mut self) -> Result<Option<Sha256>> {
         let mut buffer = vec![0; 64 << 10];
         while self.at != u64::MAX {
-            match self.stored.read(&mut buffer).context("reading the archive to its end")? {
-                0 => break,
-                got => self.digest.update(&buffer[..got]),
+            match (self.stream.read(&mut buffer).context("reading the archive to its end")?, &mut self.digest)
+            {
+                (0, _) => break,
+                (got, Digested::Frames(digest)) => digest.update(&buffer[..got]),
+                (_, Digested::Stored(_)) => {}
             }
         }
-        Ok(Sha256(self.digest.finalize().into()))
+        Ok(match self.digest {
+            Digested::Frames(digest) => Some(Sha256(digest.finalize().into())),
+            Digested::Stored(_) if self.at == u64::MAX => None,
+            Digested::Stored(totals) => Some(totals.sha256()),
+        })
     }
 }

@@ -1,29 +1,39 @@
 //! `RESTORE.txt`: how to get everything back on a machine where this program was never installed.
 
-use crate::manifest::{Codec, Component, Content, Kind, Manifest};
+use crate::manifest::{Age, Codec, Component, Content, Encryption, Kind, Manifest};
 
 /// The text for one backup, with its own file names in the commands.
 pub fn restore_text(manifest: &Manifest) -> String {
     let tool = if manifest.codec == Codec::Zstd { "zstd" } else { "gzip" };
+    let tools = match &manifest.encryption {
+        Encryption::None => format!("sha256sum, tar and {tool}"),
+        Encryption::Age(_) => format!("sha256sum, age, tar and {tool}"),
+    };
     let mut text = format!(
         "This folder is a backup of job {job} on host {host}, made {started} (run {run}).\n\
-         It needs no special program to be restored: sha256sum, tar and {tool} are enough, and for databases\n\
+         It needs no special program to be restored: {tools} are enough, and for databases\n\
          their own clients.\n\
          Run the commands below inside this folder.\n\
          \n\
          1. Check that nothing is missing or damaged\n\
          \n\
          \u{20}   sha256sum -c SHA256SUMS\n\
-         \n\
-         2. Restore\n",
+         \n",
         job = manifest.job,
         host = manifest.host,
         started = manifest.started.format("%Y-%m-%d %H:%M:%S UTC"),
         run = manifest.run_id,
     );
+    match &manifest.encryption {
+        Encryption::None => text.push_str("2. Restore\n"),
+        Encryption::Age(age) => {
+            text.push_str(&key_text(age));
+            text.push_str("3. Restore\n");
+        }
+    }
     for component in &manifest.components {
         text.push('\n');
-        text.push_str(&section(component, manifest.codec));
+        text.push_str(&section(component, manifest));
     }
     text.push_str(
         "\nmanifest.json says how many bytes, entries and frames each component has. A component that was cut off\n\
@@ -32,14 +42,45 @@ pub fn restore_text(manifest: &Manifest) -> String {
     text
 }
 
+/// How to get at the key: what the commands behind it name `key.txt`.
+fn key_text(age: &Age) -> String {
+    if age.passphrase {
+        return "2. Have the passphrase ready: each file is encrypted with it (the program age, https://age-encryption.org,\n\
+                \u{20}  package `age`), and age asks for it each time\n\
+                \n"
+            .to_owned();
+    }
+    let mut text = "2. Put the private key into place: the files are encrypted with the program age (https://age-encryption.org,\n\
+                    \u{20}  package `age`). The commands below call it key.txt: a file of age, or an SSH private key. Any one of\n\
+                    \u{20}  the keys that belong to these public keys opens every file:\n\
+                    \n"
+        .to_owned();
+    for recipient in &age.recipients {
+        text.push_str(&format!("   - {}\n", shown(recipient)));
+    }
+    text.push('\n');
+    text
+}
+
 /// What a component is, and the commands that bring it back. Each is one line, so that it can be copied.
-fn section(component: &Component, codec: Codec) -> String {
+fn section(component: &Component, manifest: &Manifest) -> String {
     let (name, file) = (&component.name, &component.file);
-    let (read, tar) = match codec {
-        Codec::Zstd => ("zstd -dc", "--zstd"),
-        Codec::Gzip => ("gzip -dc", "--gzip"),
+    let codec = manifest.codec;
+    let (tool, flag) = match codec {
+        Codec::Zstd => ("zstd", "--zstd"),
+        Codec::Gzip => ("gzip", "--gzip"),
     };
-    let plain = file.strip_suffix(&format!(".{}", codec.extension())).unwrap_or(file);
+    let open = match &manifest.encryption {
+        Encryption::None => None,
+        Encryption::Age(age) if age.passphrase => Some("age -d"),
+        Encryption::Age(_) => Some("age -d -i key.txt"),
+    };
+    // What writes the decompressed stream; and what stands before tar, and what tar reads.
+    let (read, front, from) = match open {
+        None => (format!("{tool} -dc {file}"), String::new(), file.as_str()),
+        Some(open) => (format!("{open} {file} | {tool} -dc"), format!("{open} {file} | "), "-"),
+    };
+    let plain = manifest.plain_name(component);
     let databases = match component.databases.as_slice() {
         [] => String::new(),
         names => format!(" ({})", names.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ")),
@@ -49,27 +90,27 @@ fn section(component: &Component, codec: Codec) -> String {
             "files and folders, with owners, modes, ACLs and attributes".to_owned(),
             vec![
                 format!("mkdir -p /restore/{name}"),
-                format!("tar --acls --xattrs --xattrs-include='*' {tar} -xpf {file} -C /restore/{name}"),
+                format!("{front}tar --acls --xattrs --xattrs-include='*' {flag} -xpf {from} -C /restore/{name}"),
                 String::new(),
-                format!("# One file or folder only (list the names with: tar {tar} -tf {file}):"),
-                format!("tar {tar} -xpf {file} -C /restore/{name} PATH/AS/LISTED"),
+                format!("# One file or folder only (list the names with: {front}tar {flag} -tf {from}):"),
+                format!("{front}tar {flag} -xpf {from} -C /restore/{name} PATH/AS/LISTED"),
             ],
         ),
         Content::Mysql => (
             format!("a MySQL or MariaDB dump{databases}. It replaces the tables it names; look at its head first"),
-            vec![format!("{read} {file} | head -n 40"), format!("{read} {file} | mysql")],
+            vec![format!("{read} | head -n 40"), format!("{read} | mysql")],
         ),
         Content::MysqlUsers => (
             "MySQL or MariaDB accounts and grants, to be restored after the databases. Accounts that exist keep \
              their password"
                 .to_owned(),
-            vec![format!("{read} {file} | mysql")],
+            vec![format!("{read} | mysql")],
         ),
         Content::PostgresGlobals => (
             "PostgreSQL roles, memberships and tablespaces, to be restored before the databases. Errors about \
              roles that exist already do no harm"
                 .to_owned(),
-            vec![format!("{read} {file} | psql -X -d postgres")],
+            vec![format!("{read} | psql -X -d postgres")],
         ),
         Content::Postgres => {
             let database = component.databases.first().map_or("DATABASE", String::as_str);
@@ -81,10 +122,10 @@ fn section(component: &Component, codec: Codec) -> String {
                 format!("a PostgreSQL database{databases}, in the archive format of pg_restore"),
                 vec![
                     "# Under its own name, which must not exist:".to_owned(),
-                    format!("{read} {file} | pg_restore --create --exit-on-error -d postgres"),
+                    format!("{read} | pg_restore --create --exit-on-error -d postgres"),
                     "# Or under another name:".to_owned(),
                     format!("createdb -T template0 {other}"),
-                    format!("{read} {file} | pg_restore --no-owner --exit-on-error -d {other}"),
+                    format!("{read} | pg_restore --no-owner --exit-on-error -d {other}"),
                 ],
             )
         }
@@ -94,7 +135,7 @@ fn section(component: &Component, codec: Codec) -> String {
                 .to_owned(),
             vec![
                 "systemctl stop redis-server".to_owned(),
-                format!("{read} {file} > /var/lib/redis/dump.rdb"),
+                format!("{read} > /var/lib/redis/dump.rdb"),
                 "chown redis:redis /var/lib/redis/dump.rdb".to_owned(),
                 "systemctl start redis-server".to_owned(),
             ],
@@ -105,13 +146,13 @@ fn section(component: &Component, codec: Codec) -> String {
                 .to_owned(),
             vec![
                 "mkdir -p /restore".to_owned(),
-                format!("{read} {file} > /restore/{plain}"),
+                format!("{read} > /restore/{plain}"),
                 format!("sqlite3 /restore/{plain} 'PRAGMA integrity_check'"),
             ],
         ),
         Content::Command | Content::Other => (
             "the output of a program, as one stream of bytes".to_owned(),
-            vec!["mkdir -p /restore".to_owned(), format!("{read} {file} > /restore/{plain}")],
+            vec!["mkdir -p /restore".to_owned(), format!("{read} > /restore/{plain}")],
         ),
     };
     let (what, commands) = lines;

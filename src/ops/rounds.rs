@@ -71,8 +71,9 @@ pub fn pass(
 
 /// The backup to be read next at a target, if one is due and the budget allows it.
 fn next(agent: &Agent, target: &TargetName) -> Result<Option<Copy>> {
-    let config = &agent.target(target)?.verify;
-    if !config.enabled {
+    let target_config = agent.target(target)?;
+    let config = &target_config.verify;
+    if !config.enabled || target_config.write_only() {
         return Ok(None);
     }
     let now = agent.now();
@@ -144,6 +145,9 @@ mod tests {
             claimer: None,
             imported: false,
             pinned: false,
+            pin: None,
+            pin_stored: false,
+            retained_until: None,
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::isolate::{self, At, Reply, Request};
 use super::{Agent, touch_job};
 use crate::event::Progress;
+use crate::health;
 use crate::model::{JobName, RunId, TargetName};
 use crate::state::{Copy, CopyStatus, FoundBackup, State};
 use crate::target::{Found, Scan};
@@ -97,6 +98,33 @@ pub fn freshness(scan: &Scan) -> Vec<Freshness> {
     sums.into_values().collect()
 }
 
+/// What is not as fresh as it should be, a sentence each: jobs whose newest good backup is older than `max_age`, and
+/// what of `expected` (`HOST` or `HOST/JOB`) has none at all. Where there is nothing, that is not fresh either.
+pub fn stale(sums: &[Freshness], expected: &[String], max_age: Duration, now: DateTime<Utc>) -> Vec<String> {
+    let mut stale = Vec::new();
+    for sum in sums {
+        let of = format!("{} of {}", sum.job, sum.host);
+        match sum.newest_good.map(|at| health::since(at, now)) {
+            None => stale.push(format!("{of} has no good backup")),
+            Some(age) if age > max_age => {
+                stale.push(format!("{of}: the newest good backup is {} old", health::words(age)));
+            }
+            Some(_) => {}
+        }
+    }
+    for wanted in expected {
+        let (host, job) = wanted.split_once('/').map_or((wanted.as_str(), None), |(h, j)| (h, Some(j)));
+        if !sums.iter().any(|sum| sum.host == host && job.is_none_or(|job| sum.job.as_str() == job)) {
+            let what = job.map_or_else(|| host.to_owned(), |job| format!("{job} of {host}"));
+            stale.push(format!("{what} has no backup at all"));
+        }
+    }
+    if sums.is_empty() && stale.is_empty() {
+        stale.push("there are no backups".to_owned());
+    }
+    stale
+}
+
 /// Records the backups of `host` (of this host or installation without one) that the state does not know.
 /// Gives the runs whose backups were new.
 pub fn adopt(agent: &Agent, target: &TargetName, scan: &Scan, host: Option<&str>) -> Result<Vec<RunId>> {
@@ -128,7 +156,55 @@ pub fn adopt(agent: &Agent, target: &TargetName, scan: &Scan, host: Option<&str>
             as_found(found, first.is_none_or(|first| first == target))
         })
         .collect();
-    Ok(agent.state.adopt(target, &backups, agent.now())?)
+    let adopted = agent.state.adopt(target, &backups, agent.now())?;
+    bring_pins(&agent.state, target, scan)?;
+    Ok(adopted)
+}
+
+/// Takes over the pins that stand at a target, of backups the state knows; those it no longer has are to be written
+/// anew.
+fn bring_pins(state: &State, target: &TargetName, scan: &Scan) -> Result<()> {
+    let mut pinned: BTreeSet<&RunId> = BTreeSet::new();
+    for (run, pin) in scan.found.iter().filter_map(|found| Some((&found.run_id, found.pin.as_ref()?))) {
+        state.pin_found(run, target, pin)?;
+        pinned.insert(run);
+    }
+    let found: BTreeSet<&RunId> = scan.found.iter().map(|found| &found.run_id).collect();
+    let copies = state.copies(None, Some(target))?;
+    let lost = copies.iter().filter(|copy| copy.pinned && copy.pin_stored);
+    for copy in lost.filter(|copy| found.contains(&copy.run_id) && !pinned.contains(&copy.run_id)) {
+        state.pin_missing(&copy.run_id, target)?;
+    }
+    Ok(())
+}
+
+/// Copies that the state knows at a target and that were not found there. What was made after `begun`, when the
+/// looking began, may have come too late to be seen.
+pub fn missing(state: &State, target: &TargetName, scan: &Scan, begun: DateTime<Utc>) -> Result<Vec<Copy>> {
+    let found: BTreeSet<&RunId> = scan.found.iter().map(|found| &found.run_id).collect();
+    let mut copies = state.copies(None, Some(target))?;
+    copies.retain(|copy| {
+        (copy.status.is_kept() || copy.status == CopyStatus::Corrupt)
+            && !copy.imported
+            && !found.contains(&copy.run_id)
+            && copy.created_at.is_none_or(|created| created < begun)
+    });
+    Ok(copies)
+}
+
+/// Records that copies are gone which somebody else removed. Refused when not everything could be read: what is
+/// missing may be what was not.
+pub fn forget(agent: &Agent, target: &TargetName, scan: &Scan, missing: &[Copy]) -> Result<()> {
+    if !scan.unread.is_empty() {
+        bail!(
+            "target {target}: not everything could be read, so that nothing is forgotten: what seems to be gone may \
+             stand there"
+        );
+    }
+    for copy in missing {
+        agent.state.copy_expired(&copy.run_id, target, agent.now())?;
+    }
+    Ok(())
 }
 
 fn as_found(found: &Found, primary: bool) -> FoundBackup {
@@ -149,10 +225,22 @@ fn as_found(found: &Found, primary: bool) -> FoundBackup {
 }
 
 /// A state that holds what the manifests say and nothing else, for a folder whose own state is not there. It
-/// is gone with the last handle. None when there is no backup. Backups of several hosts are refused: which `latest` is meant could not be told.
-pub fn state_of(at: At, now: DateTime<Utc>) -> Result<Option<State>> {
+/// is gone with the last handle. None when there is no backup. Of backups of several hosts those of `own` are taken;
+/// when it has none, those of the host whose run `wanted` means (as [`State::find_runs`] reads it); without such a
+/// one they are refused: which `latest` is meant could not be told.
+pub fn state_of(at: At, own: &str, wanted: Option<&str>, now: DateTime<Utc>) -> Result<Option<State>> {
     let (target, config) = (at.target.clone(), at.config.clone());
-    let scan = scan(at, &Progress::default())?;
+    let mut scan = scan(at, &Progress::default())?;
+    if scan.found.iter().any(|found| found.host == own) {
+        scan.found.retain(|found| found.host == own);
+    } else if let Some(id) = wanted.filter(|id| !id.is_empty()) {
+        let means = |run: &RunId| run.as_str().starts_with(id) || run.as_str().get(17..) == Some(id);
+        let meant = scan.found.iter().filter(|found| means(&found.run_id));
+        let hosts: BTreeSet<String> = meant.map(|found| found.host.clone()).collect();
+        if hosts.len() == 1 {
+            scan.found.retain(|found| hosts.contains(&found.host));
+        }
+    }
     for unread in &scan.unread {
         tracing::warn!("{}: {}", config.address(&unread.location), unread.error);
     }
@@ -169,7 +257,8 @@ pub fn state_of(at: At, now: DateTime<Utc>) -> Result<Option<State>> {
             })
             .collect();
         bail!(
-            "{} holds backups of several hosts: name the folder of one; there are: {}",
+            "{} holds backups of several hosts: name the folder of one, the id of a run, or say which with `host = …` in a \
+             configuration; there are: {}",
             config.address(""),
             folders.join(", ")
         );
@@ -177,6 +266,7 @@ pub fn state_of(at: At, now: DateTime<Utc>) -> Result<Option<State>> {
     let state = State::open_temporary(now)?;
     let backups: Vec<FoundBackup> = scan.found.iter().map(|found| as_found(found, true)).collect();
     state.adopt(&target, &backups, now)?;
+    bring_pins(&state, &target, &scan)?;
     Ok(Some(state))
 }
 
@@ -205,6 +295,8 @@ mod tests {
             host: host.to_owned(),
             instance_id: host.to_owned(),
             job: "web".parse().unwrap(),
+            job_aliases: Vec::new(),
+            timezone: "UTC".to_owned(),
             run_id: RunId::generate(started),
             scheduled_for: None,
             started,
@@ -214,6 +306,7 @@ mod tests {
             stored_bytes: 5,
             components: Vec::new(),
             warning_counts: WarningCounts::default(),
+            pin: None,
         }
     }
 
@@ -237,6 +330,32 @@ mod tests {
             (scan.found[0].started, Some(scan.found[2].started))
         );
         assert_eq!(sums[1].bytes, 10);
+    }
+
+    #[test]
+    fn what_is_not_fresh_is_named_and_so_is_what_is_not_there_at_all() {
+        let found = vec![
+            found("web1", "a", 9, Outcome::Success),
+            found("web2", "b", 9, Outcome::Partial),
+            found("web3", "c", 1, Outcome::Warning),
+        ];
+        let sums = freshness(&Scan { found, unread: Vec::new() });
+        let now: DateTime<Utc> = "2026-11-24T10:00:00Z".parse().unwrap();
+        let judged = |sums: &[Freshness], expect: &[&str]| {
+            let expect: Vec<String> = expect.iter().map(|e| (*e).to_owned()).collect();
+            stale(sums, &expect, Duration::from_secs(2 * 3600), now)
+        };
+        assert_eq!(
+            judged(&sums, &["web1", "web1/web", "web1/db", "web4"]),
+            [
+                "web of web2 has no good backup",
+                "web of web3: the newest good backup is 9 h old",
+                "db of web1 has no backup at all",
+                "web4 has no backup at all",
+            ]
+        );
+        assert!(judged(&sums[..1], &[]).is_empty());
+        assert_eq!(judged(&[], &[]), ["there are no backups"]);
     }
 
     #[test]

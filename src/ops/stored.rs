@@ -1,17 +1,19 @@
 //! A finished backup at a target, opened for looking into it.
 
-use std::io::Read as _;
+use std::io::{self, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use ignore::overrides::{Override, OverrideBuilder};
 use sha2::Digest;
 
 use super::verify::read_manifest;
-use crate::archive::{IndexReader, Selection, select};
-use crate::manifest::{Component, Kind, Manifest};
+use crate::archive::{IndexReader, Selection, StreamDecoder, StreamTotals, Tallied, select};
+use crate::crypt::{self, Keyring, OpenError};
+use crate::manifest::{Component, Encryption, FileWarning, Kind, Manifest};
 use crate::model::{ComponentName, RunId, Sha256};
-use crate::target::{Cache, StoredFile, Target};
+use crate::target::{self, Cache, Decrypted, StoredFile, Target};
 
 /// A finished backup.
 pub struct Backup<'a> {
@@ -21,16 +23,77 @@ pub struct Backup<'a> {
     pub location: &'a str,
     /// What it holds.
     pub manifest: Manifest,
+    /// What it is decrypted with.
+    keys: Arc<Keyring>,
 }
 
+/// A backup that is encrypted, and no key that opens it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Locked(String);
+
+/// A stored file that is read from its beginning, decrypted, and what was read of it so far.
+pub type Counted<'r> = (Box<dyn Read + Send + 'r>, Arc<StreamTotals>);
+/// A component that is read from its beginning, decompressed, and what was read of its file so far.
+pub type Decoded = (StreamDecoder<Box<dyn Read + Send>>, Arc<StreamTotals>);
+
 impl<'a> Backup<'a> {
-    /// Opens the backup of `run` at `location`; one of another run is an error.
+    /// Opens the backup of `run` at `location`; one of another run is an error. What is encrypted in it cannot be
+    /// read, only copied.
     pub fn open(target: &'a dyn Target, location: &'a str, run: &RunId) -> Result<Self> {
+        // Another share in its place is not a backup that is gone.
+        target.probe_readable(location)?;
         let manifest = read_manifest(target, location)?;
         if manifest.run_id != *run {
             bail!("target {}: {location} holds run {}, not {run}", target.name(), manifest.run_id);
         }
-        Ok(Self { target, location, manifest })
+        Ok(Self::of(target, location, manifest))
+    }
+
+    /// The same, its manifest read already.
+    pub(super) fn of(target: &'a dyn Target, location: &'a str, manifest: Manifest) -> Self {
+        Self { target, location, manifest, keys: Arc::default() }
+    }
+
+    /// Brings the keys to read it with.
+    ///
+    /// # Errors
+    /// [`Locked`] when it is encrypted and there is no key at all.
+    pub fn with_keys(mut self, keys: Arc<Keyring>) -> Result<Self> {
+        self.keys = keys;
+        if self.manifest.encryption.is_some() && self.keys.is_empty() {
+            bail!(self.locked());
+        }
+        Ok(self)
+    }
+
+    fn locked(&self) -> Locked {
+        let run = &self.manifest.run_id;
+        Locked(match &self.manifest.encryption {
+            Encryption::Age(age) if age.passphrase => format!(
+                "run {run} is encrypted with a passphrase; give the file that holds it: --passphrase-file FILE"
+            ),
+            Encryption::Age(age) => format!(
+                "run {run} is encrypted; give the file with the private key of {}: --identity FILE",
+                age.recipients.join(" or ")
+            ),
+            Encryption::None => format!("run {run} is not encrypted"),
+        })
+    }
+
+    /// Says why a file of it was not opened.
+    fn not_opened(&self, file: &str, error: OpenError) -> anyhow::Error {
+        match (&error, &self.manifest.encryption) {
+            (OpenError::NoKey, _) if self.keys.is_empty() => self.locked().into(),
+            (OpenError::NoKey, Encryption::Age(age)) if !age.passphrase => Locked(format!(
+                "{file} is encrypted to {}; what was given is the key of {}",
+                age.recipients.join(" and "),
+                self.keys.names().join(" and ")
+            ))
+            .into(),
+            (OpenError::NoKey | OpenError::WrongPassphrase, _) => Locked(format!("{file}: {error}")).into(),
+            _ => anyhow::Error::from(error).context(file.to_owned()),
+        }
     }
 
     /// The component of this name; the error names those there are.
@@ -57,9 +120,61 @@ impl<'a> Backup<'a> {
         Ok(found)
     }
 
-    /// Opens a file of the backup.
+    /// Opens a file of the backup, as it is stored.
     pub fn file(&self, file: &str) -> Result<Box<dyn StoredFile>> {
         self.target.open(self.location, file, Cache::Warm)
+    }
+
+    /// Opens a file of the backup, decrypted.
+    pub fn content(&self, file: &str) -> Result<Box<dyn StoredFile>> {
+        let stored = self.file(file)?;
+        if !self.manifest.encryption.is_some() {
+            return Ok(stored);
+        }
+        match Decrypted::open(stored, Arc::clone(&self.keys)) {
+            Ok(opened) => Ok(Box::new(opened)),
+            Err(e) => Err(self.not_opened(file, e)),
+        }
+    }
+
+    /// Reads a file of the backup from its beginning, decrypted. What is counted and digested are the bytes that
+    /// are stored.
+    pub fn sequential(&self, file: &str) -> Result<Counted<'static>> {
+        self.sequential_of(self.file(file)?, file)
+    }
+
+    /// The same, of what reads the stored file.
+    pub(super) fn sequential_of<'r>(&self, stored: impl Read + Send + 'r, file: &str) -> Result<Counted<'r>> {
+        let stored = Tallied::new(stored);
+        let totals = stored.totals();
+        if !self.manifest.encryption.is_some() {
+            return Ok((Box::new(stored), totals));
+        }
+        let opened = crypt::open(BufReader::with_capacity(256 << 10, stored), &self.keys)
+            .map_err(|e| self.not_opened(file, e))?;
+        Ok((Box::new(Explained(opened)), totals))
+    }
+
+    /// A component decrypted and decompressed from its beginning to its end.
+    pub fn stream(&self, component: &Component) -> Result<Decoded> {
+        let (stored, totals) = self.sequential(&component.file)?;
+        Ok((StreamDecoder::new(stored, self.manifest.codec), totals))
+    }
+
+    /// The first warnings of a component: those in the manifest, or of an encrypted backup those in its list.
+    pub fn warnings(&self, component: &Component) -> Result<Vec<FileWarning>> {
+        let Some(list) = component.warnings_file.as_ref().filter(|_| self.manifest.encryption.is_some())
+        else {
+            return Ok(component.warnings.clone());
+        };
+        let reading = || format!("reading {}", list.file);
+        let (stored, _) = self.sequential(&list.file)?;
+        let lines = zstd::stream::read::Decoder::new(stored).with_context(reading)?;
+        io::BufRead::lines(BufReader::new(lines))
+            .take(crate::manifest::INLINE_WARNINGS)
+            .map(|line| serde_json::from_str(&line?).map_err(anyhow::Error::from))
+            .collect::<Result<_>>()
+            .with_context(reading)
     }
 
     /// The index of a tree.
@@ -68,17 +183,17 @@ impl<'a> Backup<'a> {
             .index
             .as_ref()
             .with_context(|| format!("component {} has no index; restore it whole", component.name))?;
-        Ok(Index { stored: self.file(&index.file)?, file: index.file.clone() })
+        Ok(Index { stored: self.content(&index.file)?, file: index.file.clone() })
     }
 
     /// The index, read once and compared with what was written.
     pub fn checked_index(&self, component: &Component) -> Result<Index> {
         let described = component.index.as_ref().context("it has no index")?;
-        let mut index = self.index(component)?;
+        let mut stored = self.file(&described.file)?;
         let mut digest = sha2::Sha256::new();
         let mut buffer = vec![0; 256 << 10];
         loop {
-            let got = index.stored.read(&mut buffer).with_context(|| format!("reading {}", index.file))?;
+            let got = stored.read(&mut buffer).with_context(|| format!("reading {}", described.file))?;
             if got == 0 {
                 break;
             }
@@ -87,13 +202,25 @@ impl<'a> Backup<'a> {
         if Sha256(digest.finalize().into()) != described.sha256 {
             bail!("its index {} is not what was written", described.file);
         }
-        Ok(index)
+        if self.manifest.encryption.is_some() {
+            return self.index(component);
+        }
+        Ok(Index { stored, file: described.file.clone() })
     }
 
     /// The frames of a tree that hold what the patterns choose.
     pub fn select(&self, component: &Component, patterns: &Patterns) -> Result<Selection> {
         let index = self.index(component)?;
         select(&index.reader()?, &|path| patterns.choose(path))
+    }
+}
+
+/// A decrypted stream whose errors say what is wrong.
+struct Explained<R>(R);
+
+impl<R: Read> Read for Explained<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out).map_err(target::explain)
     }
 }
 

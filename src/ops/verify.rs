@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use crate::archive::{IndexReader, StreamDecoder, check_tar};
+use super::stored::{Backup, Locked};
+use crate::archive::{StreamDecoder, check_tar};
+use crate::crypt::Keyring;
 use crate::event::Progress;
 use crate::manifest::{self, Component, Kind, Manifest, StoredFile};
 use crate::model::{RunId, Sha256};
@@ -62,6 +65,19 @@ pub fn verify(
     depth: Depth,
     progress: &Progress,
 ) -> Result<Report> {
+    verify_with(target, location, run, depth, &Arc::default(), progress)
+}
+
+/// The same with keys, which an encrypted backup needs to be looked at deeply; without one that fits, that is an
+/// error and says nothing of the backup.
+pub fn verify_with(
+    target: &dyn Target,
+    location: &str,
+    run: &RunId,
+    depth: Depth,
+    keys: &Arc<Keyring>,
+    progress: &Progress,
+) -> Result<Report> {
     let mut report = Report::default();
     // A target that is away is no damage of the backup.
     target.probe_readable(location)?;
@@ -76,7 +92,14 @@ pub fn verify(
         report.problems.push(format!("the manifest is that of run {}, not {run}", manifest.run_id));
         return Ok(report);
     }
-    check_sums(target, location, &manifest, &mut report);
+    let mut backup = Backup::of(target, location, manifest);
+    if depth == Depth::Deep {
+        backup = backup
+            .with_keys(Arc::clone(keys))
+            .context("it can be looked at deeply with its key only; all digests are compared without one")?;
+    }
+    let manifest = &backup.manifest;
+    check_sums(target, location, manifest, &mut report);
     for stored in manifest.files() {
         report.files += 1;
         let found = match depth {
@@ -104,7 +127,8 @@ pub fn verify(
     }
     if depth == Depth::Deep && report.problems.is_empty() {
         for component in &manifest.components {
-            match check_content(target, location, &manifest, component, progress) {
+            match check_content(&backup, component, progress) {
+                Err(e) if e.is::<Locked>() => return Err(e),
                 Err(_) if progress.is_cancelled() => return Err(crate::event::Interrupted.into()),
                 Err(e) => report.problems.push(format!("{}: {e:#}", component.file)),
                 Ok(()) => {}
@@ -200,15 +224,11 @@ fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: 
 }
 
 /// Decompresses a component to its end and compares what is in it.
-fn check_content(
-    target: &dyn Target,
-    location: &str,
-    manifest: &Manifest,
-    component: &Component,
-    progress: &Progress,
-) -> Result<()> {
-    let stored = target.open(location, &component.file, Cache::Warm)?;
-    let mut decoder = StreamDecoder::new(Watched { stored, progress }, manifest.codec);
+fn check_content(backup: &Backup<'_>, component: &Component, progress: &Progress) -> Result<()> {
+    let stored = Watched { stored: backup.file(&component.file)?, progress };
+    let (stored, _) = backup.sequential_of(stored, &component.file)?;
+    let mut compressed = Counting { source: stored, read: 0 };
+    let mut decoder = StreamDecoder::new(&mut compressed, backup.manifest.codec);
     match component.kind {
         Kind::Stream => {
             let raw = io::copy(&mut decoder, &mut io::sink()).context("decompressing")?;
@@ -220,11 +240,12 @@ fn check_content(
             equal("bytes", found.raw_bytes, component.raw_bytes)?;
         }
     }
-    let Some(index) = &component.index else { return Ok(()) };
-    let file = target.open(location, &index.file, Cache::Warm)?;
-    let reader = IndexReader::open(file.read_at().length()?, |offset, length| {
-        file.read_at().read_exact_at(offset, length).context("reading the index")
-    })?;
+    drop(decoder);
+    if component.index.is_none() {
+        return Ok(());
+    }
+    let index = backup.index(component)?;
+    let reader = index.reader()?;
     let (mut frames, mut entries, mut stored) = (0, 0, 0);
     reader.for_each(|frame, found| {
         frames += 1;
@@ -234,7 +255,23 @@ fn check_content(
     })?;
     equal("frames in the index", frames, component.frames)?;
     equal("entries in the index", entries, component.entries)?;
-    equal("stored bytes in the index", stored, component.stored_bytes)
+    let length = compressed.read;
+    anyhow::ensure!(stored == length, "{stored} bytes of frames in the index, the archive has {length}");
+    Ok(())
+}
+
+/// Counts what is read.
+struct Counting<R> {
+    source: R,
+    read: u64,
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.source.read(buffer)?;
+        self.read += got as u64;
+        Ok(got)
+    }
 }
 
 /// A stored file whose reading is counted, and ends when it is asked to.

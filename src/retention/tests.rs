@@ -17,6 +17,7 @@ fn copy(text: &str) -> StoredCopy {
         outcome: Outcome::Success,
         status: Status::Verified,
         pinned: false,
+        retained_until: None,
         bytes: 1000,
     }
 }
@@ -301,6 +302,7 @@ proptest::proptest! {
     fn retention_never_deletes_the_last_good_backup_and_settles(
         kinds in proptest::collection::vec((0u32..100_000, 0usize..5, 0usize..3), 0..40),
         rules in proptest::collection::vec(proptest::option::of(0u32..6), 6),
+        bounds in proptest::collection::vec(proptest::option::of(0u64..20_000), 2),
         counts in proptest::bool::ANY,
     ) {
         let now = at("2026-11-24T18:10:00Z");
@@ -316,8 +318,7 @@ proptest::proptest! {
         copies.dedup_by_key(|copy| copy.started);
         let policy = Policy {
             last: rules[0], hourly: rules[1], daily: rules[2], weekly: rules[3], monthly: rules[4], yearly: rules[5],
-            within: None,
-        max_bytes: None,
+            within: None, max_bytes: bounds[0], min_bytes: bounds[1],
         };
         let counts = if counts { Counts::Verified } else { Counts::Complete };
         let decisions = decide(&copies, &policy, counts, BERLIN, now, true);
@@ -334,6 +335,8 @@ proptest::proptest! {
             copies.iter().find(|copy| copy.is_good()).is_some(),
             kept.iter().any(|copy| copy.is_good())
         );
+        let counted = |of: &[StoredCopy]| of.iter().filter(|c| counts.accept(c)).map(|c| c.bytes).sum::<u64>();
+        proptest::prop_assert!(counted(&kept) >= bounds[1].unwrap_or(0).min(counted(&copies)));
         let again = decide(&kept, &policy, counts, BERLIN, now, true);
         for decision in &again {
             proptest::prop_assert!(decision.keep, "{decision}");
@@ -376,5 +379,59 @@ fn a_limit_of_bytes_lets_the_oldest_go_and_never_the_newest_or_what_is_pinned() 
     assert!(
         kept[0].starts_with("keep") && kept[1].starts_with("keep") && kept[2].starts_with("delete"),
         "{kept:?}"
+    );
+}
+
+#[test]
+fn a_floor_of_bytes_gives_the_newest_back_that_no_rule_keeps() {
+    let mut copies = three_a_day(2);
+    copies.sort_by_key(|copy| std::cmp::Reverse(copy.started));
+    copies[1].status = Status::Complete;
+    copies[2].outcome = Outcome::Partial;
+    let policy = Policy { last: Some(1), min_bytes: Some(2500), ..Policy::default() };
+    assert_eq!(
+        decided(&copies, &policy, "2026-11-24T18:10:00Z"),
+        [
+            "keep 20261124T180000Z-aaaaaa: last 1 of 1; newest verified",
+            // It stays, and fills nothing: nobody has read it back yet.
+            "keep 20261124T100000Z-aaaaaa: the others have less than min_bytes, 2.44 KiB",
+            "keep 20261124T020000Z-aaaaaa: partial 1 of 2",
+            "keep 20261123T180000Z-aaaaaa: the others have less than min_bytes, 2.44 KiB",
+            "keep 20261123T100000Z-aaaaaa: the others have less than min_bytes, 2.44 KiB",
+            "delete 20261123T020000Z-aaaaaa: no rule keeps it",
+        ]
+    );
+    // By itself it lets nothing go, and where both bounds cannot hold it is the floor that does.
+    let alone = Policy { min_bytes: Some(1), ..Policy::default() };
+    assert!(decided(&copies, &alone, "2026-11-24T18:10:00Z").iter().all(|line| line.starts_with("keep")));
+    let both = Policy { max_bytes: Some(1900), min_bytes: Some(1500), ..Policy::default() };
+    assert_eq!(
+        decided(&three_a_day(1), &both, "2026-11-24T18:10:00Z"),
+        [
+            "keep 20261124T180000Z-aaaaaa: within max_bytes; newest verified",
+            "keep 20261124T100000Z-aaaaaa: the others have less than min_bytes, 1.46 KiB",
+            "delete 20261124T020000Z-aaaaaa: newer backups take max_bytes, 1.86 KiB",
+        ]
+    );
+}
+
+#[test]
+fn what_the_storage_keeps_stays_until_it_lets_go_and_takes_no_place() {
+    let mut copies = three_a_day(2);
+    copies.sort_by_key(|copy| std::cmp::Reverse(copy.started));
+    copies[1].retained_until = Some(at("2026-12-24T10:00:00Z"));
+    copies[2].retained_until = Some(at("2026-11-24T18:10:00Z")); // a moment ago
+    let policy = Policy { last: Some(2), max_bytes: Some(1500), ..Policy::default() };
+    assert_eq!(
+        decided(&copies, &policy, "2026-11-24T18:10:00Z"),
+        [
+            "keep 20261124T180000Z-aaaaaa: last 1 of 2; newest verified",
+            "keep 20261124T100000Z-aaaaaa: the storage keeps it until 2026-12-24 11:00; newer backups take \
+             max_bytes, 1.46 KiB",
+            "delete 20261124T020000Z-aaaaaa: no rule keeps it",
+            "delete 20261123T180000Z-aaaaaa: no rule keeps it",
+            "delete 20261123T100000Z-aaaaaa: no rule keeps it",
+            "delete 20261123T020000Z-aaaaaa: no rule keeps it",
+        ]
     );
 }

@@ -1,22 +1,25 @@
 //! What the steps of a run do to make a backup, and to take back a bad one.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{Backup, Running};
+use crate::archive;
 use crate::config::{CodecName, TargetConfig};
 use crate::event::Level;
-use crate::manifest::{self, Encryption, Manifest};
-use crate::model::{ComponentName, RunId, TargetName};
+use crate::manifest::{self, Manifest};
+use crate::model::{ComponentName, TargetName};
 use crate::ops::hooks::{Hooks, Scope};
+use crate::ops::prune::{self, Pruned};
 use crate::ops::verify::{Depth, verify};
-use crate::ops::{capture, engine_options, preflight, prune, publish, reap};
+use crate::ops::{capture, engine_options, keys, preflight, publish, reap};
 use crate::process::Cancel;
 use crate::source::{Context, Ready, Source};
-use crate::target::{Stage, Target, candidate_locations};
+use crate::target::{Removal, Stage, Target, candidate_locations};
 
 /// The target a run stores its backup at.
 pub(super) struct Primary<'a> {
@@ -34,6 +37,31 @@ pub(super) struct Made {
     pub(super) degraded: Vec<String>,
 }
 
+/// A private folder of this host, removed with all that is in it. The job's lock keeps others out of it.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it anew: what stands there was left by a run that died.
+    fn make(folder: PathBuf) -> Result<Self> {
+        let making = || format!("making the scratch folder {}", folder.display());
+        match std::fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(making),
+            _ => {}
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&folder).with_context(making)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("removing {}, which holds data in clear: {e}", self.0.display());
+        }
+    }
+}
+
 impl Running<'_> {
     /// The job's first target.
     pub(super) fn primary(&self) -> Result<Primary<'_>> {
@@ -44,6 +72,8 @@ impl Running<'_> {
     /// Makes room and order at the target, and looks whether it can take a backup.
     pub(super) fn look_at_target(&self, primary: &Primary<'_>, hooks: &Hooks<'_>) -> Result<()> {
         let target = primary.target.as_ref();
+        // A key that is not there shows before anything is started.
+        keys::seal(&self.agent.config, self.job)?;
         let progress = Arc::clone(self.progress);
         hooks.before(&Scope::Run, &(Arc::new(move || progress.is_cancelled()) as Cancel))?;
         // First, since it makes room; a target that is away is for the look at it to tell.
@@ -58,9 +88,18 @@ impl Running<'_> {
         primary.target.stage(&self.run_id, &self.locations(&primary.config.template))
     }
 
-    /// What sources work with.
-    pub(super) fn context(&self, stage: &mut dyn Stage) -> Result<Context> {
-        Ok(Context::new(stage.scratch()?, Arc::clone(self.progress)))
+    /// What sources work with. What they put down on the way stands beside the backup; of an encrypted one in the
+    /// state folder, since it is in clear, until the second value is dropped.
+    pub(super) fn context(&self, stage: &mut dyn Stage) -> Result<(Context, Option<Scratch>)> {
+        let scratch = match self.agent.config.encryption_of(self.job) {
+            None => None,
+            Some(_) => Some(Scratch::make(self.agent.scratch_path(&self.request.job))?),
+        };
+        let folder = match &scratch {
+            None => stage.scratch()?,
+            Some(scratch) => scratch.0.clone(),
+        };
+        Ok((Context::new(folder, Arc::clone(self.progress)), scratch))
     }
 
     /// Reads the sources into the stage.
@@ -72,7 +111,9 @@ impl Running<'_> {
         context: &Context,
         hooks: &Hooks<'_>,
     ) -> Result<capture::Captured> {
+        let seal = keys::seal(&self.agent.config, self.job)?;
         let options = engine_options(&self.job.engine, self.request.fast, Arc::clone(self.progress));
+        let options = archive::Options { seal, ..options };
         let baselines = self.baselines();
         let plan = capture::Plan {
             options: &options,
@@ -116,11 +157,19 @@ impl Running<'_> {
 
     /// Removes a backup that does not read back: it must not be found by somebody who needs one.
     pub(super) fn withdraw(&self, primary: &Primary<'_>, backup: &Backup) {
-        self.tidy(primary.target.remove(&backup.location, &self.run_id));
+        let removed = primary.target.remove(&backup.location, &self.run_id);
+        self.tidy(removed.and_then(|removal| match removal {
+            Removal::Removed => Ok(()),
+            Removal::Retained { .. } => bail!(
+                "target {}: the storage does not let {} go: it does not read back, restore nothing from it",
+                primary.name,
+                backup.location
+            ),
+        }));
     }
 
     /// Removes what the policy lets expire at the primary target, now that there is a new backup.
-    pub(super) fn retain(&self, primary: &Primary<'_>, backup: &Backup) -> Result<Vec<RunId>> {
+    pub(super) fn retain(&self, primary: &Primary<'_>, backup: &Backup) -> Result<Pruned> {
         let bytes = backup.manifest.stored_bytes();
         let fresh = Some((&self.run_id, self.started, backup.manifest.outcome, bytes));
         let job = &self.request.job;
@@ -128,11 +177,16 @@ impl Running<'_> {
     }
 
     /// Tells what retention removed; gives back what it degraded the run by.
-    pub(super) fn degraded_by(&self, primary: &Primary<'_>, retained: Result<Vec<RunId>>) -> Vec<String> {
+    pub(super) fn degraded_by(&self, primary: &Primary<'_>, retained: Result<Pruned>) -> Vec<String> {
         let name = primary.name;
         match retained {
-            Ok(removed) => {
-                removed.iter().for_each(|run| self.note(Level::Info, format!("run {run} expired at {name}")));
+            Ok(pruned) => {
+                for run in &pruned.removed {
+                    self.note(Level::Info, format!("run {run} expired at {name}"));
+                }
+                for (run, because) in &pruned.stays {
+                    self.note(Level::Info, format!("run {run} would expire at {name}, and stays: {because}"));
+                }
                 Vec::new()
             }
             Err(e) => vec![format!("retention {name}: {e:#}")],
@@ -157,7 +211,7 @@ impl Running<'_> {
                 CodecName::Zstd => manifest::Codec::Zstd,
                 CodecName::Gzip => manifest::Codec::Gzip,
             },
-            encryption: Encryption::None,
+            encryption: captured.encryption,
             components: captured.components,
             other: Default::default(),
         }

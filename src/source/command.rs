@@ -6,11 +6,12 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::checked::CheckedStream;
 use super::dump::{EndMarker, ProgramStream, Watched};
-use super::{Capture, Context, Part, RANK_DATABASE, Ready, Source, StreamSource, secret_file};
+use super::{Capture, Context, Part, RANK_DATABASE, Ready, Source, StreamSource};
 use crate::config::CommandConfig;
 use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
 use crate::process::{self, Command};
+use crate::secret_file;
 
 /// A program whose standard output is backed up: a dump program without a source type of its own. It runs
 /// in `/`, without standard input, and must exit with 0.

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use anyhow::bail;
 
 use super::StreamSource;
-use super::secret_file::TemporarySecret;
 use crate::event::Interrupted;
 use crate::process::{ProcessError, StreamChild};
+use crate::secret_file::TemporarySecret;
 
 /// How much white space may follow an end marker.
 const TRAILING: usize = 4 << 10;

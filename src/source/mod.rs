@@ -15,7 +15,6 @@ mod mysql;
 mod parts;
 mod postgres;
 mod redis;
-mod secret_file;
 mod sqlite;
 mod system;
 

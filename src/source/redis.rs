@@ -13,11 +13,12 @@ use anyhow::{Context as _, bail, ensure};
 use self::rdb::RdbStream;
 use super::dump::{EndMarker, ProgramStream, Watched};
 use super::parts::Part;
-use super::{Capture, Context, RANK_DATABASE, Ready, Source, secret_file};
+use super::{Capture, Context, RANK_DATABASE, Ready, Source};
 use crate::config::RedisConfig;
 use crate::manifest::{Content, Kind};
 use crate::model::{ComponentName, Secret};
 use crate::process::{self, Cancel, Command, ProcessError};
+use crate::secret_file;
 
 /// Client programs, the preferred one first: where Valkey is, `redis-cli` is an old name of its client.
 const CLIENTS: [&str; 2] = ["valkey-cli", "redis-cli"];

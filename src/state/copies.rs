@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `copies` | a copy, and what is known of it |
 //! | `queue` | copies still to be made: due, claimed, made, failed |
-//! | `removal` | copies that retention removes |
+//! | `removal` | copies that retention removes, or may not |
+//! | `pins` | copies that a person keeps |
 
+mod pins;
 mod queue;
 mod removal;
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sql::{get_word, int, ms, opt_time, time, uint, words};
 use super::{State, StateError};
+use crate::manifest::Pin;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 
 pub use queue::CopyFailure;
@@ -106,6 +109,15 @@ pub struct Copy {
     /// Kept by a person, whatever retention says.
     #[serde(default)]
     pub pinned: bool,
+    /// Why, when, and by whom; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
+    /// Whether the target is known to have that pin.
+    #[serde(default)]
+    pub pin_stored: bool,
+    /// Until when the storage refuses to remove it, as it said when retention wanted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_until: Option<DateTime<Utc>>,
 }
 
 impl Copy {
@@ -133,6 +145,9 @@ impl Copy {
             claimer: row.get("claimer")?,
             imported: row.get("imported")?,
             pinned: row.get("pinned")?,
+            pin: row.get::<_, Option<String>>("pin")?.map(|text| Pin::parse(text.as_bytes())),
+            pin_stored: row.get("pin_stored")?,
+            retained_until: opt_time(row, "retained_until")?,
         })
     }
 }
@@ -150,8 +165,11 @@ pub(super) fn insert_copy(
     let verified = (copy.status == CopyStatus::Verified).then(|| ms(now));
     tx.prepare_cached(
         "INSERT INTO copies (run_id, target, job, is_primary, status, location, bytes, outcome, started,
-             queued_at, created_at, verified_at, verify_ok, next_attempt)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             queued_at, created_at, verified_at, verify_ok, next_attempt, pinned, pin)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14,
+             -- A backup that is kept everywhere is kept where it comes later, too.
+             coalesce((SELECT min(pinned) FROM copies WHERE run_id = ?1 AND status <> 'expired'), 0),
+             (SELECT max(pin) FROM copies WHERE run_id = ?1 AND pinned))
          ON CONFLICT (run_id, target) DO UPDATE SET status = excluded.status, location = excluded.location,
              bytes = excluded.bytes, created_at = excluded.created_at, verified_at = excluded.verified_at,
              verify_ok = excluded.verify_ok, next_attempt = excluded.next_attempt",
@@ -227,11 +245,31 @@ impl State {
         target: Option<&TargetName>,
     ) -> Result<Vec<Copy>, StateError> {
         self.read("read the copies", |tx| {
-            tx.prepare_cached(
-                "SELECT * FROM copies WHERE (?1 IS NULL OR job = ?1) AND (?2 IS NULL OR target = ?2)
-                 ORDER BY started DESC, run_id DESC, target",
-            )?
+            // What was asked stands in the text: with `?1 IS NULL OR …` no index would serve.
+            let (by_job, by_target) = match (job.is_some(), target.is_some()) {
+                (true, _) => ("job = ?1", "(?2 IS NULL OR target = ?2)"),
+                (false, true) => ("?1 IS NULL", "target = ?2"),
+                (false, false) => ("?1 IS NULL", "?2 IS NULL"),
+            };
+            tx.prepare_cached(&format!(
+                "SELECT * FROM copies WHERE {by_job} AND {by_target}
+                 ORDER BY started DESC, run_id DESC, target"
+            ))?
             .query_map(params![job.map(JobName::as_str), target.map(TargetName::as_str)], Copy::from_row)?
+            .collect()
+        })
+    }
+
+    /// The copies of a job at a target that are there: whole or damaged, newest first.
+    pub fn present_copies(&self, job: &JobName, target: &TargetName) -> Result<Vec<Copy>, StateError> {
+        self.read(&format!("read the copies of job {job} at {target}"), |tx| {
+            tx.prepare_cached(
+                "SELECT * FROM copies INDEXED BY copies_present
+                 WHERE job = ?1 AND target = ?2 AND status IN ('complete', 'verified', 'corrupt')
+                     AND status <> 'expired'
+                 ORDER BY started DESC, run_id DESC",
+            )?
+            .query_map([job.as_str(), target.as_str()], Copy::from_row)?
             .collect()
         })
     }
@@ -280,21 +318,6 @@ impl State {
             note_target(tx, &copy.job, target)?;
             set_verified(tx, &copy.job, target, result.is_ok(), now)
         })
-    }
-
-    /// Keeps a copy from retention, or lets it go again. False when nothing changed.
-    pub fn set_pinned(&self, run_id: &RunId, target: &TargetName, pinned: bool) -> Result<bool, StateError> {
-        let doing = if pinned { "pin the copy" } else { "unpin the copy" };
-        let mut changed = false;
-        self.change_copy(doing, run_id, target, |tx, copy| {
-            changed = copy.pinned != pinned;
-            tx.execute(
-                "UPDATE copies SET pinned = ?3 WHERE run_id = ?1 AND target = ?2",
-                params![run_id.as_str(), target.as_str(), pinned],
-            )?;
-            Ok(())
-        })?;
-        Ok(changed)
     }
 
     /// Records a backup found at a target whose run this state may not know (after the state was lost, or

@@ -127,6 +127,11 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// True when what was found in the database keeps everybody from using it, whoever asks and whenever.
+    pub fn is_unusable(&self) -> bool {
+        matches!(self, Self::TooNew { .. } | Self::Foreign { .. } | Self::Corrupt { .. })
+    }
+
     /// True when no write can be expected to work until a person does something, so that a run should go
     /// on without the state and tell by another way. `Locked` is not among them: it passes.
     pub fn is_lasting(&self) -> bool {

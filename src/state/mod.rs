@@ -126,6 +126,11 @@ impl State {
         self.inner.writer.is_none()
     }
 
+    /// True for a state that is gone with its last handle; see [`State::open_temporary`].
+    pub fn is_temporary(&self) -> bool {
+        self.inner.temporary
+    }
+
     /// SQLite would go on with the file it has open, wherever that is now.
     fn check_identity(&self, doing: &str) -> Result<(), StateError> {
         if open::identity(&self.inner.path).is_ok_and(|found| found == self.inner.identity) {

@@ -7,7 +7,17 @@ pub(super) const APPLICATION_ID: i32 = 0x626b_6167;
 pub const VERSION: u32 = STEPS.len() as u32;
 
 /// Step `n` leads from version `n` to `n + 1`. Never change a step that was released; add one.
-pub(super) const STEPS: &[&str] = &[V1, V2, V3];
+pub(super) const STEPS: &[&str] = &[V1, V2, V3, V4];
+
+/// What stands at the targets: pins, and copies that write-once storage does not let go yet.
+const V4: &str = "
+-- Why, when, and by whom a copy is kept: the text of its file PINNED.
+ALTER TABLE copies ADD COLUMN pin TEXT;
+-- Whether the target is known to have that file; where this is not as `pinned` says, it is still to be told.
+ALTER TABLE copies ADD COLUMN pin_stored INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX copies_unstored_pins ON copies (target) WHERE pinned <> pin_stored;
+ALTER TABLE copies ADD COLUMN retained_until INTEGER;
+";
 
 /// Copies that a person keeps, whatever retention says.
 const V3: &str = "ALTER TABLE copies ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0";

@@ -12,6 +12,7 @@ use super::history::{Baseline, RunBrief, baselines, history, last_run, last_succ
 use super::jobs::all_jobs;
 use super::run::Run;
 use super::sql::{get_word, opt_time, time, uint};
+use super::targets::{TargetIdentity, all_identities};
 use super::{JobDrills, JobRow, State, StateError, drills};
 use crate::model::{ChannelName, ComponentName, JobName, RunId, TargetName, WarningCounts};
 
@@ -36,6 +37,9 @@ pub struct Snapshot {
     pub jobs: Vec<JobState>,
     /// The last look at each target.
     pub targets: BTreeMap<TargetName, Probe>,
+    /// What each target was when it was last the right one, where that is recorded.
+    #[serde(default)]
+    pub identities: BTreeMap<TargetName, TargetIdentity>,
     /// The channels that ever had a message.
     pub channels: BTreeMap<ChannelName, ChannelState>,
     /// The last results of the health checks.
@@ -218,6 +222,7 @@ impl State {
                 instance_id: self.inner.instance_id.clone(),
                 jobs,
                 targets: all_probes(tx)?.into_iter().collect(),
+                identities: all_identities(tx)?,
                 channels: channels(tx, &counters)?,
                 health: all_health(tx)?,
                 agent: agent_state(tx)?,

@@ -29,6 +29,9 @@ pub enum Origin {
     Database,
     /// `status.json`: it is of [`Snapshot::written`]. The text says why the database was not read.
     StatusFile(String),
+    /// `status.json` again, but not for want of a permission: nobody can use the database as it is, so no run
+    /// can be recorded. The text says why.
+    InsteadOfBroken(String),
 }
 
 /// Neither the database nor `status.json` could be read.
@@ -83,6 +86,9 @@ pub fn load_for_reading(dir: &Path, now: DateTime<Utc>) -> Result<(Snapshot, Ori
     match State::open_read_only(dir).and_then(|state| state.snapshot(now)) {
         Ok(snapshot) => Ok((snapshot, Origin::Database)),
         Err(database) => match read_status(dir) {
+            Ok(snapshot) if database.is_unusable() => {
+                Ok((snapshot, Origin::InsteadOfBroken(database.to_string())))
+            }
             Ok(snapshot) => Ok((snapshot, Origin::StatusFile(database.to_string()))),
             Err(status) => Err(Unreadable { database: database.into(), path: dir.join(STATUS_FILE), status }),
         },

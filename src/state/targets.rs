@@ -1,7 +1,9 @@
 //! What a target was when it was last known to be the right one.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::{State, StateError};
@@ -20,8 +22,23 @@ pub struct TargetIdentity {
     pub recorded: DateTime<Utc>,
 }
 
+/// What the keys begin with.
+const PREFIX: &str = "target-identity:";
+
 fn key(target: &TargetName) -> String {
-    format!("target-identity:{target}")
+    format!("{PREFIX}{target}")
+}
+
+/// All that is recorded.
+pub(super) fn all_identities(tx: &Transaction<'_>) -> rusqlite::Result<BTreeMap<TargetName, TargetIdentity>> {
+    let rows: Vec<(String, String)> = tx
+        .prepare_cached("SELECT substr(key, ?2), value FROM meta WHERE substr(key, 1, ?2 - 1) = ?1")?
+        .query_map(params![PREFIX, PREFIX.len() as i64 + 1], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let known = rows
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.parse().ok()?, serde_json::from_str(&text).ok()?)));
+    Ok(known.collect())
 }
 
 impl State {

@@ -52,7 +52,7 @@ impl State {
         self.change_copy("record the repair", run_id, target, |tx, copy| {
             tx.execute(
                 "UPDATE copies SET status = 'verified', location = ?3, bytes = ?4, created_at = ?5,
-                     verified_at = ?5, verify_ok = 1, last_error = NULL
+                     verified_at = ?5, verify_ok = 1, last_error = NULL, pin_stored = 0, retained_until = NULL
                  WHERE run_id = ?1 AND target = ?2",
                 params![run_id.as_str(), target.as_str(), location, int(bytes), ms(now)],
             )?;

@@ -10,12 +10,12 @@ use chrono::{DateTime, Utc};
 
 use super::scan::{self, Scan};
 use super::sentinel::{self, Sentinel};
-use super::{Cache, Published, Space, Stage, StagedFile, StoredFile, Target, is_safe_location};
+use super::{Cache, Published, Removal, Space, Stage, StagedFile, StoredFile, Target, is_safe_location};
 use crate::archive::ReadAt;
 use crate::event::Progress;
 use crate::failpoint::hit_at;
 use crate::fsutil;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, PIN_FILE, Pin};
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::state::TargetIdentity;
 
@@ -230,7 +230,7 @@ impl Target for DirectoryTarget {
         }
     }
 
-    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal> {
         self.check()?;
         let (folder, expired) = (self.folder(location)?, self.expired(run));
         // A name is free again once its backup was taken out; a later run may have it by now.
@@ -253,7 +253,30 @@ impl Target for DirectoryTarget {
             }
         }
         self.remove_empty_parents(&folder);
-        Ok(())
+        Ok(Removal::Removed)
+    }
+
+    fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        self.check()?;
+        scan::read_pin(&self.folder(location)?).with_context(|| format!("target {}", self.name))
+    }
+
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        if !self.holds(location, run)? {
+            bail!("target {}: {location} holds no backup of run {run}", self.name);
+        }
+        let folder = self.folder(location)?;
+        let path = folder.join(PIN_FILE);
+        let done = match pin {
+            Some(pin) => fsutil::write_atomic(&path, &pin.to_bytes(), 0o600),
+            None => match fs::remove_file(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(e) => Err(e.into()),
+                Ok(()) => fsutil::fsync_dir(&folder),
+            },
+        };
+        let doing = if pin.is_some() { "writing" } else { "removing" };
+        done.with_context(|| format!("target {}: {doing} {}", self.name, path.display()))
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {

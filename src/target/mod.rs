@@ -3,6 +3,7 @@
 //! A target holds finished backups, each in a folder of its own, and unfinished ones where nobody takes them
 //! for finished. What a caller may rely on is said at [`Target`] and [`Stage`]; every kind keeps to it.
 
+mod decrypted;
 mod directory;
 mod failure;
 pub mod remote;
@@ -14,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
+pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
 pub use failure::{Permanent, is_permanent};
 pub use scan::{Found, Scan, Unread};
@@ -23,6 +26,7 @@ pub use sentinel::{SENTINEL_FILE, Sentinel};
 use crate::archive::ReadAt;
 use crate::config::{Place, TargetConfig};
 use crate::event::Progress;
+use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
 
@@ -59,7 +63,18 @@ pub trait Target: Send + Sync {
 
     /// Removes a finished backup. Whatever happens midway, a half-removed backup is never taken for a whole
     /// one, and calling again goes on. A folder that is another run's is left alone: this run's is gone.
-    fn remove(&self, location: &str, run: &RunId) -> Result<()>;
+    /// With [`Removal::Retained`] nothing happened: the backup is there, whole. A pin goes with its backup; whoever
+    /// must not remove a pinned one asks [`Target::pin`] first.
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal>;
+
+    /// Why a person keeps the backup at `location`, when somebody does: the content of its file
+    /// [`PIN_FILE`](crate::manifest::PIN_FILE). None for a backup that is not there, and where reading is not allowed.
+    fn pin(&self, location: &str) -> Result<Option<Pin>>;
+
+    /// Writes that file beside the manifest of the backup of `run`, or takes it away; both may be done again.
+    /// Storage that can hold a backup for good may do that, too. A location that holds no backup of this run is an
+    /// error.
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()>;
 
     /// Runs of which something unfinished is here, whether they still write it or left it behind.
     fn unfinished(&self) -> Result<Vec<RunId>>;
@@ -99,6 +114,19 @@ pub enum Published {
     Done,
     /// Something of that name is there.
     Taken,
+}
+
+/// What became of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// The storage does not let it go yet, and that is meant so: it keeps what was written for a time.
+    Retained {
+        /// Until when, where the storage says so.
+        until: Option<DateTime<Utc>>,
+    },
 }
 
 /// A file of a backup being written.
@@ -152,10 +180,15 @@ pub fn open(
             Ok(Box::new(target.expecting(expected)))
         }
         away => {
-            let store = remote::store(name, away).with_context(|| format!("target {name}"))?;
+            let store = match away {
+                Place::S3(s3) => remote::s3::open(s3, config, scratch)
+                    .map(|store| Box::new(store) as Box<dyn remote::Store>),
+                away => remote::store(name, away),
+            };
+            let store = store.with_context(|| format!("target {name}"))?;
+            let write_only = config.write_only();
             let scratch = scratch.map(Path::to_path_buf);
-            let settings =
-                remote::Settings { name: name.clone(), scratch, expected, write_only: config.write_only() };
+            let settings = remote::Settings { name: name.clone(), scratch, expected, write_only };
             Ok(remote::target(store, settings))
         }
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::is_safe_location;
 use crate::event::{Interrupted, Progress};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, PIN_FILE, PIN_LONGEST, Pin};
 use crate::model::{JobName, Outcome, RunId, WarningCounts};
 use crate::state::ComponentSummary;
 
@@ -31,6 +31,12 @@ pub struct Found {
     pub instance_id: String,
     /// The job, under the name it had then.
     pub job: JobName,
+    /// Earlier names of the job.
+    #[serde(default)]
+    pub job_aliases: Vec<JobName>,
+    /// The IANA zone of the job.
+    #[serde(default)]
+    pub timezone: String,
     /// The run that made it.
     pub run_id: RunId,
     /// The scheduled moment it answers.
@@ -49,6 +55,9 @@ pub struct Found {
     pub components: Vec<ComponentSummary>,
     /// Warnings of all components.
     pub warning_counts: WarningCounts,
+    /// Why a person keeps it, when somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
 }
 
 impl Found {
@@ -66,6 +75,8 @@ impl Found {
             host: manifest.host.clone(),
             instance_id: manifest.instance_id.clone(),
             job: manifest.job.clone(),
+            job_aliases: manifest.job_aliases.clone(),
+            timezone: manifest.timezone.clone(),
             run_id: manifest.run_id.clone(),
             scheduled_for: manifest.scheduled_for,
             started: manifest.started,
@@ -75,6 +86,7 @@ impl Found {
             stored_bytes: manifest.stored_bytes(),
             components: components.collect(),
             warning_counts: manifest.warning_counts(),
+            pin: None,
         }
     }
 }
@@ -141,7 +153,9 @@ fn look(root: &Path, location: &str, scan: &mut Scan) -> Result<Vec<String>> {
     if !location.is_empty()
         && let Some(manifest) = read_manifest(&folder)?
     {
-        scan.found.push(Found::new(location.to_owned(), &manifest));
+        let mut found = Found::new(location.to_owned(), &manifest);
+        found.pin = read_pin(&folder)?;
+        scan.found.push(found);
         return Ok(Vec::new());
     }
     let listing = || format!("listing {}", folder.display());
@@ -177,6 +191,21 @@ fn read_manifest(folder: &Path) -> Result<Option<Manifest>> {
     let mut bytes = Vec::new();
     file.take(LONGEST).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
     Manifest::parse(&bytes).map(Some).with_context(|| path.display().to_string())
+}
+
+/// The pin in a folder. A file of that name pins, whatever it is and says.
+pub(super) fn read_pin(folder: &Path) -> Result<Option<Pin>> {
+    let path = folder.join(PIN_FILE);
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let opened = fs::OpenOptions::new().read(true).custom_flags(flags).open(&path);
+    let mut bytes = Vec::new();
+    match opened.and_then(|file| file.take(PIN_LONGEST).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(Pin::parse(&bytes))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        // A link, a folder: somebody put it there, and meant something by it.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::EISDIR)) => Ok(Some(Pin::parse(&[]))),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +247,7 @@ mod tests {
         let scan = scan(root.path(), &Progress::default()).unwrap();
         let found: Vec<_> = scan.found.iter().map(|f| (f.host.as_str(), f.location.as_str())).collect();
         assert_eq!(found, [("web2", "1900"), ("web1", "web1/daily/2026/11/24/1900")]);
+        assert!(scan.found.iter().all(|f| f.pin.is_none() && f.timezone == "UTC"));
         let unread: Vec<_> = scan.unread.iter().map(|u| u.location.split('/').next().unwrap()).collect();
         assert_eq!(unread, ["d", "damaged", "later", "linked"], "{:?}", scan.unread);
         assert!(super::scan(&root.path().join("nowhere"), &Progress::default()).is_err());

@@ -164,6 +164,14 @@ fn an_ordinary_user_is_answered_from_the_status_file_or_told_that_it_cannot_be_k
         world.agent("backup").exits(1);
         world.run(&mut nobody(), "check").exits(2).says(&["BACKUP CRITICAL - web: the run "]);
     }
+    // The configuration holds no secrets, so there is no reason to keep it from them.
+    if rustix::process::geteuid().is_root() {
+        fs::set_permissions(world.path("config.toml"), fs::Permissions::from_mode(0o640)).unwrap();
+        let answer = world.run(&mut nobody(), "check").exits(3);
+        assert!(answer.out.starts_with("BACKUP UNKNOWN - config.toml: cannot be read: "), "{}", answer.out);
+        assert!(answer.out.contains("`chmod o+r config.toml`"), "{}", answer.out);
+        fs::set_permissions(world.path("config.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    }
     // Neither may be read.
     fs::set_permissions(world.path("state/status.json"), fs::Permissions::from_mode(0o0)).unwrap();
     let answer = world.run(&mut nobody(), "check").exits(3);
@@ -175,6 +183,23 @@ fn an_ordinary_user_is_answered_from_the_status_file_or_told_that_it_cannot_be_k
     assert!(answer.out.contains("status.json: Permission denied"), "{}", answer.out);
     world.run(&mut nobody(), "check --quiet").exits(3);
     assert_eq!(world.run(&mut nobody(), "check --json").exits(3).json()["status"], "unknown");
+}
+
+#[test]
+fn a_damaged_state_is_critical_and_mailed_though_the_status_file_still_says_that_all_is_well() {
+    let server = SmtpServer::plain();
+    let world = World::new(&with_mail(&server));
+    world.agent("backup").exits(0);
+    world.sh("rm -f state/state.db-*; echo 'this is no database at all, whoever reads it' > state/state.db");
+    let answer = world.agent("check --quiet --mail").exits(2);
+    assert!(
+        answer.out.starts_with("BACKUP CRITICAL - no run can be made: the state database "),
+        "{}",
+        answer.out
+    );
+    assert!(answer.out.contains("is damaged"), "{}", answer.out);
+    let mails = server.mails();
+    assert_eq!(mails.len(), 1, "{mails:?}");
 }
 
 #[test]

@@ -96,7 +96,8 @@ fn the_example_is_written_once_is_good_and_leads_on() {
     let wrote = world.bare("config init etc/agent.toml").exits(0);
     let next = format!("agent --config {}/etc/agent.toml config check", world.root());
     assert!(wrote.out.contains(&next), "{}", wrote.out);
-    assert_eq!(fs::metadata(world.path("etc/agent.toml")).unwrap().permissions().mode() & 0o777, 0o640);
+    // A monitoring user's `agent check` reads it, and nobody else changes it.
+    assert_eq!(fs::metadata(world.path("etc/agent.toml")).unwrap().permissions().mode() & 0o777, 0o644);
     world.bare("--config etc/agent.toml config check").exits(0).says(&["jobs: web", "channels: admin"]);
     world.bare("config init etc/agent.toml").exits(1).says(&["exists and is left as it is"]);
     assert_eq!(world.bare("config init -").exits(0).out, world.read("etc/agent.toml"));

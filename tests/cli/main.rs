@@ -6,6 +6,7 @@ mod browse;
 mod check;
 mod config;
 mod copies;
+mod encryption;
 mod keep;
 mod locks;
 mod mail;

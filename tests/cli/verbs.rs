@@ -108,7 +108,12 @@ fn history_and_status_tell_of_every_job_and_run() {
 fn the_schedule_is_shown_in_the_zone_of_the_job() {
     let world = three();
     let schedule = world.agent("schedule").exits(0);
-    assert!(schedule.out.contains("web: 0 3,11,19 * * * in Europe/Berlin\n"), "{}", schedule.out);
+    assert!(
+        schedule.out.contains("web: 0 3,11,19 * * * in Europe/Berlin, started by cron\n"),
+        "{}",
+        schedule.out
+    );
+    assert!(!schedule.out.ends_with("\n\n"), "{:?}", schedule.out);
     assert!(schedule.out.contains("hand: no schedule; it runs when it is started\n"), "{}", schedule.out);
     let times: Vec<&str> = schedule.out.lines().filter(|line| line.starts_with("  ")).collect();
     assert_eq!(times.len(), 20, "ten of each job: {}", schedule.out);

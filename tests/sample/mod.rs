@@ -102,6 +102,7 @@ pub fn snapshot() -> Snapshot {
         instance_id: "0123456789abcdef0123456789abcdef".to_owned(),
         jobs: vec![askproai(), lab(), mail(), removed(), web(), wiki()],
         targets: probes(),
+        identities: BTreeMap::new(),
         channels: channels(),
         health: health(),
         agent: AgentState {

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// How a request is treated.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Lie {
+    /// Something else happens before the server sees the request, whose path is told; no lie at all.
+    Before(Arc<dyn Fn(&str) + Send + Sync>),
     /// The body is read and thrown away, and the answer is good: a status such as 201.
     DropBody(u16),
     /// Half of the body arrives at the server, and its good answer comes back.
@@ -217,6 +219,7 @@ fn serve(client: TcpStream, server: SocketAddr, shared: &Shared) -> io::Result<(
                 format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n");
             return (&client).write_all(answer.as_bytes());
         }
+        Some(Lie::Before(happens)) => happens(&path),
         Some(Lie::FlipByte) => {
             let middle = request.body.len() / 2;
             request.body[middle] ^= 1;

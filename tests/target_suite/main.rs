@@ -7,6 +7,11 @@ mod directory;
 #[path = "../peers/mod.rs"]
 mod peers;
 #[cfg(feature = "real-peers")]
+mod s3;
+#[cfg(feature = "real-peers")]
+#[path = "../support/s3.rs"]
+mod s3_server;
+#[cfg(feature = "real-peers")]
 mod sftp;
 mod suite;
 #[cfg(feature = "real-peers")]

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use backup_agent::event::Progress;
-use backup_agent::manifest;
+use backup_agent::manifest::{self, Pin};
 use backup_agent::model::RunId;
-use backup_agent::target::{Cache, Published, SENTINEL_FILE, Sentinel, Stage, Target};
+use backup_agent::target::{Cache, Published, Removal, SENTINEL_FILE, Sentinel, Stage, Target};
 use chrono::{DateTime, Utc};
 
 /// Opens the same target anew, as another process would. Each clause begins with an empty one.
@@ -28,6 +28,7 @@ const CLAUSES: &[Clause] = &[
     ("what a dead writer left is found and cleaned up", leftovers_are_cleaned),
     ("what is abandoned leaves nothing", abandoned_leaves_nothing),
     ("a removal is whole, can be repeated, and spares another run's backup", removal),
+    ("a pin stands beside its backup, is found again, and goes with it", pins),
     ("two writers at the same time do not mix", two_writers),
     ("a file name or location that leaves the backup is refused", names_stay_inside),
     ("an incomplete file is not accepted", incomplete_is_refused),
@@ -256,6 +257,35 @@ fn removal(open: Open<'_>) {
     assert_eq!(back_up(target.as_ref(), &second, b"second"), location, "the name is not free again");
     target.remove(&location, &first).unwrap();
     assert_eq!(read(target.as_ref(), &location, "files.tar.zst"), b"second");
+}
+
+fn pins(open: Open<'_>) {
+    let (first, second) = (run("aaaaaa"), run("bbbbbb"));
+    let location = back_up(open().as_ref(), &first, b"first");
+    let other = back_up(open().as_ref(), &second, b"second");
+    let pin = |reason: &str| Pin::new(noon(), "root@web1".to_owned(), Some(reason.to_owned()));
+    let (before, after) = (pin("before the move"), pin("Größe \u{1F980}\n"));
+    let target = open();
+    assert!(target.set_pin(&location, &second, Some(&before)).is_err(), "another run's backup was pinned");
+    assert!(target.set_pin("web1/nowhere", &first, Some(&before)).is_err());
+    for pin in [&before, &before, &after] {
+        target.set_pin(&location, &first, Some(pin)).unwrap();
+        assert_eq!(open().pin(&location).unwrap().as_ref(), Some(pin));
+    }
+    assert_eq!(target.pin(&other).unwrap(), None);
+    assert_eq!(target.pin("web1/nowhere").unwrap(), None);
+    assert_eq!(read(target.as_ref(), &location, "files.tar.zst"), b"first");
+    let scan = open().scan(&Progress::default()).unwrap();
+    let pins: Vec<_> = scan.found.iter().map(|found| (&found.run_id, found.pin.as_ref())).collect();
+    assert_eq!(pins, [(&second, None), (&first, Some(&after))]);
+    for _ in 0..2 {
+        target.set_pin(&location, &first, None).unwrap();
+        assert_eq!(open().pin(&location).unwrap(), None);
+    }
+    target.set_pin(&location, &first, Some(&before)).unwrap();
+    assert_eq!(target.remove(&location, &first).unwrap(), Removal::Removed);
+    assert_eq!(target.pin(&location).unwrap(), None, "it outlived its backup");
+    assert_eq!(found(target.as_ref()), [(other, second)]);
 }
 
 fn two_writers(open: Open<'_>) {

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::lying::{Lie, LyingServer};
 use crate::peers::webdav::{WebDav, certificates};
 use crate::world::invariants::Expect;
 use crate::world::{Setup, World, system};
@@ -112,4 +114,55 @@ fn whatever_rclone_reaches_is_a_target_through_its_server() {
     use_webdav(&world, "nas", &format!("http://{}", server.address), "");
     world.recover();
     assert_eq!(world.stored("nas").len(), 1);
+}
+
+#[test]
+fn copies_tell_their_lengths_and_a_first_target_gets_chunks() {
+    let world = World::with(Setup { nas: true, ..Setup::default() });
+    let (near, far) = (WebDav::rclone(&world.path("local"), None), WebDav::rclone(&world.path("nas"), None));
+    let (near, far) = ((LyingServer::before(near.address), near), (LyingServer::before(far.address), far));
+    use_webdav(&world, "local", &format!("http://{}", near.0.address), "");
+    use_webdav(&world, "nas", &format!("http://{}", far.0.address), "");
+    world.recover();
+    let archive = |server: &LyingServer| -> String {
+        let mut heads = server.heads().into_iter();
+        heads.find(|head| head.starts_with("PUT") && head.contains("application.tar.zst")).unwrap()
+    };
+    let (first, copy) = (archive(&near.0).to_lowercase(), archive(&far.0).to_lowercase());
+    assert!(first.contains("transfer-encoding: chunked") && !first.contains("content-length"), "{first}");
+    assert!(copy.contains("content-length: ") && !copy.contains("transfer-encoding"), "{copy}");
+    assert!(copy.contains("if-none-match: *"), "{copy}");
+}
+
+#[test]
+fn a_backup_that_comes_into_an_empty_folder_while_it_is_removed_stays() {
+    let lines = "keep = { last = 1 }\ntemplate = \"{host}/%Y%m%dT%H%M%S%3f/b\"";
+    let world = World::with(Setup { nas: true, nas_lines: lines, ..Setup::default() });
+    let server = WebDav::rclone(&world.path("nas"), None);
+    let liar = LyingServer::before(server.address);
+    use_webdav(&world, "nas", &format!("http://{}", liar.address), "");
+    world.recover();
+    let old = world.newest("nas").parent().unwrap().to_owned();
+    assert!(old.exists());
+
+    // Another host publishes into the folder that is just about to be moved aside.
+    let nas = world.path("nas");
+    liar.lie(
+        "MOVE",
+        "testhost/",
+        Lie::Before(Arc::new(move |path| {
+            if !path.contains("/b/") {
+                fs::create_dir(nas.join(path.trim_matches('/')).join("c")).unwrap();
+            }
+        })),
+        u64::MAX,
+    );
+    world.change();
+    world.backup().expect(0);
+    let moved: Vec<String> = liar.seen().into_iter().filter(|line| line.starts_with("MOVE")).collect();
+    assert!(moved.iter().any(|line| line.contains("/.empty-")), "it was not put back: {moved:?}");
+    assert!(old.join("c").exists(), "what came in was removed");
+    assert!(!old.join("b").exists());
+    let names = fs::read_dir(world.path("nas")).unwrap().map(|e| e.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["testhost"]);
 }

@@ -20,6 +20,7 @@ use super::attributes::Attributes;
 use super::later::Later;
 use super::sparse::write_sparse;
 use super::{RestoreOptions, RestoreSummary};
+use crate::event::Progress;
 use crate::fsutil::open_dir_beneath;
 use crate::manifest::PathText;
 
@@ -193,10 +194,11 @@ impl<'a> Restorer<'a> {
         mut file: File,
         attributes: &Attributes,
     ) -> Result<()> {
+        let mut content = Counted { content, progress: &self.options.progress };
         let written = match attributes.sparse_size {
-            Some(real_size) => write_sparse(content, size, &mut file, real_size)?,
+            Some(real_size) => write_sparse(&mut content, size, &mut file, real_size)?,
             None => {
-                let written = io::copy(&mut content.take(size), &mut file).map_err(WriteError)?;
+                let written = io::copy(&mut content.by_ref().take(size), &mut file).map_err(WriteError)?;
                 if written != size {
                     return Err(WriteError(io::ErrorKind::UnexpectedEof.into()))
                         .context("the content ends early");
@@ -205,7 +207,6 @@ impl<'a> Restorer<'a> {
             }
         };
         self.summary.bytes += written;
-        self.options.progress.add_source(written);
         self.apply(file.as_fd(), attributes);
         crate::fsutil::close(file).map_err(WriteError)?;
         Ok(())
@@ -240,13 +241,19 @@ impl<'a> Restorer<'a> {
     }
 
     fn apply_by_name(&mut self, parent: BorrowedFd<'_>, name: &OsStr, attributes: &Attributes) {
-        if self.options.owners {
+        let owners = self.options.owners;
+        if owners {
             let (uid, gid) = self.owner(attributes);
             let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
             if let Err(e) =
                 rustix::fs::chownat(parent, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)
             {
                 self.note(attributes, format!("setting its owner: {e}"));
+            }
+        }
+        for (attribute, value) in attributes.xattrs.iter().filter(|(name, _)| may_set(name, owners)) {
+            if let Err(e) = crate::fsutil::set_link_xattr(parent, name.as_bytes(), attribute, value) {
+                self.note_attribute(attributes, attribute, &e);
             }
         }
         let times = Timestamps { last_access: attributes.mtime, last_modification: attributes.mtime };
@@ -300,21 +307,17 @@ impl<'a> Restorer<'a> {
 
     /// Owner first, since changing it clears set-uid bits and capabilities; then attributes, mode, time.
     fn apply(&mut self, fd: BorrowedFd<'_>, attributes: &Attributes) {
-        if self.options.owners {
+        let owners = self.options.owners;
+        if owners {
             let (uid, gid) = self.owner(attributes);
             let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
             if let Err(e) = rustix::fs::fchown(fd, Some(owner.0), Some(owner.1)) {
                 self.note(attributes, format!("setting its owner: {e}"));
             }
         }
-        for (name, value) in &attributes.xattrs {
-            // Ordinary users may set their own attributes only; the rest is root's business.
-            let own = name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_");
-            if !own && !self.options.owners {
-                continue;
-            }
+        for (name, value) in attributes.xattrs.iter().filter(|(name, _)| may_set(name, owners)) {
             if let Err(e) = rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
-                self.note(attributes, format!("setting attribute {}: {e}", PathText(name.clone()).display()));
+                self.note_attribute(attributes, name, &e.into());
             }
         }
         let mut mode = attributes.mode;
@@ -329,6 +332,11 @@ impl<'a> Restorer<'a> {
         if let Err(e) = rustix::fs::futimens(fd, &times) {
             self.note(attributes, format!("setting its time: {e}"));
         }
+    }
+
+    fn note_attribute(&mut self, attributes: &Attributes, attribute: &[u8], error: &io::Error) {
+        let attribute = PathText(attribute.to_vec());
+        self.note(attributes, format!("setting attribute {}: {error}", attribute.display()));
     }
 
     fn note(&mut self, attributes: &Attributes, text: String) {
@@ -378,6 +386,25 @@ fn is_fatal(error: &anyhow::Error) -> bool {
         })
 }
 
+/// Content that is counted as it is read: a large file takes long, and must not look like a standstill.
+struct Counted<'a> {
+    content: &'a mut dyn Read,
+    progress: &'a Progress,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buffer)?;
+        self.progress.add_source(read as u64);
+        Ok(read)
+    }
+}
+
+/// Ordinary users may set their own attributes only; the rest comes with owners, and is root's business.
+fn may_set(attribute: &[u8], owners: bool) -> bool {
+    owners || attribute.starts_with(b"user.") || attribute.starts_with(b"system.posix_acl_")
+}
+
 /// The parts of a path that stays inside, or the reason why it does not.
 pub(super) fn safe_parts(path: &[u8]) -> Result<Vec<&[u8]>> {
     let mut parts = Vec::new();
@@ -398,6 +425,14 @@ pub(super) fn safe_parts(path: &[u8]) -> Result<Vec<&[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_is_counted_while_it_is_read_and_not_at_its_end() {
+        let progress = Progress::default();
+        let mut content = Counted { content: &mut io::repeat(7), progress: &progress };
+        content.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(progress.source_bytes(), 1000);
+    }
 
     #[test]
     fn paths_that_leave_are_refused() {

@@ -101,6 +101,10 @@ fn a_broken_rule_points_at_the_layer_that_set_the_key_last() {
     let over = Site::new(&format!("listen = \"127.0.0.1:1\"\n{BASE}"))
         .with_file("conf.d/a.toml", "listen = \"[::]:1\"\n");
     assert!(over.errors().starts_with("conf.d/a.toml:1:10: [::]:1 can be reached"), "{}", over.errors());
+    let section = Site::new(&BASE.replace("targets =", "aims ="))
+        .with_env("BACKUP_AGENT__JOB__WEB__GRACE", "2h")
+        .errors();
+    assert!(section.contains("config.toml:7:6: `targets` is missing in [job.web]"), "{section}");
     let env = Site::new(BASE).with_env("BACKUP_AGENT__LISTEN", "0.0.0.0:1");
     assert!(env.errors().starts_with("environment variable BACKUP_AGENT__LISTEN: 0.0.0.0:1 can be reached"));
 }

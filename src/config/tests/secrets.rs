@@ -51,6 +51,13 @@ fn a_file_with_a_secret_must_be_there_and_closed_to_others() {
             assert!(text.contains("config.toml:21:17:"), "{text}");
         }
     }
+    // With a mistake elsewhere all of it is told at once.
+    let file = site.folder.path().join("config.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("[\"local\"]", "[\"locl\"]")).unwrap();
+    let errors = site.errors();
+    assert!(errors.contains("there is no [target.locl]") && errors.contains("`chmod 600 "), "{errors}");
+    std::fs::write(&file, text).unwrap();
     assert_eq!(resolve_secret(None, Some(&secret)).unwrap().unwrap().expose(), "hunter2");
     std::fs::write(&secret, "\n").unwrap();
     assert!(resolve_secret(None, Some(&secret)).is_err());

@@ -20,8 +20,9 @@ pub use scratch::reap;
 
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
-use super::locks;
+use super::{keys, locks};
 use crate::config::DrillConfig;
+use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress, is_interruption};
 use crate::lock::{FileLock, ProcessIdentity};
 use crate::model::{JobName, TargetName};
@@ -42,11 +43,13 @@ pub fn drill(
     agent: &Agent,
     job: &JobName,
     target: Option<&TargetName>,
+    keys: &KeyFiles,
     progress: &Progress,
 ) -> Result<Drill> {
     let _lock = lock(agent, job)?;
     reap(agent)?;
     let wanted = wanted(agent, job)?;
+    let keys = keys_of(agent, job, &wanted, keys)?;
     let copy = newest(agent, job, target.or(wanted.target.as_ref()))?;
     let location = copy.location.clone().context("the backup has no folder")?;
     let base = scratch::base(agent, &wanted)?;
@@ -60,8 +63,8 @@ pub fn drill(
         started: agent.now(),
     })?;
     let at = agent.at(&copy.target, location)?;
-    let mut outcome =
-        scratch::make(&folder).and_then(|()| conduct(agent, job, &copy, at, &folder, &wanted, progress));
+    let mut outcome = scratch::make(&folder)
+        .and_then(|()| conduct(agent, job, (&copy, at, &keys), &folder, &wanted, progress));
     if let Err(e) = scratch::remove(&folder) {
         outcome = outcome.map(|mut result| {
             result.problems.push(format!("the scratch folder is left behind: {e:#}"));
@@ -96,6 +99,22 @@ fn wanted(agent: &Agent, job: &JobName) -> Result<DrillConfig> {
     Ok(agent.job(job)?.drill.clone().unwrap_or_default())
 }
 
+/// The keys that open the job's backups: those given, else those of the configuration. None for an encrypted job
+/// is no drill that failed, but none at all.
+fn keys_of(agent: &Agent, job: &JobName, wanted: &DrillConfig, given: &KeyFiles) -> Result<KeyFiles> {
+    let config = agent.job(job)?;
+    let mut keys = keys::files(&agent.config, Some(config), given);
+    if keys.is_empty() {
+        keys.identities.extend(wanted.identity_file.clone());
+    }
+    if keys.is_empty() && agent.config.encryption_of(config).is_some() {
+        bail!(
+            "backups of job {job} are encrypted: give the file with the private key, with --identity FILE or as              `identity_file` in [job.{job}.drill]"
+        );
+    }
+    Ok(keys)
+}
+
 /// The newest good backup of the job at a target, the primary unless another is named.
 fn newest(agent: &Agent, job: &JobName, target: Option<&TargetName>) -> Result<Copy> {
     let target = match target {
@@ -119,8 +138,7 @@ fn still_there(agent: &Agent, copy: &Copy) -> Result<bool> {
 fn conduct(
     agent: &Agent,
     job: &JobName,
-    copy: &Copy,
-    at: At,
+    (copy, at, keys): (&Copy, At, &KeyFiles),
     folder: &std::path::Path,
     wanted: &DrillConfig,
     progress: &Progress,
@@ -130,6 +148,7 @@ fn conduct(
         run: copy.run_id.clone(),
         folder: folder.to_path_buf(),
         sample: wanted.sample as usize,
+        keys: keys.clone(),
     };
     let proof = match isolate::call(&request, STALL, None, progress, &mut |_| Ok(()))? {
         Reply::Drilled { proof } => proof,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::archive::{EntryKind, IndexEntry, RestoreOptions};
+use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress};
 use crate::fsutil;
 use crate::manifest::{self, Component, Kind, PathText};
@@ -54,10 +55,18 @@ pub struct Proof {
 /// Restores the backup of `run` into a folder for each component below `folder`, counts what is there against
 /// index and manifest, and compares up to `sample` files with the live ones. An error means that the backup
 /// could not be looked at; what is wrong with it stands in the proof.
-pub fn prove(at: &At, run: &RunId, folder: &Path, sample: usize, progress: &Arc<Progress>) -> Result<Proof> {
+pub fn prove(
+    at: &At,
+    run: &RunId,
+    folder: &Path,
+    sample: usize,
+    keys: &KeyFiles,
+    progress: &Arc<Progress>,
+) -> Result<Proof> {
     let target = at.open()?;
     target.probe_readable(&at.location)?;
-    let backup = Backup::open(target.as_ref(), &at.location, run)?;
+    let keys = Arc::new(keys.read()?);
+    let backup = Backup::open(target.as_ref(), &at.location, run)?.with_keys(Arc::clone(&keys))?;
     let mut proof = Proof::default();
     if let Some(problem) = no_room(&backup, folder)? {
         proof.problems.push(problem);
@@ -82,6 +91,7 @@ pub fn prove(at: &At, run: &RunId, folder: &Path, sample: usize, progress: &Arc<
             paths: Vec::new(),
             to: Destination::Folder(to),
             force: false,
+            keys: Arc::clone(&keys),
         };
         match restore(target.as_ref(), &at.location, run, &wanted, &options) {
             Err(e) if progress.is_cancelled() => return Err(e),
@@ -141,8 +151,7 @@ fn no_room(backup: &Backup<'_>, folder: &Path) -> Result<Option<String>> {
 }
 
 fn stream(backup: &Backup<'_>, component: &Component, to: &Path, proof: &mut Proof) {
-    let suffix = format!(".{}", backup.manifest.codec.extension());
-    let path = to.join(component.file.strip_suffix(&suffix).unwrap_or(&component.file));
+    let path = to.join(backup.manifest.plain_name(component));
     match fs::symlink_metadata(&path) {
         Ok(found) if found.is_file() && found.len() == component.raw_bytes => {
             proof.streams.insert(component.name.clone(), path);
@@ -174,7 +183,13 @@ fn tree(
             return Ok(());
         }
     };
-    let unsure: HashSet<&PathText> = component.warnings.iter().map(|warning| &warning.path).collect();
+    let unsure: HashSet<PathText> = match backup.warnings(component) {
+        Ok(warnings) => warnings.into_iter().map(|warning| warning.path).collect(),
+        Err(e) => {
+            proof.problems.push(format!("component {}: {e:#}", component.name));
+            HashSet::new()
+        }
+    };
     let (mut entries, mut wrong, mut count) = (0_u64, Vec::new(), 0);
     let mut drawn: Vec<PathBuf> = Vec::new();
     let mut candidates = 0_usize;

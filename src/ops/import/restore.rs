@@ -10,7 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use super::find::{Kind, Packing, kind_of};
-use crate::archive::{Prefetch, RestoreOptions, RestoreSummary, StreamDecoder, StreamTotals, restore_stream};
+use crate::archive::{
+    Prefetch, RestoreOptions, RestoreSummary, StreamDecoder, StreamTotals, Tallied, restore_stream,
+};
 use crate::event::Interrupted;
 use crate::manifest::Codec;
 use crate::model::Sha256;
@@ -65,24 +67,30 @@ pub fn restore(
 /// A stored archive, decompressed; digested on its way where that is asked for.
 enum Unpacked {
     Plain(Box<dyn StoredFile>),
-    Packed(StreamDecoder<Box<dyn StoredFile>>),
+    Packed(StreamDecoder<Tallied<Box<dyn StoredFile>>>, Arc<StreamTotals>),
 }
 
 impl Unpacked {
     fn open(target: &dyn Target, location: &str, file: &str, packing: Packing) -> Result<Self> {
         let stored = target.open(location, file, Cache::Warm)?;
         Ok(match packing {
-            Packing::Gzip => Self::Packed(StreamDecoder::new(stored, Codec::Gzip)),
-            Packing::Zstd => Self::Packed(StreamDecoder::new(stored, Codec::Zstd)),
+            Packing::Gzip => Self::packed(stored, Codec::Gzip),
+            Packing::Zstd => Self::packed(stored, Codec::Zstd),
             Packing::Plain | Packing::Other(_) => Self::Plain(stored),
         })
+    }
+
+    fn packed(stored: Box<dyn StoredFile>, codec: Codec) -> Self {
+        let stored = Tallied::new(stored);
+        let totals = stored.totals();
+        Self::Packed(StreamDecoder::new(stored, codec), totals)
     }
 
     /// What was read of the stored file, where it goes through a decoder.
     fn totals(&self) -> Option<Arc<StreamTotals>> {
         match self {
             Self::Plain(_) => None,
-            Self::Packed(decoder) => Some(decoder.totals()),
+            Self::Packed(_, totals) => Some(Arc::clone(totals)),
         }
     }
 }
@@ -91,7 +99,7 @@ impl Read for Unpacked {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stored) => stored.read(out),
-            Self::Packed(decoder) => decoder.read(out),
+            Self::Packed(decoder, _) => decoder.read(out),
         }
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 
 use super::super::dotenv::Dotenv;
-use super::super::secret_file::{self, TemporarySecret};
 use crate::config::MysqlConfig;
 use crate::model::{ComponentName, Secret};
+use crate::secret_file::{self, TemporarySecret};
 
 /// More than any `.env` file.
 const MAX_ENV: u64 = 1 << 20;

@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::config::PostgresConfig;
 use crate::model::{ComponentName, Secret};
 use crate::process::Command;
+use crate::secret_file::{self, TemporarySecret};
 use crate::source::StreamSource;
-use crate::source::secret_file::{self, TemporarySecret};
 
 /// What messages call the two ends of a login.
 #[derive(Debug, Clone)]

@@ -123,7 +123,7 @@ impl State {
             tx.execute(
                 "UPDATE copies SET status = ?3, location = ?4, bytes = ?5, created_at = ?6, verified_at = ?7,
                      verify_ok = ?8, next_attempt = NULL, permanent = 0, last_error = NULL,
-                     claimed_until = NULL, claimer = NULL
+                     claimed_until = NULL, claimer = NULL, pin_stored = 0, retained_until = NULL
                  WHERE run_id = ?1 AND target = ?2",
                 params![
                     run_id.as_str(),

@@ -1,9 +1,9 @@
-//! Copies that retention removes: noted before anything is touched, and again when it is gone.
+//! Copies that retention removes: noted before anything is touched, and again when it is gone, or could not go.
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;
 
-use super::super::sql::ms;
+use super::super::sql::{ms, opt_ms};
 use super::super::{State, StateError};
 use super::{Copy, note_target};
 use crate::model::{JobName, RunId, TargetName};
@@ -49,6 +49,39 @@ impl State {
                      claimed_until = NULL, claimer = NULL
                  WHERE run_id = ?1 AND target = ?2",
                 params![run_id.as_str(), target.as_str(), ms(now)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Records that the storage did not let go of a copy that retention was about to remove: it is as it was, and
+    /// stays until then.
+    pub fn copy_retained(
+        &self,
+        run_id: &RunId,
+        target: &TargetName,
+        until: DateTime<Utc>,
+    ) -> Result<(), StateError> {
+        self.put_back(run_id, target, Some(until))
+    }
+
+    /// Records that a copy that retention was about to remove stays after all: somebody pinned it at the target.
+    pub fn copy_spared(&self, run_id: &RunId, target: &TargetName) -> Result<(), StateError> {
+        self.put_back(run_id, target, None)
+    }
+
+    fn put_back(
+        &self,
+        run_id: &RunId,
+        target: &TargetName,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<(), StateError> {
+        self.change_copy("take back the removal", run_id, target, |tx, _| {
+            tx.execute(
+                "UPDATE copies SET expired_at = NULL, retained_until = coalesce(?3, retained_until),
+                     status = CASE verify_ok WHEN 1 THEN 'verified' WHEN 0 THEN 'corrupt' ELSE 'complete' END
+                 WHERE run_id = ?1 AND target = ?2",
+                params![run_id.as_str(), target.as_str(), opt_ms(until)],
             )?;
             Ok(())
         })

@@ -89,6 +89,12 @@ fn a_reader_falls_back_to_the_status_file_and_names_both_reasons_when_it_has_nei
     assert_eq!(snapshot.written, at(2));
     assert!(matches!(origin, Origin::StatusFile(why) if why.contains("no state database")));
 
+    // A database that is there and of no use to anybody is another matter than one that is not there.
+    fs::write(&path, "this is no database at all, whoever reads it").unwrap();
+    let (_, origin) = load_for_reading(f.path(), at(3)).unwrap();
+    assert!(matches!(origin, Origin::InsteadOfBroken(why) if why.contains("is damaged")));
+    fs::remove_file(&path).unwrap();
+
     fs::write(f.path().join(STATUS_FILE), "{\"version\": 77}").unwrap();
     let error = load_for_reading(f.path(), at(3)).unwrap_err().to_string();
     assert!(error.contains("no state database") && error.contains("version 77"), "{error}");

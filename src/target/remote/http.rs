@@ -241,7 +241,9 @@ fn causes(error: &reqwest::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        if !causes.iter().any(|known| known.contains(&text)) {
+        // Names of the layers of the library, which say nothing to anybody.
+        let layer = text.starts_with("client error (") || text == "tcp connect error";
+        if !layer && !causes.iter().any(|known| known.contains(&text)) {
             causes.push(text);
         }
         source = cause.source();

@@ -261,3 +261,92 @@ impl Read for Incoming {
         Ok(got)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::target::remote::http::HttpSettings;
+
+    /// A server for one connection, which is given to `serve`; and a request to it.
+    fn served<T: Send + 'static>(
+        silence: Duration,
+        serve: impl FnOnce(TcpStream) -> T + Send + 'static,
+    ) -> (Outgoing, thread::JoinHandle<T>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let http = Arc::new(Http::new(&HttpSettings { ca_file: None, silence }).unwrap());
+        let request = http.client().put(&url);
+        let server = thread::spawn(move || serve(listener.accept().unwrap().0));
+        (Outgoing::new(http, request, url), server)
+    }
+
+    fn everything(mut stream: TcpStream) -> String {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes); // a reset is an end, too
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[test]
+    fn an_upload_that_is_given_up_never_looks_whole() {
+        for length in [None, Some(10 << 20)] {
+            let (mut body, server) = served(Duration::from_secs(5), everything);
+            if let Some(length) = length {
+                body.expect(length);
+            }
+            body.write_all(&vec![b'x'; 1 << 20]).unwrap();
+            drop(body);
+            let seen = server.join().unwrap();
+            assert!(seen.contains("xxxx"), "nothing was sent");
+            assert!(!seen.ends_with("0\r\n\r\n"), "it was ended as if it were whole");
+            assert_eq!(seen.contains("content-length: 10485760"), length.is_some());
+        }
+    }
+
+    #[test]
+    fn fewer_or_more_bytes_than_told_are_no_success() {
+        for told in [1 << 20, 3 << 20] {
+            let (mut body, server) = served(Duration::from_secs(5), everything);
+            body.expect(told);
+            let written = body.write_all(&vec![b'x'; 2 << 20]).map_err(|e| e.to_string());
+            let done = written.and_then(|()| body.finish().map(drop).map_err(|failure| failure.reason));
+            assert!(done.is_err(), "{told}");
+            drop(server.join());
+        }
+    }
+
+    #[test]
+    fn a_refusal_in_the_middle_is_told_and_not_waited_for() {
+        let (mut body, server) = served(Duration::from_secs(30), |mut stream| {
+            let mut some = [0; 1000];
+            stream.read_exact(&mut some).unwrap();
+            stream.write_all(b"HTTP/1.1 507 Full\r\ncontent-length: 0\r\n\r\n").unwrap();
+            // Not closed before the client gives up: a reset could overtake the answer.
+            everything(stream);
+        });
+        let piece = vec![b'x'; 1 << 20];
+        let error = (0..1000).find_map(|_| body.write_all(&piece).err()).expect("it goes on writing");
+        drop(body);
+        assert!(error.to_string().contains("507"), "{error}");
+        assert!(crate::target::is_permanent(&error.into()));
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_server_that_takes_nothing_more_is_waited_for_no_longer_than_the_limit() {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (mut body, server) = served(Duration::from_millis(300), move |stream| {
+            let _ = wait.recv(); // until the test is over
+            drop(stream);
+        });
+        let piece = vec![b'x'; 1 << 20];
+        let error = (0..1000).find_map(|_| body.write_all(&piece).err()).expect("it goes on writing");
+        assert!(error.to_string().contains("took nothing more for 300ms"), "{error}");
+        drop((done, body));
+        server.join().unwrap();
+    }
+}

@@ -5,8 +5,9 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 
-use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
+use super::{AlreadyThere, Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
 use crate::target::{Published, Space};
 
@@ -15,6 +16,8 @@ use crate::target::{Published, Space};
 pub(super) struct Inside {
     pub(super) objects: BTreeMap<String, Arc<Vec<u8>>>,
     pub(super) folders: BTreeSet<String>,
+    /// Until when nothing goes that does not stand at the root, where it is write-once storage.
+    pub(super) kept_until: Option<DateTime<Utc>>,
 }
 
 /// A store in memory; clones share what they hold.
@@ -69,7 +72,11 @@ impl Store for MemoryStore {
     }
 
     fn delete(&self, key: &str) -> Result<()> {
-        self.inside.lock().unwrap().objects.remove(key);
+        let mut inside = self.inside.lock().unwrap();
+        if inside.kept_until.is_some() && key.contains('/') && inside.objects.contains_key(key) {
+            return Err(Kept { address: self.address(key), until: inside.kept_until }.into());
+        }
+        inside.objects.remove(key);
         Ok(())
     }
 
@@ -93,6 +100,10 @@ impl Tree for MemoryStore {
         }
         if !inside.folders.remove(from) {
             bail!("there is no folder {from}");
+        }
+        if inside.kept_until.is_some() && !from.starts_with('.') {
+            inside.folders.insert(from.to_owned());
+            return Err(Kept { address: self.address(from), until: inside.kept_until }.into());
         }
         inside.folders.insert(to.to_owned());
         let below = format!("{from}/");

@@ -13,6 +13,7 @@ mod objects;
 #[cfg(feature = "azblob")]
 mod opendal;
 mod patient;
+pub mod s3;
 pub mod sftp;
 mod shared;
 #[cfg(test)]
@@ -24,10 +25,11 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 
 use super::{Published, Space, Target};
 use crate::archive::ReadAt;
-use crate::config::{Place, WebdavPlace, resolve_secret};
+use crate::config::Place;
 use crate::model::TargetName;
 use crate::state::TargetIdentity;
 
@@ -60,8 +62,20 @@ pub trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Removes an object; one that is not there is removed.
+    /// Removes an object; one that is not there is removed. One that write-once storage keeps is [`Kept`], also
+    /// where the store would hide it and keep what is in it.
     fn delete(&self, key: &str) -> Result<()>;
+
+    /// Removes an object that is no backup's any more, or from sight at least: what write-once storage keeps of it
+    /// is left to its own rules, and that is no error.
+    fn put_away(&self, key: &str) -> Result<()> {
+        self.delete(key)
+    }
+
+    /// Gives up what was begun below a folder and never finished, as far as it is not visible and that is allowed.
+    fn discard(&self, _folder: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Its folders, when it has such.
     fn tree(&self) -> Option<&dyn Tree>;
@@ -120,6 +134,17 @@ pub struct Entry {
 #[error("{0} is there already")]
 pub struct AlreadyThere(pub String);
 
+/// The store does not let something go yet, and that is meant so: write-once storage. [`Store::delete`] and
+/// [`Tree::rename`] fail with it in the chain, and then nothing happened; it is not tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the storage keeps {address}{}", .until.map_or(String::new(), |until| format!(" until {until}")))]
+pub struct Kept {
+    /// What it keeps.
+    pub address: String,
+    /// Until when, where it says so.
+    pub until: Option<DateTime<Utc>>,
+}
+
 /// What a target over the network is made with.
 pub struct Settings {
     /// Its name.
@@ -139,22 +164,11 @@ pub struct Settings {
 pub(super) fn store(target: &TargetName, place: &Place) -> Result<Box<dyn Store>> {
     match place {
         Place::Sftp(sftp) => Ok(Box::new(sftp::SftpStore::new(target, sftp, place.address("")))),
-        Place::Webdav(webdav) => webdav_store(webdav),
+        Place::Webdav(webdav) => Ok(Box::new(webdav::open(webdav)?)),
         #[cfg(feature = "azblob")]
         Place::Azblob(azblob) => Ok(Box::new(opendal::OpendalStore::azblob(azblob)?)),
         _ => bail!("this program was built without targets of this type"),
     }
-}
-
-fn webdav_store(webdav: &WebdavPlace) -> Result<Box<dyn Store>> {
-    let password = resolve_secret(webdav.password.as_ref(), webdav.password_file.as_deref())?;
-    let store = webdav::WebdavStore::new(&webdav::WebdavSettings {
-        url: webdav.url.clone(),
-        login: webdav.user.clone().zip(password),
-        ca_file: webdav.ca_file.clone(),
-        silence: webdav.timeout,
-    })?;
-    Ok(Box::new(store))
 }
 
 /// Makes a target of a store.

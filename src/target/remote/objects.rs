@@ -16,14 +16,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::patient::Patient;
-use super::shared::{Base, LocalScratch, RemoteStagedFile, unfinished_in};
+use super::shared::{Base, LocalScratch, RemoteStagedFile, kept, unfinished_in};
 use super::{AlreadyThere, Mode, Settings};
 use crate::event::Progress;
 use crate::failpoint::hit_at;
-use crate::manifest;
+use crate::manifest::{self, Pin};
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
-use crate::target::{Cache, Published, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target};
+use crate::target::{
+    Cache, Published, Removal, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target,
+};
 
 /// A target in a store without folders.
 pub(super) struct ObjectTarget {
@@ -66,13 +68,14 @@ impl Base {
         let files = self.files(location)?;
         let foreign = |name: &String| name.starts_with(".partial-") && *name != own;
         if files.iter().any(foreign) || self.is_of_another(location, run)? {
-            return self.store.delete(&format!("{location}/{own}"));
+            return self.store.put_away(&format!("{location}/{own}"));
         }
+        self.store.discard(location)?;
         // The mark last, so that what is left by a death midway is known for this run's.
         for file in files.iter().filter(|file| **file != own) {
-            self.store.delete(&format!("{location}/{file}"))?;
+            self.store.put_away(&format!("{location}/{file}"))?;
         }
-        self.store.delete(&format!("{location}/{own}"))
+        self.store.put_away(&format!("{location}/{own}"))
     }
 
     /// Takes a folder name for a run, if nobody else has it or is about to.
@@ -85,28 +88,38 @@ impl Base {
         let beside = format!("{location}/{mark}");
         self.write_small(&beside, location.as_bytes(), Mode::Replace)?;
         if self.store.list(location)?.iter().any(|entry| entry.name != mark) {
-            self.store.delete(&beside)?;
+            self.store.put_away(&beside)?;
             return Ok(false);
         }
         Ok(true)
     }
 
-    fn withdraw(&self, location: &str, run: &RunId) -> Result<()> {
+    fn withdraw(&self, location: &str, run: &RunId) -> Result<Removal> {
         let mark = expired(run);
         let begun = self.marked(&mark)?.is_some();
         if self.is_of_another(location, run)? {
             // Ours went before that one came.
-            return if begun { self.store.delete(&mark) } else { Ok(()) };
+            if begun {
+                self.store.put_away(&mark)?;
+            }
+            return Ok(Removal::Removed);
         }
         if !begun {
             if self.files(location)?.is_empty() {
-                return Ok(());
+                return Ok(Removal::Removed);
             }
             self.write_small(&mark, location.as_bytes(), Mode::Replace)?;
         }
-        self.store.delete(&format!("{location}/{}", manifest::FILE))?;
+        if let retained @ Removal::Retained { .. } =
+            kept(self.store.delete(&format!("{location}/{}", manifest::FILE)))?
+        {
+            // The mark may be kept as well. Then it says that a removal is to go on, which it is.
+            let _ = self.store.put_away(&mark);
+            return Ok(retained);
+        }
         self.remove_rest(location, run)?;
-        self.store.delete(&mark)
+        self.store.put_away(&mark)?;
+        Ok(Removal::Removed)
     }
 }
 
@@ -121,19 +134,29 @@ impl Target for ObjectTarget {
     }
 
     fn identify(&self, now: DateTime<Utc>) -> Result<TargetIdentity> {
+        if self.base.settings.write_only {
+            return Ok(TargetIdentity {
+                id: None,
+                file_system: self.base.store.kind().to_owned(),
+                recorded: now,
+            });
+        }
         self.base.named(self.base.identify(now))
     }
 
     fn initialise(&self, sentinel: &Sentinel) -> Result<Sentinel> {
+        self.base.readable()?;
         self.base.named(self.base.initialise(sentinel))
     }
 
     fn scan(&self, progress: &Progress) -> Result<Scan> {
+        self.base.readable()?;
         self.base.check()?;
         self.base.named(self.base.scan(progress))
     }
 
     fn probe_readable(&self, _location: &str) -> Result<()> {
+        self.base.readable()?;
         self.base.check()?;
         self.base.named(self.base.store.probe().map(drop))
     }
@@ -174,19 +197,36 @@ impl Target for ObjectTarget {
     }
 
     fn open(&self, location: &str, file: &str, _cache: Cache) -> Result<Box<dyn StoredFile>> {
+        self.base.readable()?;
         self.base.open(location, file)
     }
 
     fn holds(&self, location: &str, run: &RunId) -> Result<bool> {
+        self.base.readable()?;
         self.base.check()?;
         let found = self.base.named(self.base.manifest(location))?;
         Ok(found.is_some_and(|manifest| manifest.run_id == *run))
     }
 
-    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal> {
+        self.base.readable()?;
         self.base.check()?;
         self.base.key(location, "x")?;
         self.base.named(self.base.withdraw(location, run))
+    }
+
+    fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        if self.base.settings.write_only {
+            return Ok(None);
+        }
+        self.base.check()?;
+        self.base.named(self.base.pin(location))
+    }
+
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        self.base.readable()?;
+        self.base.check()?;
+        self.base.named(self.base.set_pin(location, run, pin))
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {
@@ -210,10 +250,10 @@ impl Target for ObjectTarget {
                 let published =
                     self.base.manifest(&location).is_ok_and(|m| m.is_some_and(|m| m.run_id == *run));
                 match published && mark == partial(run) {
-                    true => self.base.store.delete(&format!("{location}/{mark}"))?,
-                    false => self.base.withdraw(&location, run)?,
+                    true => self.base.store.put_away(&format!("{location}/{mark}"))?,
+                    false => self.base.withdraw(&location, run).map(drop)?,
                 }
-                self.base.store.delete(&mark)?;
+                self.base.store.put_away(&mark)?;
             }
             Ok(found)
         };
@@ -241,7 +281,11 @@ impl Stage for ObjectStage {
         let upload = self.base.named(self.base.store.upload(&key, Mode::New))?;
         self.written.push(file.to_owned());
         let (target, address) = (self.base.settings.name.clone(), self.base.store.address(&key));
-        Ok(Box::new(RemoteStagedFile { upload, target, address }))
+        let file = RemoteStagedFile { upload, target, address };
+        Ok(match self.base.settings.write_only {
+            true => Box::new(MaybeThere(file)),
+            false => Box::new(file),
+        })
     }
 
     fn scratch(&mut self) -> Result<PathBuf> {
@@ -270,15 +314,17 @@ impl Stage for ObjectStage {
             .and_then(|()| self.base.write_small(&key, &bytes, Mode::New));
         match put {
             Ok(()) => {}
-            Err(e) if e.chain().any(|cause| cause.is::<AlreadyThere>()) => return Ok(Published::Taken),
+            // The name has the run's id in it, so that it is this very manifest, and the answer was lost.
+            Err(e) if is_there(&e) && self.base.settings.write_only => {}
+            Err(e) if is_there(&e) => return Ok(Published::Taken),
             Err(e) => return self.base.named(Err(e).with_context(|| format!("publishing {location}"))),
         }
         self.written.push(manifest::FILE.to_owned());
         if !self.base.settings.write_only {
             let mark = partial(&self.run);
             // A mark that stays says nothing wrong: whoever cleans up finds the manifest, and removes it.
-            let _ = self.base.store.delete(&format!("{location}/{mark}"));
-            let _ = self.base.store.delete(&mark);
+            let _ = self.base.store.put_away(&format!("{location}/{mark}"));
+            let _ = self.base.store.put_away(&mark);
         }
         Ok(Published::Done)
     }
@@ -293,12 +339,40 @@ impl Stage for ObjectStage {
         let remove = || {
             // The manifest was written last, and goes first.
             for file in self.written.iter().rev() {
-                self.base.store.delete(&format!("{}/{file}", self.location))?;
+                self.base.store.put_away(&format!("{}/{file}", self.location))?;
             }
-            self.base.store.delete(&format!("{}/{mark}", self.location))?;
-            self.base.store.delete(&mark)
+            self.base.store.discard(&self.location)?;
+            self.base.store.put_away(&format!("{}/{mark}", self.location))?;
+            self.base.store.put_away(&mark)
         };
         self.base.named(remove())
+    }
+}
+
+fn is_there(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<AlreadyThere>())
+}
+
+/// A file where nothing can be removed: an earlier attempt of the same copy may have written it. It is the same
+/// then, since its folder has the run's id, and files become visible as a whole.
+struct MaybeThere(RemoteStagedFile);
+
+impl Write for MaybeThere {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl StagedFile for MaybeThere {
+    fn finish(self: Box<Self>, length: u64) -> Result<()> {
+        match Box::new(self.0).finish(length) {
+            Err(e) if is_there(&e) => Ok(()),
+            done => done,
+        }
     }
 }
 

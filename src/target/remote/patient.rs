@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
+use super::{AlreadyThere, Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
 use crate::target::{Published, Space, is_permanent};
 
@@ -22,7 +22,7 @@ pub(super) fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T
     let mut pause = PAUSE;
     for _ in 1..ATTEMPTS {
         match operation() {
-            Err(error) if !is_permanent(&error) && !error.chain().any(|cause| cause.is::<AlreadyThere>()) => {
+            Err(error) if !is_permanent(&error) && !error.chain().any(is_answer) => {
                 tracing::debug!("trying again: {error:#}");
                 std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
                 pause *= 2;
@@ -31,6 +31,11 @@ pub(super) fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T
         }
     }
     operation()
+}
+
+/// Whether an error is what the store has to say, and no trouble in saying it.
+fn is_answer(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<AlreadyThere>() || cause.is::<Kept>()
 }
 
 /// A store that is asked again.
@@ -75,6 +80,14 @@ impl Patient {
 
     pub(super) fn delete(&self, key: &str) -> Result<()> {
         patiently(|| self.store.delete(key))
+    }
+
+    pub(super) fn put_away(&self, key: &str) -> Result<()> {
+        patiently(|| self.store.put_away(key))
+    }
+
+    pub(super) fn discard(&self, folder: &str) -> Result<()> {
+        patiently(|| self.store.discard(folder))
     }
 
     pub(super) fn has_folders(&self) -> bool {

@@ -11,16 +11,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::patient::{Patient, PatientObject};
-use super::{Mode, Settings, Upload};
+use super::{Kept, Mode, Settings, Upload};
 use crate::archive::ReadAt;
 use crate::event::{Interrupted, Progress};
 use crate::failpoint::hit_at;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, PIN_FILE, Pin};
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
 use crate::target::scan::{DEEPEST, Found, LONGEST, Scan, Unread};
 use crate::target::sentinel::{self, SENTINEL_FILE, Sentinel};
-use crate::target::{StagedFile, StoredFile, is_safe_location};
+use crate::target::{Permanent, Removal, StagedFile, StoredFile, is_safe_location};
 
 /// How many manifests are read at the same time: each is a round trip.
 const READERS: usize = 8;
@@ -37,6 +37,18 @@ impl Base {
     /// Adds the name of the target to an error.
     pub(super) fn named<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| format!("target {}", self.settings.name))
+    }
+
+    /// Refuses what needs more than writing where nothing else is allowed.
+    pub(super) fn readable(&self) -> Result<()> {
+        if self.settings.write_only {
+            bail!(
+                "target {} is write-only from this host (`write_only`): nothing there is read or removed; do that \
+                 from a host whose credentials may",
+                self.settings.name
+            );
+        }
+        Ok(())
     }
 
     /// The key of a backup's file; refuses names that would leave the backup.
@@ -138,6 +150,31 @@ impl Base {
         Ok(Manifest::parse(&bytes).is_ok_and(|found| found.run_id != *run))
     }
 
+    /// The pin in a folder. Where reading is not allowed nobody can tell, and whoever wrote there knows.
+    pub(super) fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        let key = self.key(location, PIN_FILE)?;
+        if self.settings.write_only {
+            return Ok(None);
+        }
+        Ok(self.read_small(&key)?.map(|bytes| Pin::parse(&bytes)))
+    }
+
+    /// Writes the pin of a run's backup, or takes it away.
+    pub(super) fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        let key = self.key(location, PIN_FILE)?;
+        if self.settings.write_only && pin.is_none() {
+            let text = "a pin is not taken away where nothing may be removed: do it with other credentials";
+            return Err(Permanent(text.to_owned()).into());
+        }
+        if !self.settings.write_only && self.manifest(location)?.is_none_or(|found| found.run_id != *run) {
+            bail!("{} holds no backup of run {run}", self.store.address(location));
+        }
+        match pin {
+            Some(pin) => self.write_small(&key, &pin.to_bytes(), Mode::Replace),
+            None => self.store.delete(&key),
+        }
+    }
+
     /// Opens a file of a finished backup.
     pub(super) fn open(&self, location: &str, file: &str) -> Result<Box<dyn StoredFile>> {
         let key = self.key(location, file)?;
@@ -150,12 +187,17 @@ impl Base {
     /// Reads every manifest below the root.
     pub(super) fn scan(&self, progress: &Progress) -> Result<Scan> {
         let mut unread = Vec::new();
+        let mut pinned = HashSet::new();
         let locations = match self.store.find(manifest::FILE)? {
             Some(keys) => {
-                let parents = keys.iter().filter_map(|key| Some(key.rsplit_once('/')?.0.to_owned()));
+                let parents = |keys: &[String]| -> Vec<String> {
+                    keys.iter().filter_map(|key| Some(key.rsplit_once('/')?.0.to_owned())).collect()
+                };
+                pinned.extend(parents(&self.store.find(PIN_FILE)?.unwrap_or_default()));
+                let parents = parents(&keys).into_iter();
                 outermost(parents.filter(|location| is_safe_location(location)).collect())
             }
-            None => self.walk(progress, &mut unread)?,
+            None => self.walk(progress, &mut unread, &mut pinned)?,
         };
         let next = Mutex::new(locations.into_iter());
         let scan = Mutex::new(Scan { found: Vec::new(), unread });
@@ -165,10 +207,15 @@ impl Base {
                     return;
                 }
                 progress.add_stored(1);
-                let manifest = self.manifest(&location);
+                let manifest = self.manifest(&location).and_then(|manifest| {
+                    let pin = pinned.contains(&location).then(|| self.pin(&location)).transpose()?;
+                    Ok(manifest.map(|manifest| (manifest, pin.flatten())))
+                });
                 let Ok(mut scan) = scan.lock() else { return };
                 match manifest {
-                    Ok(Some(manifest)) => scan.found.push(Found::new(location, &manifest)),
+                    Ok(Some((manifest, pin))) => {
+                        scan.found.push(Found { pin, ..Found::new(location, &manifest) });
+                    }
                     // It went while this looked.
                     Ok(None) => {}
                     Err(e) => scan.unread.push(Unread { location, error: format!("{e:#}") }),
@@ -188,8 +235,14 @@ impl Base {
         Ok(scan)
     }
 
-    /// The folders that hold a manifest, found by listing folder after folder.
-    fn walk(&self, progress: &Progress, unread: &mut Vec<Unread>) -> Result<Vec<String>> {
+    /// The folders that hold a manifest, found by listing folder after folder; those of them that hold a pin are
+    /// added to `pinned`.
+    fn walk(
+        &self,
+        progress: &Progress,
+        unread: &mut Vec<Unread>,
+        pinned: &mut HashSet<String>,
+    ) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut folders = vec![(String::new(), 0)];
         while let Some((location, depth)) = folders.pop() {
@@ -207,6 +260,9 @@ impl Base {
             };
             let is_manifest = |e: &super::Entry| e.name == manifest::FILE && e.length.is_some();
             if !location.is_empty() && entries.iter().any(is_manifest) {
+                if entries.iter().any(|e| e.name == PIN_FILE) {
+                    pinned.insert(location.clone());
+                }
                 found.push(location);
                 continue;
             }
@@ -222,6 +278,17 @@ impl Base {
             }
         }
         Ok(found)
+    }
+}
+
+/// What became of a removal, from the result of its first step, which takes the backup out as a whole.
+pub(super) fn kept(first: Result<()>) -> Result<Removal> {
+    match first {
+        Ok(()) => Ok(Removal::Removed),
+        Err(e) => match e.chain().find_map(|cause| cause.downcast_ref::<Kept>()) {
+            Some(kept) => Ok(Removal::Retained { until: kept.until }),
+            None => Err(e),
+        },
     }
 }
 

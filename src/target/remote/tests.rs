@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::memory::MemoryStore;
 use super::*;
 use crate::event::Progress;
-use crate::manifest;
+use crate::manifest::{self, Pin};
 use crate::model::RunId;
-use crate::target::{Cache, Published, Stage};
+use crate::target::{Cache, Published, Removal, Stage};
 
 fn run(letters: &str) -> RunId {
     format!("20261124T180000Z-{letters}").parse().unwrap()
@@ -155,6 +155,53 @@ fn two_runs_that_choose_a_folder_at_the_same_time_do_not_mix() {
 }
 
 #[test]
+fn pins_stand_beside_the_manifest_in_both_layouts_and_go_with_the_backup() {
+    for with_folders in [true, false] {
+        let store = store(with_folders);
+        let target = open(&store, false);
+        let (first, second) = (run("aaaaaa"), run("bbbbbb"));
+        let location = back_up(target.as_ref(), &first);
+        back_up(target.as_ref(), &second);
+        let pin = Pin::new("2026-11-24T19:00:00Z".parse().unwrap(), "root@web1".to_owned(), None);
+        assert!(target.set_pin(&location, &second, Some(&pin)).is_err(), "another run's backup was pinned");
+        for _ in 0..2 {
+            target.set_pin(&location, &first, Some(&pin)).unwrap();
+        }
+        assert_eq!(target.pin(&location).unwrap().as_ref(), Some(&pin));
+        assert_eq!(target.pin("web1/nowhere").unwrap(), None);
+        let scan = target.scan(&Progress::default()).unwrap();
+        let pins: Vec<_> = scan.found.iter().map(|f| (f.location.as_str(), f.pin.is_some())).collect();
+        assert_eq!(pins, [("web1/190000", false), ("web1/1900", true)]);
+        for _ in 0..2 {
+            target.set_pin(&location, &first, None).unwrap();
+        }
+        assert_eq!(target.pin(&location).unwrap(), None);
+        target.set_pin(&location, &first, Some(&pin)).unwrap();
+        target.remove(&location, &first).unwrap();
+        target.remove("web1/190000", &second).unwrap();
+        assert!(keys(&store).is_empty(), "{:?}", keys(&store));
+    }
+}
+
+#[test]
+fn what_write_once_storage_keeps_stays_whole_and_is_no_error() {
+    for with_folders in [true, false] {
+        let store = store(with_folders);
+        let target = open(&store, false);
+        let id = run("aaaaaa");
+        let location = back_up(target.as_ref(), &id);
+        let until = "2026-12-24T18:00:00Z".parse().unwrap();
+        store.inside.lock().unwrap().kept_until = Some(until);
+        assert_eq!(target.remove(&location, &id).unwrap(), Removal::Retained { until: Some(until) });
+        assert!(target.holds(&location, &id).unwrap());
+        assert_eq!(keys(&store).len(), 2, "{:?}", keys(&store));
+        store.inside.lock().unwrap().kept_until = None;
+        assert_eq!(target.remove(&location, &id).unwrap(), Removal::Removed);
+        assert!(keys(&store).is_empty(), "{:?}", keys(&store));
+    }
+}
+
+#[test]
 fn a_write_only_target_needs_no_list_no_read_and_no_delete() {
     let store = store(false);
     let target = open(&store, true);
@@ -162,4 +209,11 @@ fn a_write_only_target_needs_no_list_no_read_and_no_delete() {
     assert_eq!(back_up(target.as_ref(), &id), format!("web1/1900-{id}"));
     assert_eq!(keys(&store).len(), 2, "{:?}", keys(&store));
     assert!(target.unfinished().unwrap().is_empty());
+    // It can be pinned, and only somebody else can take that away.
+    let location = format!("web1/1900-{id}");
+    let pin = Pin::new("2026-11-24T19:00:00Z".parse().unwrap(), "root@web1".to_owned(), None);
+    target.set_pin(&location, &id, Some(&pin)).unwrap();
+    assert_eq!(target.pin(&location).unwrap(), None);
+    assert!(target.set_pin(&location, &id, None).is_err());
+    assert!(keys(&store).contains(&format!("{location}/PINNED")));
 }

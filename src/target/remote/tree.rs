@@ -7,13 +7,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::patient::Patient;
-use super::shared::{Base, LocalScratch, RemoteStagedFile, unfinished_in};
-use super::{Mode, Settings};
+use super::shared::{Base, LocalScratch, RemoteStagedFile, kept, unfinished_in};
+use super::{Kept, Mode, Settings};
 use crate::event::Progress;
 use crate::failpoint::hit_at;
+use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
 use crate::state::TargetIdentity;
-use crate::target::{Cache, Published, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target};
+use crate::target::{
+    Cache, Published, Removal, Scan, Sentinel, Space, Stage, StagedFile, StoredFile, Target,
+};
 
 /// A target in a store with folders.
 pub(super) struct TreeTarget {
@@ -40,7 +43,7 @@ impl TreeTarget {
         }
     }
 
-    fn take_out(&self, location: &str, run: &RunId) -> Result<()> {
+    fn take_out(&self, location: &str, run: &RunId) -> Result<Removal> {
         let expired = expired(run);
         // An earlier attempt may have taken it out and died; a later run may have the name by now.
         if self.store().list(&expired)?.is_empty() && !self.base.is_of_another(location, run)? {
@@ -48,6 +51,7 @@ impl TreeTarget {
             match self.store().rename(location, &expired) {
                 Ok(Published::Done) => {}
                 Ok(Published::Taken) => bail!("{} is in the way", self.store().address(&expired)),
+                Err(e) if e.chain().any(|cause| cause.is::<Kept>()) => return kept(Err(e)),
                 // What is not there needs no taking out.
                 Err(_) if self.store().list(location)?.is_empty() => {}
                 Err(e) => {
@@ -58,7 +62,7 @@ impl TreeTarget {
         }
         self.store().remove_all(&expired)?;
         self.remove_empty_parents(location);
-        Ok(())
+        Ok(Removal::Removed)
     }
 }
 
@@ -124,10 +128,20 @@ impl Target for TreeTarget {
         Ok(found.is_some_and(|manifest| manifest.run_id == *run))
     }
 
-    fn remove(&self, location: &str, run: &RunId) -> Result<()> {
+    fn remove(&self, location: &str, run: &RunId) -> Result<Removal> {
         self.base.check()?;
         self.base.key(location, "x")?;
         self.base.named(self.take_out(location, run))
+    }
+
+    fn pin(&self, location: &str) -> Result<Option<Pin>> {
+        self.base.check()?;
+        self.base.named(self.base.pin(location))
+    }
+
+    fn set_pin(&self, location: &str, run: &RunId, pin: Option<&Pin>) -> Result<()> {
+        self.base.check()?;
+        self.base.named(self.base.set_pin(location, run, pin))
     }
 
     fn unfinished(&self) -> Result<Vec<RunId>> {

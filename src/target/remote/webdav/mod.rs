@@ -7,7 +7,6 @@
 mod multistatus;
 mod object;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,31 +18,19 @@ use self::object::{DavObject, DavUpload};
 use super::http::{Failure, Http, HttpSettings, SLOW_ANSWER, location};
 use super::http_body::Outgoing;
 use super::{Entry, Mode, Object, Store, Tree, Upload};
+use crate::config::{self, WebdavPlace};
 use crate::model::Secret;
 use crate::target::{Permanent, Published, Space, is_permanent};
 
 /// No answer about a folder is longer; it would be one of some hundred thousand entries.
 const LONGEST_ANSWER: usize = 64 << 20;
-/// How often a rename whose answer got lost is looked after.
-const LOOKS: u32 = 4;
-/// The first pause before it; it doubles.
+/// How often a rename is tried, or looked after when its answer got lost.
+const ATTEMPTS: u32 = 4;
+/// The first pause before that; it doubles.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// How a folder of a WebDAV server is reached.
-#[derive(Debug, Clone)]
-pub(crate) struct WebdavSettings {
-    /// Address of the folder, without a login.
-    pub(crate) url: String,
-    /// Login name and password.
-    pub(crate) login: Option<(String, Secret)>,
-    /// A PEM file with certificate authorities that are trusted besides the system's.
-    pub(crate) ca_file: Option<PathBuf>,
-    /// The longest time without a byte from or to the server.
-    pub(crate) silence: Duration,
-}
-
 /// A folder of a WebDAV server.
-pub(crate) struct WebdavStore {
+pub(super) struct WebdavStore {
     server: Arc<Server>,
 }
 
@@ -57,22 +44,20 @@ struct Server {
     login: Option<(String, Secret)>,
 }
 
-impl WebdavStore {
-    /// Makes no connection yet.
-    ///
-    /// # Errors
-    /// The address is none; the file with certificates cannot be read.
-    pub(crate) fn new(settings: &WebdavSettings) -> Result<Self> {
-        let shown = settings.url.trim_end_matches('/').to_owned();
-        let mut root =
-            Url::parse(&settings.url).map_err(|e| Permanent(format!("{shown} is no address: {e}")))?;
-        if let Ok(mut parts) = root.path_segments_mut() {
-            parts.pop_if_empty().push("");
-        }
-        let http = Http::new(&HttpSettings { ca_file: settings.ca_file.clone(), silence: settings.silence })?;
-        let login = settings.login.clone();
-        Ok(Self { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
+/// Makes a store of what the configuration says; no connection yet.
+///
+/// # Errors
+/// The address is none; the password or the certificates cannot be read.
+pub(super) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
+    let shown = place.url.trim_end_matches('/').to_owned();
+    let mut root = Url::parse(&place.url).map_err(|e| Permanent(format!("{shown} is no address: {e}")))?;
+    if let Ok(mut parts) = root.path_segments_mut() {
+        parts.pop_if_empty().push("");
     }
+    let http = Http::new(&HttpSettings { ca_file: place.ca_file.clone(), silence: place.timeout })?;
+    let password = config::resolve_secret(place.password.as_ref(), place.password_file.as_deref())?;
+    let login = place.user.clone().zip(password);
+    Ok(WebdavStore { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
 }
 
 impl Server {
@@ -154,6 +139,10 @@ impl Server {
         match response.status() {
             StatusCode::MULTI_STATUS => {}
             StatusCode::NOT_FOUND => return Ok(None),
+            // A folder, says Apache, has a slash at its end.
+            status if status.is_redirection() && !folder && adds_slash(&response, &url) => {
+                return self.look(key, true, depth);
+            }
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::OK => {
                 return Err(Failure::permanent(format!(
                     "the server answered {} to PROPFIND, so no WebDAV is served there: check the address",
@@ -170,7 +159,6 @@ impl Server {
 
     /// What stands under a key; none when there is nothing.
     fn stat(&self, key: &str) -> Result<Option<Resource>, Failure> {
-        // Asked with or without a slash at the end, servers tell of a folder all the same, or redirect.
         Ok(self.look(key, key.is_empty(), "0")?.and_then(|found| found.into_iter().next()))
     }
 
@@ -233,45 +221,46 @@ impl Server {
         }
     }
 
-    /// What an answer that got lost said.
-    fn was_moved(&self, from: &str, to: &str) -> Result<Moved, Failure> {
-        Ok(match (self.is_folder(from)?, self.is_folder(to)?) {
-            (false, true) => Moved::Yes,
-            (true, true) => Moved::Taken,
-            (true, false) => Moved::NotYet,
-            (false, false) => Moved::Lost,
-        })
-    }
-
     fn rename(&self, from: &str, to: &str) -> Result<Published, Failure> {
-        // Not every server minds `Overwrite: F`.
-        if self.stat(to)?.is_some() {
-            return Ok(Published::Taken);
-        }
+        let mut asked = false;
         let mut pause = PAUSE;
-        for look in 1.. {
-            let failure = match self.move_folder(from, to) {
-                Err(failure) if !failure.permanent && look < LOOKS => failure,
-                done => return done,
+        for attempt in 1.. {
+            let failure = match self.try_rename(from, to, &mut asked) {
+                Ok(done) => return done,
+                Err(failure) if failure.permanent || attempt == ATTEMPTS => return Err(failure),
+                Err(failure) => failure,
             };
-            tracing::debug!("looking whether {from} was renamed: {}", failure.reason);
+            tracing::debug!("trying again to rename {from}: {}", failure.reason);
             std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
             pause *= 2;
-            match self.was_moved(from, to) {
-                Ok(Moved::Yes) => return Ok(Published::Done),
-                Ok(Moved::Taken) => return Ok(Published::Taken),
-                // The folder above may have been removed as empty in this moment.
-                Ok(Moved::NotYet) => {
-                    if let Some((above, _)) = to.rsplit_once('/') {
-                        self.make_folder(above)?;
-                    }
-                }
-                Ok(Moved::Lost) => return Err(failure),
-                Err(again) if again.permanent => return Err(again),
-                Err(_) => {}
-            }
         }
         unreachable!("the loop ends by itself")
+    }
+
+    /// The outer error is tried again. `asked` says that an earlier attempt may have been done, its answer lost.
+    fn try_rename(
+        &self,
+        from: &str,
+        to: &str,
+        asked: &mut bool,
+    ) -> Result<Result<Published, Failure>, Failure> {
+        // Not every server minds `Overwrite: F`.
+        if self.stat(to)?.is_some() {
+            let done = *asked && !self.is_folder(from)?;
+            return Ok(Ok(if done { Published::Done } else { Published::Taken }));
+        }
+        if let Some((above, _)) = to.rsplit_once('/').filter(|_| *asked) {
+            // It may have been removed as empty in this moment.
+            self.make_folder(above)?;
+        }
+        *asked = true;
+        match self.move_folder(from, to) {
+            Err(failure) if !failure.permanent && !self.is_folder(from)? && self.stat(to)?.is_none() => {
+                Ok(Err(failure)) // there is nothing to rename
+            }
+            Err(failure) => Err(failure),
+            done => Ok(done),
+        }
     }
 
     /// Removes an object, or a folder with all that is in it; true when there was one.
@@ -304,11 +293,10 @@ impl Server {
     }
 }
 
-enum Moved {
-    Yes,
-    NotYet,
-    Taken,
-    Lost,
+/// Whether an answer leads to the same path with a slash at its end.
+fn adds_slash(response: &Response, asked: &Url) -> bool {
+    let to = location(response).and_then(|to| Url::parse(&to).ok());
+    to.is_some_and(|to| to.path().strip_suffix('/') == Some(asked.path()))
 }
 
 fn refused(response: &Response) -> Failure {
@@ -422,7 +410,7 @@ impl Tree for WebdavStore {
                 return Ok(false);
             }
             let aside = format!(".empty-{:016x}", rand::random::<u64>());
-            match server.move_folder(path, &aside) {
+            match server.rename(path, &aside) {
                 Ok(Published::Done) => {}
                 Ok(Published::Taken) => return Ok(false),
                 Err(failure) => {
@@ -457,9 +445,7 @@ mod tests {
 
     fn store(url: &str) -> WebdavStore {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let silence = Duration::from_secs(1);
-        WebdavStore::new(&WebdavSettings { url: url.to_owned(), login: None, ca_file: None, silence })
-            .unwrap()
+        open(&toml::from_str(&format!("url = \"{url}\"")).unwrap()).unwrap()
     }
 
     #[test]

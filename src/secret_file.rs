@@ -16,12 +16,12 @@ const OTHERS: u32 = 0o007;
 
 /// Checks that `path` is a file that this process can read and others cannot. What it holds is not looked
 /// at.
-pub(super) fn check(path: &Path) -> anyhow::Result<()> {
+pub fn check(path: &Path) -> anyhow::Result<()> {
     open(path, "600").map(drop)
 }
 
 /// Reads a secret: the whole file without the line ends that close it.
-pub(super) fn read(path: &Path) -> anyhow::Result<Secret> {
+pub fn read(path: &Path) -> anyhow::Result<Secret> {
     let mut text = String::new();
     open(path, "600")?
         .take(MAX_BYTES + 1)
@@ -41,7 +41,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Secret> {
 }
 
 /// Opens a file that others cannot get at; `mode` is what an error tells to set with chmod.
-pub(super) fn open(path: &Path, mode: &str) -> anyhow::Result<File> {
+pub fn open(path: &Path, mode: &str) -> anyhow::Result<File> {
     // O_NONBLOCK: a FIFO in the place of a file must not hold up the run.
     let file = OpenOptions::new()
         .read(true)
@@ -64,11 +64,11 @@ pub(super) fn open(path: &Path, mode: &str) -> anyhow::Result<File> {
 
 /// A file with a secret that lives as long as this value.
 #[derive(Debug)]
-pub(super) struct TemporarySecret(PathBuf);
+pub struct TemporarySecret(PathBuf);
 
 impl TemporarySecret {
     /// Writes `content` to a new file of this user alone.
-    pub(super) fn write(path: PathBuf, content: &str) -> anyhow::Result<Self> {
+    pub fn write(path: PathBuf, content: &str) -> anyhow::Result<Self> {
         let _ = fs::remove_file(&path);
         let mut file = OpenOptions::new()
             .write(true)
@@ -89,7 +89,8 @@ impl TemporarySecret {
         Ok(this)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
