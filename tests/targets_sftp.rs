@@ -388,11 +388,18 @@ fn an_account_that_may_only_add_takes_backups_and_nobody_with_its_key_destroys_t
         assert!(said.contains("ermission denied"), "{attack}: {said}");
         assert_eq!(fs::read(&file).unwrap(), b"content", "{attack}");
     }
+    // The program itself, with a primary target of its own.
+    let more = format!("[target.vault]\n{lines}write_only = true\n");
+    let world = World::with(Setup { more, ..Setup::default() });
+    world.edit_config(r#"targets = ["local"]"#, r#"targets = ["local", "vault"]"#);
+    world.backup().expect(0);
+    assert_eq!(at_vault(&world)[0]["status"], "complete", "what was not read back is not verified");
+
     // An admin with other rights reads it like any other target.
     let admin = target_of(&sshd_without_force(&vault));
     let scan = admin.scan(&Progress::default()).unwrap();
-    assert_eq!(scan.found.len(), 1, "{:?}", scan.found);
-    assert_eq!(scan.found[0].location, location);
+    assert_eq!(scan.found.len(), 2, "{:?}", scan.found);
+    assert!(scan.found.iter().any(|found| found.location == location));
 }
 
 /// The lines of a target that reads the folder as it stands, by another server.
