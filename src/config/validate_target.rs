@@ -224,13 +224,18 @@ pub fn check_host_key(text: &str) -> Result<(), String> {
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(encoded)
         .map_err(|_| "the key after its type is cut or damaged".to_owned())?;
-    // The key begins with its own type.
-    let own = bytes.split_first_chunk::<4>().and_then(|(length, rest)| {
-        let own = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-        (!own.1.is_empty()).then_some(own.0)
-    });
+    // Fields with their lengths before them, to the very end; the first is the type once more.
+    let mut fields = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some((length, behind)) = rest.split_first_chunk::<4>()
+        && let Some((field, behind)) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)
+    {
+        fields.push(field);
+        rest = behind;
+    }
+    let own = fields.first().filter(|_| rest.is_empty() && fields.len() > 1);
     match own {
-        Some(own) if own == kind.as_bytes() => Ok(()),
+        Some(own) if *own == kind.as_bytes() => Ok(()),
         _ => Err(format!("the key is cut, or none of type {kind}")),
     }
 }
