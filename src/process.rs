@@ -179,13 +179,7 @@ impl Command {
 
     /// The whole environment of the child, secrets included.
     fn environment(&self) -> Vec<(OsString, OsString)> {
-        let mut env: Vec<(OsString, OsString)> = vec![
-            ("PATH".into(), search_path()),
-            // Messages and number formats in a language this program reads.
-            ("LANG".into(), "C.UTF-8".into()),
-            ("LC_ALL".into(), "C.UTF-8".into()),
-        ];
-        env.extend(INHERITED.iter().filter_map(|key| Some((OsString::from(key), std::env::var_os(key)?))));
+        let mut env = environment();
         if let Some(user) = &self.user {
             env.retain(|(key, _)| key != "TMPDIR");
             for (key, value) in [("USER", user.name.as_str()), ("LOGNAME", user.name.as_str())] {
@@ -212,6 +206,18 @@ impl fmt::Debug for Command {
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
+}
+
+/// What every child sees of the agent's environment, and no more.
+pub fn environment() -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = vec![
+        ("PATH".into(), search_path()),
+        // Messages and number formats in a language this program reads.
+        ("LANG".into(), "C.UTF-8".into()),
+        ("LC_ALL".into(), "C.UTF-8".into()),
+    ];
+    env.extend(INHERITED.iter().filter_map(|key| Some((OsString::from(key), std::env::var_os(key)?))));
+    env
 }
 
 /// Where programs are looked for: the agent's PATH without relative entries, then the standard folders

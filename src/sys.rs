@@ -73,6 +73,15 @@ pub fn begin_writeback(file: &std::fs::File, offset: u64, length: u64) {
     }
 }
 
+/// Asks for room for so many bytes in a pipe. More than the system allows is refused, which changes nothing.
+pub fn widen_pipe(pipe: &impl std::os::fd::AsFd, bytes: libc::c_int) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: fcntl(2) with F_SETPIPE_SZ takes an open descriptor, which `pipe` lends, and an integer.
+    unsafe {
+        libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, bytes);
+    }
+}
+
 /// Whether the kernel's clock is kept in step with others, as far as the kernel was told.
 pub fn is_clock_synchronised() -> io::Result<bool> {
     // SAFETY: all bits zero are a valid `timex`: it has numbers only. With `modes` zero, adjtimex(2) changes

@@ -1,9 +1,10 @@
 //! What a copy to a target over the network costs beside `rclone copy` of the same file to the same server:
 //!
 //! ```text
-//! cargo bench --bench targets -- [s3] [OPTION…]
+//! cargo bench --bench targets -- [s3] [sftp] [OPTION…]
 //!
 //! s3         a server of this machine: needs `rclone`, and `s3s-fs` (cargo install s3s-fs --version 0.14.1 --features binary)
+//! sftp       sshd on loopback: needs `rclone` and the Debian packages openssh-server and openssh-client
 //!
 //! --mb N     size of the file, which cannot be compressed [2000]
 //! --pairs N  pairs, one after the other [5]
@@ -16,6 +17,7 @@
 #[path = "../first_backup/measure.rs"]
 mod measure;
 mod s3;
+mod sftp;
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -66,6 +68,10 @@ fn main() -> Result<()> {
         let peer = s3::start(&options.dir)?;
         compare(&options, &peer)?;
     }
+    if options.what.is_empty() || options.what.iter().any(|what| what == "sftp") {
+        let peer = sftp::start(&options.dir)?;
+        compare(&options, &peer)?;
+    }
     measure::clear(&options.dir)
 }
 
@@ -80,7 +86,7 @@ fn options() -> Result<Options> {
             "--mb" => options.megabytes = value()?.parse().context("--mb")?,
             "--pairs" => options.pairs = value()?.parse().context("--pairs")?,
             "--dir" => options.dir = std::path::absolute(value()?)?,
-            "s3" => options.what.push(argument),
+            "s3" | "sftp" => options.what.push(argument),
             other => bail!("unknown argument {other:?}; see the top of benches/targets/main.rs"),
         }
     }
@@ -154,7 +160,10 @@ fn copy_one(config: &Path, file: &Path, folder: &str) -> Result<()> {
     let loaded = config::load(&LoadOptions::new(Some(config.to_owned())))?;
     let name = "away".parse()?;
     let target = target::open(&name, &loaded.config.target[&name], None, None)?;
-    let run = "20261124T180000Z-aaaaaa".parse()?;
+    // A run of its own for each, so that none meets the other's staging folder.
+    let pair: u32 =
+        folder.rsplit('-').next().unwrap_or_default().parse().context("the number of the pair")?;
+    let run = format!("20261124T18{:02}{:02}Z-aaaaaa", pair / 60 % 60, pair % 60).parse()?;
     let mut stage = target.stage(&run, &[folder.to_owned()])?;
     let mut output = stage.create("component.tar.zst")?;
     let mut input = fs::File::open(file)?;

@@ -639,6 +639,20 @@ pub enum TargetVerb {
     /// does not know are recorded: list, freshness, retention and restore know them again, though every byte of
     /// them counts as unverified until `agent verify`.
     Scan(TargetScan),
+    /// Show the host keys of an SFTP target's server, as lines for the configuration
+    ///
+    /// Asks the server over the network, which proves nothing: compare the fingerprints with those the server itself
+    /// shows, then put one line into the configuration of the target.
+    HostKey(TargetHostKey),
+}
+
+#[derive(Debug, Args)]
+pub struct TargetHostKey {
+    /// The target
+    pub name: TargetName,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

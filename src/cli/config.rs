@@ -42,6 +42,12 @@ fn check(global: &Global) -> Result<u8> {
         names(loaded.config.target.keys()),
         names(loaded.config.notify.keys()),
     ));
+    let uses_ssh = loaded.config.target.values().any(|target| matches!(target.place, config::Place::Sftp(_)));
+    if uses_ssh && crate::process::find_program("ssh").is_none() {
+        output::print(
+            "  warning: targets of type sftp need the program ssh, which was not found: install the package openssh-client\n",
+        );
+    }
     let config = &loaded.config;
     let encrypted = config.job.iter().filter(|(_, job)| config.encryption_of(job).is_some());
     let encrypted = names(encrypted.map(|(name, _)| name));

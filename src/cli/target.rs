@@ -3,18 +3,20 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::args::{Global, Target, TargetInit, TargetVerb};
+use super::args::{Global, Target, TargetHostKey, TargetInit, TargetVerb};
 use super::common::{self, UsageError};
 use super::{code, output, scan};
-use crate::config::Config;
+use crate::config::{Config, Place, SftpPlace};
 use crate::model::TargetName;
 use crate::ops::sentinel::initialise;
 use crate::target::SENTINEL_FILE;
+use crate::target::remote::sftp::host_key::{self, HostKey};
 
 pub fn target(global: &Global, args: &Target) -> Result<u8> {
     match &args.verb {
         TargetVerb::Init(args) => init(global, args),
         TargetVerb::Scan(args) => scan::scan(global, args),
+        TargetVerb::HostKey(args) => host_key(global, args),
     }
 }
 
@@ -64,6 +66,53 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
         ));
     }
     Ok(code::OK)
+}
+
+fn host_key(global: &Global, args: &TargetHostKey) -> Result<u8> {
+    let config = common::load(global, false)?;
+    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
+    known_target(&config, &args.name)?;
+    let Place::Sftp(place) = &config.target[&args.name].place else {
+        return Err(
+            UsageError(format!("target {} has no host key: it is not of type sftp", args.name)).into()
+        );
+    };
+    let keys = host_key::ask(place)?;
+    let pinned = place.host_key.as_deref().map(host_key::parse).and_then(Result::ok);
+    let is_pinned = |key: &HostKey| pinned.as_ref().is_some_and(|pinned| pinned.line() == key.line());
+    if args.json {
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| json!({"type": key.kind, "key": key.base64, "fingerprint": key.fingerprint, "pinned": is_pinned(key)}))
+            .collect();
+        output::json(&json!({"target": args.name, "host": place.host, "keys": keys}))?;
+        return Ok(code::OK);
+    }
+    output::print(&describe_keys(&args.name, place, &keys, &is_pinned));
+    if pinned.is_some() && !keys.iter().any(is_pinned) {
+        output::error(&anyhow::anyhow!("none of them is the one that is pinned in [target.{}]", args.name));
+        return Ok(code::FAILURE);
+    }
+    Ok(code::OK)
+}
+
+fn describe_keys(
+    name: &TargetName,
+    place: &SftpPlace,
+    keys: &[HostKey],
+    is_pinned: &dyn Fn(&HostKey) -> bool,
+) -> String {
+    let mut text = format!(
+        "{} shows these host keys. Whoever is in between could show others: compare the fingerprint with what the\n\
+         server itself says, there: for f in /etc/ssh/ssh_host_*_key.pub; do ssh-keygen -lf $f; done\n\
+         Then put one line, best the first, into [target.{name}]:\n",
+        place.host
+    );
+    for key in keys {
+        let pinned = if is_pinned(key) { "  (this one is pinned)" } else { "" };
+        text.push_str(&format!("\n# {}{pinned}\nhost_key = \"{}\"\n", key.fingerprint, key.line()));
+    }
+    text
 }
 
 /// The target that is meant when none is named.

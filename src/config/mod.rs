@@ -58,3 +58,4 @@ pub use secrets::resolve_secret;
 pub use show::{example, show};
 pub use timezone::host_timezone;
 pub use types::*;
+pub use validate_target::check_host_key;

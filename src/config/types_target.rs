@@ -108,6 +108,13 @@ pub struct SftpPlace {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub known_hosts_file: Option<PathBuf>,
+    /// The SSH client's configuration, for jump hosts, aliases and ciphers; its own files when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub ssh_config_file: Option<PathBuf>,
+    /// The account may only add files: nothing there is read, listed, renamed or removed by this host.
+    #[serde(default)]
+    pub write_only: bool,
 }
 
 /// A bucket of an S3-compatible object store.
@@ -239,7 +246,11 @@ impl TargetConfig {
 
     /// Whether this host may only write there.
     pub fn write_only(&self) -> bool {
-        matches!(&self.place, Place::S3(s3) if s3.write_only)
+        match &self.place {
+            Place::S3(s3) => s3.write_only,
+            Place::Sftp(sftp) => sftp.write_only,
+            _ => false,
+        }
     }
 
     /// How long what is written here is locked; none without Object Lock, or where nothing says how long.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+
 use super::types::*;
 use super::validate::Rules;
 use crate::model::TargetName;
@@ -139,6 +141,22 @@ impl Rules<'_> {
                         "name a folder on the other machine, such as \"/srv/backups/web1\"",
                     );
                 }
+                if let Some(Err(why)) = sftp.host_key.as_deref().map(check_host_key) {
+                    self.say(
+                        &key("host_key"),
+                        format!("{why}; `agent target host-key {name}` prints the line"),
+                    );
+                }
+                for (last, file) in [
+                    ("identity_file", &sftp.identity_file),
+                    ("known_hosts_file", &sftp.known_hosts_file),
+                    ("ssh_config_file", &sftp.ssh_config_file),
+                ] {
+                    let text = file.as_ref().map(|file| file.to_string_lossy());
+                    if text.is_some_and(|text| text.contains(|c: char| c == '"' || c.is_control())) {
+                        self.say(&key(last), "the SSH client cannot be given a path with quotes in it");
+                    }
+                }
                 if sftp.host_key.is_some() && sftp.known_hosts_file.is_some() {
                     self.say(
                         &key("host_key"),
@@ -198,6 +216,36 @@ impl Rules<'_> {
                 }
             }
         }
+    }
+}
+
+/// Looks whether `text` is a host key as in known_hosts without the name; a comment may follow. The error says what
+/// is wrong.
+pub fn check_host_key(text: &str) -> Result<(), String> {
+    let mut words = text.split_whitespace();
+    let (Some(kind), Some(encoded)) = (words.next(), words.next()) else {
+        return Err("this is no host key: it has a type and a key, such as `ssh-ed25519 AAAA…`".to_owned());
+    };
+    let known = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-sha2-"];
+    if !known.iter().any(|prefix| kind.starts_with(prefix)) || text.contains(char::is_control) {
+        return Err(format!("{kind:?} is no type of a host key; leave the name of the host out"));
+    }
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(encoded)
+        .map_err(|_| "the key after its type is cut or damaged".to_owned())?;
+    // Fields with their lengths before them, to the very end; the first is the type once more.
+    let mut fields = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some((length, behind)) = rest.split_first_chunk::<4>()
+        && let Some((field, behind)) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)
+    {
+        fields.push(field);
+        rest = behind;
+    }
+    let own = fields.first().filter(|_| rest.is_empty() && fields.len() > 1);
+    match own {
+        Some(own) if *own == kind.as_bytes() => Ok(()),
+        _ => Err(format!("the key is cut, or none of type {kind}")),
     }
 }
 

@@ -185,7 +185,7 @@ pub fn open(
             let store = match away {
                 Place::S3(s3) => remote::s3::open(s3, config, scratch)
                     .map(|store| Box::new(store) as Box<dyn remote::Store>),
-                away => remote::store(away),
+                away => remote::store(name, away),
             };
             let store = store.with_context(|| format!("target {name}"))?;
             let write_only = config.write_only();

@@ -6,5 +6,6 @@
 pub mod mariadb;
 pub mod postgres;
 pub mod redis;
+pub mod sshd;
 pub mod stage;
 pub mod webdav;

@@ -11,6 +11,8 @@ mod s3;
 #[cfg(feature = "real-peers")]
 #[path = "../support/s3.rs"]
 mod s3_server;
+#[cfg(feature = "real-peers")]
+mod sftp;
 mod suite;
 #[cfg(feature = "real-peers")]
 mod webdav;

@@ -14,6 +14,7 @@ mod objects;
 mod opendal;
 mod patient;
 pub mod s3;
+pub mod sftp;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -156,12 +157,13 @@ pub struct Settings {
     pub write_only: bool,
 }
 
-/// The store that the configuration describes.
+/// The store that the configuration of a target describes.
 ///
 /// # Errors
 /// A secret or a certificate that cannot be read, a program that is not installed.
-pub(super) fn store(place: &Place) -> Result<Box<dyn Store>> {
+pub(super) fn store(target: &TargetName, place: &Place) -> Result<Box<dyn Store>> {
     match place {
+        Place::Sftp(sftp) => Ok(Box::new(sftp::SftpStore::new(target, sftp, place.address("")))),
         Place::Webdav(webdav) => Ok(Box::new(webdav::open(webdav)?)),
         #[cfg(feature = "azblob")]
         Place::Azblob(azblob) => Ok(Box::new(opendal::OpendalStore::azblob(azblob)?)),
@@ -171,9 +173,10 @@ pub(super) fn store(place: &Place) -> Result<Box<dyn Store>> {
 
 /// Makes a target of a store.
 pub fn target(store: Box<dyn Store>, settings: Settings) -> Box<dyn Target> {
-    let has_folders = store.tree().is_some();
+    // Publication by a rename needs the right to rename.
+    let renames = store.tree().is_some() && !settings.write_only;
     let store = patient::Patient::new(store);
-    match has_folders {
+    match renames {
         true => Box::new(tree::TreeTarget::new(store, settings)),
         false => Box::new(objects::ObjectTarget::new(store, settings)),
     }

@@ -173,7 +173,13 @@ impl Target for ObjectTarget {
                 false => self.base.named(self.base.claim(location, run))?,
             };
             if free {
-                chosen = Some(location.clone());
+                // Where a file is visible while it is written, an attempt that broke leaves pieces that cannot be
+                // removed: the next one needs a folder of its own.
+                let own = self.base.settings.write_only && self.base.store.has_folders();
+                chosen = Some(match own {
+                    true => format!("{location}-{:06x}", rand::random_range(0..1 << 24)),
+                    false => location.clone(),
+                });
                 break;
             }
         }

@@ -90,6 +90,10 @@ impl Patient {
         patiently(|| self.store.discard(folder))
     }
 
+    pub(super) fn has_folders(&self) -> bool {
+        self.store.tree().is_some()
+    }
+
     fn tree(&self) -> Result<&dyn Tree> {
         self.store.tree().ok_or_else(|| anyhow::anyhow!("{} has no folders", self.kind()))
     }
