@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_agent::clock::ManualClock;
+use backup_agent::clock::{Clock as _, ManualClock, SystemClock};
 use backup_agent::model::Secret;
 use backup_agent::target::is_permanent;
 use backup_agent::target::remote::s3::{Limits, Lock, LockMode, PartPlan, S3Settings, S3Store, Tier};
@@ -226,7 +226,7 @@ fn locked_objects_say_until_when_and_versions_go_with_their_object() {
     for (key, length) in [("short", 10), ("long", 100_000)] {
         write(&locking, key, &noise(length), Mode::New).unwrap();
         let until = locking.locked_until(key).unwrap().unwrap();
-        let left = (until - chrono::Utc::now()).num_minutes();
+        let left = (until - SystemClock.now()).num_minutes();
         assert!((58..=60).contains(&left), "{key} {until}");
         let error = locking.delete(key).unwrap_err();
         assert_eq!(error.downcast_ref::<Kept>().unwrap().until, Some(until));
@@ -250,7 +250,7 @@ fn what_needs_a_person_is_told_as_such_and_with_what_to_do() {
     let server = S3Server::start();
     let good = server.settings("backups");
     let (id, _) = server.key("admin");
-    let late = ManualClock::new(chrono::Utc::now() - chrono::TimeDelta::hours(3));
+    let late = ManualClock::new(SystemClock.now() - chrono::TimeDelta::hours(3));
     let cases = [
         (S3Settings { access_key_id: "AKIANOBODY".to_owned(), ..good.clone() }, "check `access_key_id`"),
         (

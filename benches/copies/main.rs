@@ -96,7 +96,7 @@ fn options() -> Result<Options> {
 
 fn clear(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("clearing up"),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("clearing up"),
         _ => Ok(fs::create_dir_all(folder)?),
     }
 }

@@ -119,7 +119,11 @@ impl Sources {
         let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
         let end = floor_boundary(text, span.end).clamp(start, line_end);
-        let line_text = mask(text[line_start..line_end].trim_end());
+        let before = text[..line_start].lines().next_back().unwrap_or_default();
+        let line_text = match secret_goes_on(before) {
+            true => "…".to_owned(),
+            false => mask(text[line_start..line_end].trim_end()),
+        };
         let column = text[line_start..start].chars().count() + 1;
         let width = text[start..end].chars().count();
         let visible = (line_text.chars().count() + 1).saturating_sub(column);
@@ -152,19 +156,7 @@ fn floor_boundary(text: &str, mut at: usize) -> usize {
 /// become `…`. Errors end up in logs and mails.
 pub(super) fn mask(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    let mut cut = line.len();
-    for (equals, _) in line.match_indices('=') {
-        let key = lower[..equals].trim_end();
-        // Quotes around it, and whatever else a slip of the finger put into it or behind it.
-        let plain = |word: &str| -> String {
-            word.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect()
-        };
-        let mut words = key.rsplit(|c: char| c.is_whitespace() || c == ',').map(plain);
-        let word = words.find(|word| !word.is_empty()).unwrap_or_default();
-        if sounds_secret(&word) {
-            cut = cut.min(equals + 1);
-        }
-    }
+    let mut cut = secret_value(line).unwrap_or(line.len());
     // A private key where a public one belongs.
     for word in ["age-secret-key-", "age-plugin-", "-----begin"] {
         if let Some(at) = lower.find(word).filter(|at| line.is_char_boundary(*at)) {
@@ -176,6 +168,29 @@ pub(super) fn mask(line: &str) -> String {
         shown.push_str(" …");
     }
     shown
+}
+
+/// Where the value of the first key in a line that sounds like a secret begins.
+fn secret_value(line: &str) -> Option<usize> {
+    let lower = line.to_ascii_lowercase();
+    let is_secret = |equals: usize| {
+        let key = lower[..equals].trim_end();
+        // Quotes around it, and whatever else a slip of the finger put into it or behind it.
+        let plain = |word: &str| -> String {
+            word.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect()
+        };
+        let mut words = key.rsplit(|c: char| c.is_whitespace() || c == ',').map(plain);
+        sounds_secret(&words.find(|word| !word.is_empty()).unwrap_or_default())
+    };
+    line.match_indices('=')
+        .map(|(equals, _)| equals)
+        .find(|equals| is_secret(*equals))
+        .map(|equals| equals + 1)
+}
+
+/// True when the value of a secret was begun in this line and has its content in the next one.
+fn secret_goes_on(line: &str) -> bool {
+    secret_value(line).is_some_and(|at| !line[at..].contains(char::is_alphanumeric))
 }
 
 /// True for a key or variable whose value is probably a secret; a path to one (`…_file`) is none.

@@ -120,7 +120,7 @@ pub fn verify_with(
         let found = match depth {
             Depth::Lengths => length(target, location, &stored.file).map(|length| (length, None)),
             Depth::Sample if stored.bytes > sample::SMALL => {
-                sample::look(target, location, &manifest, &stored, progress).map(|looked| {
+                sample::look(target, location, manifest, &stored, progress).map(|looked| {
                     report.bytes += looked.read;
                     (looked.length, None)
                 })

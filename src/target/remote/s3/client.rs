@@ -273,7 +273,7 @@ impl Client {
         let (region, date) = (owned("x-amz-bucket-region"), owned("date"));
         let body = self.text(response, LONGEST_REFUSAL).await.unwrap_or_default();
         let body = xml::error(&body).unwrap_or_default();
-        Fault::Answer(Answer { status, body, region, date, signed: Some(now) })
+        Fault::Answer(Box::new(Answer { status, body, region, date, signed: Some(now) }))
     }
 
     /// The next piece of an answer; none at its end.
@@ -304,7 +304,7 @@ impl Client {
         let headers = response.headers().clone();
         let text = self.text(response, LONGEST_ANSWER).await?;
         match xml::error(&text) {
-            Some(body) => Err(Fault::Answer(Answer { status: 500, body, ..Answer::default() })),
+            Some(body) => Err(Fault::Answer(Box::new(Answer { status: 500, body, ..Answer::default() }))),
             None => Ok(Answered { headers, text }),
         }
     }

@@ -14,7 +14,7 @@ const LONGEST_MESSAGE: usize = 200;
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The store answered with another status than it should.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// There was no answer, or it broke off.
     Broken {
         /// Why, as a sentence without its beginning.
@@ -231,7 +231,7 @@ mod tests {
     fn fault(status: u16, code: &str) -> Fault {
         let body = ErrorBody { code: code.to_owned(), message: "Words.".to_owned(), ..ErrorBody::default() };
         let signed = Some("2026-11-24T18:00:00Z".parse().unwrap());
-        Fault::Answer(Answer { status, body, signed, ..Answer::default() })
+        Fault::Answer(Box::new(Answer { status, body, signed, ..Answer::default() }))
     }
 
     fn told(fault: Fault) -> (String, bool) {
@@ -269,7 +269,7 @@ mod tests {
         let mut answer = Answer { status: 400, ..Answer::default() };
         answer.body.code = "AuthorizationHeaderMalformed".to_owned();
         answer.body.region = Some("eu-central-1".to_owned());
-        let (text, _) = told(Fault::Answer(answer));
+        let (text, _) = told(Fault::Answer(Box::new(answer)));
         assert!(
             text.ends_with(
                 "the bucket is in the region eu-central-1, and `region` says us-east-1: correct it"
