@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::fault_proxy::{FaultProxy, Harm, Way};
-use crate::kinds::{Kind, WEBDAV};
+use crate::kinds::{Kind, SFTP, WEBDAV};
 use crate::world::invariants::Expect;
 use crate::world::{Setup, World};
 
@@ -160,4 +160,9 @@ fn webdav_a_primary_target_fails_the_run() {
 #[test]
 fn webdav_a_copy_that_stands_still_is_given_up() {
     a_copy_that_stands_still_is_given_up(&WEBDAV);
+}
+
+#[test]
+fn sftp_harm_degrades_and_the_next_attempt_works() {
+    harm_degrades_and_the_next_attempt_works(&SFTP);
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::peers::sshd::Sshd;
 use crate::peers::webdav::{PASSWORD, USER, WebDav};
 use crate::world::World;
 
@@ -32,6 +33,25 @@ pub const WEBDAV: Kind = Kind {
             "type = \"webdav\"\nurl = \"http://{address}\"\nuser = \"{USER}\"\npassword_file = \"{}\"\ntimeout = \"2s\"",
             password.display()
         )
+    },
+};
+
+/// The lines of the configuration, with the server's own port, wait in a file of the world.
+const LINES: &str = "sftp-lines";
+
+pub const SFTP: Kind = Kind {
+    start: |world, folder| {
+        let server = Sshd::start();
+        fs::write(world.path(LINES), server.lines(&world.path(folder))).unwrap();
+        (SocketAddr::from(([127, 0, 0, 1], server.port)), Box::new(server))
+    },
+    keys: |world, address| {
+        let lines = fs::read_to_string(world.path(LINES)).unwrap();
+        let at = |line: &str| match line.starts_with("port = ") {
+            true => format!("port = {}\n", address.port()),
+            false => format!("{line}\n"),
+        };
+        lines.lines().map(at).collect()
     },
 };
 
