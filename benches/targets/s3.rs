@@ -65,6 +65,8 @@ impl Peer for S3Peer {
         let mut command = Command::new("rclone");
         // Named by the environment, so that nobody's configuration is read.
         command
+            // rclone of Debian 12 ends at once where this is set.
+            .env_remove("AWS_CA_BUNDLE")
             .env("RCLONE_CONFIG", "/dev/null")
             .env("RCLONE_CONFIG_AWAY_TYPE", "s3")
             .env("RCLONE_CONFIG_AWAY_PROVIDER", "Other")

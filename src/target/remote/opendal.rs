@@ -12,6 +12,7 @@ use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::runtime::Runtime;
 
+use super::patient::into_io;
 use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload, http};
 use crate::archive::ReadAt;
 use crate::config::{AzblobPlace, Place, resolve_secret};
@@ -306,13 +307,5 @@ impl Read for OpendalStream {
         self.block = io::Cursor::new(self.object.read(self.at, length).map_err(into_io)?);
         self.at += length;
         self.block.read(out)
-    }
-}
-
-/// Keeps the mark of a final error, which `Read` and `Write` would lose.
-fn into_io(error: anyhow::Error) -> io::Error {
-    match error.downcast::<Permanent>() {
-        Ok(permanent) => io::Error::other(permanent),
-        Err(error) => io::Error::other(format!("{error:#}")),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::{AlreadyThere, Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
-use crate::target::{Published, Space, is_permanent};
+use crate::target::{Permanent, Published, Space, is_permanent};
 
 /// How often one operation is tried.
 const ATTEMPTS: u32 = 4;
@@ -142,10 +142,12 @@ impl ReadAt for PatientObject {
     }
 }
 
-/// Keeps an I/O error as it is.
-fn into_io(error: anyhow::Error) -> io::Error {
+/// An error for `Read` and `Write`: one of I/O as it is, and the mark of a final one kept.
+pub(super) fn into_io(error: anyhow::Error) -> io::Error {
+    let is_final = is_permanent(&error);
     match error.downcast::<io::Error>() {
         Ok(error) => error,
+        Err(error) if is_final => io::Error::other(Permanent(format!("{error:#}"))),
         Err(error) => io::Error::other(format!("{error:#}")),
     }
 }
@@ -182,7 +184,6 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::target::Permanent;
 
     #[test]
     fn what_failed_for_a_moment_is_tried_again_and_what_is_final_is_not() {
