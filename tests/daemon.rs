@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use backup_agent::model::{JobName, Outcome};
 use backup_agent::state::{FactKey, MessageKind, Run, RunTrigger, State};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder with sources, targets, a state and a configuration.
 struct Host {

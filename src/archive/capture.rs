@@ -1,6 +1,6 @@
 //! The two ways into the engine: a tree becomes a tar component with an index, a stream becomes frames.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use anyhow::{Context, Result};
 
@@ -112,8 +112,7 @@ pub fn capture_stream(
         if options.progress.is_cancelled() {
             return Err(Interrupted.into());
         }
-        let mut segment = Vec::with_capacity(SEGMENT);
-        (&mut *source).take(SEGMENT as u64).read_to_end(&mut segment)?;
+        let segment = read_segment(source)?;
         throttle.take(segment.len() as u64);
         if segment.is_empty() && !first {
             return Ok(());
@@ -122,6 +121,23 @@ pub fn capture_stream(
         submit.send(Work::Raw(segment))?;
     };
     pool::run(options, &builder, archive, produce, &mut |_, _| Ok(())).map(stream)
+}
+
+/// The next bytes of a stream: as many as make a segment, fewer at its end. (`read_to_end` would ask in small steps,
+/// and clear what it asks for again and again.)
+fn read_segment(source: &mut (dyn Read + Send)) -> io::Result<Vec<u8>> {
+    let mut segment = vec![0; SEGMENT];
+    let mut filled = 0;
+    while filled < SEGMENT {
+        match source.read(&mut segment[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    segment.truncate(filled);
+    Ok(segment)
 }
 
 fn stream(totals: Totals) -> Captured {

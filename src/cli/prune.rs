@@ -1,8 +1,10 @@
 //! `agent prune`: what the retention policy lets expire, by the state or by the manifests at a target.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::args::{Global, Prune};
@@ -75,7 +77,19 @@ struct Answer {
 }
 
 impl Answer {
+    /// Shown with `--json`.
+    fn values(&mut self, values: impl Iterator<Item = Value>) {
+        if self.json {
+            self.values.extend(values);
+        }
+    }
+
+    /// Shown without.
     fn table(&mut self, heading: &str, decisions: &[Decision]) {
+        self.said |= !decisions.is_empty();
+        if self.json {
+            return;
+        }
         let mut table = Table::new(&["run", "does", "size", "because"]);
         for decision in decisions {
             table.row(vec![
@@ -133,23 +147,23 @@ fn of_jobs(agent: &Agent, args: &Prune) -> Result<u8> {
             if args.target.as_ref().is_some_and(|t| t != target) {
                 continue;
             }
-            let plan = prune::plan(agent, job, target, None)?;
-            answer.table(&format!("{job} at {target}"), &plan.decisions);
-            for decision in &plan.decisions {
-                answer.values.push(json!({
+            let decisions = prune::plan(agent, job, target, None)?;
+            answer.table(&format!("{job} at {target}"), &decisions);
+            answer.values(decisions.iter().map(|decision| {
+                json!({
                     "job": job, "target": target, "run_id": decision.run_id, "keep": decision.keep,
                     "bytes": decision.bytes, "reasons": decision.reasons,
-                }));
-            }
+                })
+            }));
             if args.dry_run {
-                if !plan.decisions.is_empty() {
-                    answer.line(&would_go(plan.decisions.iter()));
+                if !decisions.is_empty() {
+                    answer.line(&would_go(decisions.iter()));
                 }
                 continue;
             }
             let primary = (position == 0).then(|| agent.open_target(target)).transpose()?;
             match prune::at_target(agent, job, target, primary.as_deref(), &Progress::default()) {
-                Ok(pruned) if !plan.decisions.is_empty() => {
+                Ok(pruned) if !decisions.is_empty() => {
                     answer.line(&was_done(pruned.removed.len(), &pruned.stays));
                 }
                 Ok(_) => {}
@@ -264,7 +278,7 @@ fn of_group(
     if settings.keep.is_none() {
         answer.line(&format!("[target.{}] has no `keep`, and --keep was not said\n\n", at.target));
     }
-    let mut done: Vec<(RunId, String)> = Vec::new();
+    let mut done: HashMap<RunId, String> = HashMap::new();
     let mut good = true;
     if args.dry_run {
         answer.line(&would_go(group.decisions.iter()));
@@ -273,14 +287,14 @@ fn of_group(
         let mut told = |run: &RunId, result: Result<Option<Stays>>| match result {
             Ok(None) => {
                 removed += 1;
-                done.push((run.clone(), "removed".to_owned()));
+                done.insert(run.clone(), "removed".to_owned());
             }
             Ok(Some(because)) => {
-                done.push((run.clone(), because.to_string()));
+                done.insert(run.clone(), because.to_string());
                 stays.push((run.clone(), because));
             }
             Err(e) => {
-                done.push((run.clone(), format!("failed: {e:#}")));
+                done.insert(run.clone(), format!("failed: {e:#}"));
                 output::error(&e.context(format!("run {run} was not removed")));
                 good = false;
             }
@@ -289,15 +303,15 @@ fn of_group(
         answer.line(&was_done(removed, &stays));
         carried?;
     }
-    for decision in &group.decisions {
-        let became = done.iter().find(|(run, _)| *run == decision.run_id).map(|(_, what)| what);
-        let started = group.found.iter().find(|f| f.run_id == decision.run_id).map(|f| f.started);
-        answer.values.push(json!({
+    let started: HashMap<&RunId, DateTime<Utc>> =
+        group.found.iter().map(|found| (&found.run_id, found.started)).collect();
+    answer.values(group.decisions.iter().map(|decision| {
+        json!({
             "host": group.host, "job": group.job, "installation": group.instance, "target": at.target,
-            "run_id": decision.run_id, "started": started, "keep": decision.keep, "bytes": decision.bytes,
-            "reasons": decision.reasons, "became": became,
-        }));
-    }
+            "run_id": decision.run_id, "started": started.get(&decision.run_id), "keep": decision.keep,
+            "bytes": decision.bytes, "reasons": decision.reasons, "became": done.get(&decision.run_id),
+        })
+    }));
     Ok(good)
 }
 

@@ -4,7 +4,6 @@
 
 pub mod hosts;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -19,7 +18,7 @@ use crate::event::{Interrupted, Progress};
 use crate::manifest::Pin;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::retention::{Counts, Decision, Policy, Status, StoredCopy, decide};
-use crate::state::{Copy, CopyStatus, FactKey, State};
+use crate::state::{CopyStatus, FactKey, PresentCopy, State};
 use crate::target::{Removal, Target};
 
 /// How far the clock may stand behind the newest thing the state knows.
@@ -116,15 +115,6 @@ fn record_removal(
     Ok(())
 }
 
-/// What retention decided for one job at one target, with the copies it decided about.
-#[derive(Debug)]
-pub struct Plan {
-    /// Newest first.
-    pub decisions: Vec<Decision>,
-    /// The copies, in no order.
-    pub copies: Vec<Copy>,
-}
-
 /// Whether the clock fits what the state knows; the sentence says why not.
 pub fn clock_problem(agent: &Agent) -> Result<Option<String>> {
     let now = agent.now();
@@ -147,19 +137,16 @@ fn judge_clock(now: DateTime<Utc>, newest: Option<DateTime<Utc>>) -> Option<Stri
 /// A backup that was just made and read back, and is not in the state yet: run, start, outcome, stored bytes.
 pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome, u64)>;
 
-/// What retention would do for a job at a target.
-pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>) -> Result<Plan> {
+/// What retention would do for a job at a target, newest first.
+pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>) -> Result<Vec<Decision>> {
     let config = agent.target(target)?;
     let zone = agent.config.job.get(job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
-    let mut copies: Vec<Copy> = Vec::new();
+    let mut stored: Vec<StoredCopy> = Vec::new();
     for name in names(agent, job) {
-        copies.extend(agent.state.present_copies(name, target)?);
+        stored.extend(agent.state.present_copies(name, target)?.into_iter().map(stored_copy));
     }
-    // What another program made is not ours to remove.
-    copies.retain(|copy| !copy.imported);
     let unread = config.reads_back() == ReadBack::Never;
     let counts = if unread { Counts::Complete } else { Counts::Verified };
-    let mut stored: Vec<StoredCopy> = copies.iter().map(stored_copy).collect();
     stored.extend(fresh.map(|(run_id, started, outcome, bytes)| StoredCopy {
         run_id: run_id.clone(),
         started,
@@ -171,8 +158,7 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
     }));
     let trusted = clock_problem(agent)?.is_none()
         && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
-    let decisions = decide(&stored, &policy(config.keep.as_ref()), counts, zone, agent.now(), trusted);
-    Ok(Plan { decisions, copies })
+    Ok(decide(&stored, &policy(config.keep.as_ref()), counts, zone, agent.now(), trusted))
 }
 
 /// The job, and what it was called before: its backups are one.
@@ -186,20 +172,13 @@ fn is_fresh(fact: &crate::state::Fact, now: DateTime<Utc>) -> bool {
     (now - fact.at).abs() < TimeDelta::days(1)
 }
 
-fn stored_copy(copy: &Copy) -> StoredCopy {
-    StoredCopy {
-        run_id: copy.run_id.clone(),
-        started: copy.started,
-        outcome: copy.outcome,
-        status: status_of(copy),
-        pinned: copy.pinned,
-        retained_until: copy.retained_until,
-        bytes: copy.bytes,
-    }
+fn stored_copy(copy: PresentCopy) -> StoredCopy {
+    let PresentCopy { run_id, started, outcome, status, bytes, pinned, retained_until } = copy;
+    StoredCopy { run_id, started, outcome, status: status_of(status), pinned, retained_until, bytes }
 }
 
-fn status_of(copy: &Copy) -> Status {
-    match copy.status {
+fn status_of(status: CopyStatus) -> Status {
+    match status {
         CopyStatus::Verified => Status::Verified,
         CopyStatus::Corrupt => Status::Corrupt,
         _ => Status::Complete,
@@ -259,7 +238,7 @@ fn carry_out(
     fresh: Fresh<'_>,
     progress: &Progress,
 ) -> Result<Pruned> {
-    let plan = plan(agent, job, target, fresh)?;
+    let decisions = plan(agent, job, target, fresh)?;
     let mut pruned = Pruned::default();
     let mut problems = Vec::new();
     // Removals that were cut short first: nothing is decided anew about them.
@@ -267,8 +246,11 @@ fn carry_out(
     for name in names(agent, job) {
         going.extend(agent.state.half_removed_copies(name, target)?);
     }
-    let goes: HashSet<&RunId> = plan.decisions.iter().filter(|d| !d.keep).map(|d| &d.run_id).collect();
-    going.extend(plan.copies.into_iter().filter(|copy| goes.contains(&copy.run_id)));
+    for decision in decisions.iter().filter(|decision| !decision.keep) {
+        let copy = agent.state.copy(&decision.run_id, target)?;
+        // Nothing that somebody else removed since.
+        going.extend(copy.filter(|copy| copy.status.is_kept() || copy.status == CopyStatus::Corrupt));
+    }
     for copy in going {
         let Some(location) = copy.location.clone() else { continue };
         // Recorded before anything is touched: a backup that is listed is a whole one.
@@ -434,7 +416,7 @@ mod tests {
         assert_eq!(snapshot.jobs[0].targets[&name].retention_error, None);
         // It is not tried again before its time, and then it is.
         assert_eq!(prune(&agent).unwrap(), Pruned::default());
-        let shown = plan(&agent, &job, &name, None).unwrap().decisions[1].to_string();
+        let shown = plan(&agent, &job, &name, None).unwrap()[1].to_string();
         assert!(shown.contains("the storage keeps it until 2026-12-24"), "{shown}");
         agent.clock = Arc::new(At(until));
         assert_eq!(prune(&agent).unwrap().stays.len(), 3);

@@ -25,6 +25,10 @@ const CHUNKS_WAITING: usize = 8;
 /// Bytes the kernel holds between child and reader: of the 64 KiB it has by itself, a dump program would wait for
 /// the reader's thread again and again on a machine whose cores all compress.
 const PIPE: usize = 1 << 20;
+/// How long output is left to gather in such a pipe after less than [`FEW`] bytes were there. Dump programs write
+/// 4 KiB at a time; taken one by one they cost two changes of threads each, which is time the program itself lacks.
+const GATHER: Duration = Duration::from_millis(1);
+const FEW: usize = CHUNK / 2;
 /// How often `cancel` is asked.
 const CANCEL_TICK: Duration = Duration::from_millis(100);
 /// How long the kernel may take to end a killed process before it is left behind.
@@ -327,17 +331,20 @@ async fn pump(
     stop: &OnceLock<Stop>,
 ) -> Result<(), Stop> {
     let Some(mut stdout) = stdout else { return Ok(()) };
-    // Where a limit of the system forbids it, the smaller pipe does as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE);
+    // Where a limit of the system forbids it, the smaller pipe does as well, and must not be left to fill up.
+    let is_wide = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE).is_ok();
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         match stdout.read_buf(&mut buffer).await {
             Ok(0) => return Ok(()),
-            Ok(_) => {
+            Ok(bytes) => {
                 if chunks.send(buffer.split().freeze()).await.is_err() {
                     return Err(Stop::Dropped);
                 }
                 buffer.reserve(CHUNK);
+                if is_wide && bytes < FEW {
+                    sleep(GATHER).await;
+                }
             }
             Err(error) => {
                 let reason = Stop::Read(error.to_string());

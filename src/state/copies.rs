@@ -120,6 +120,26 @@ pub struct Copy {
     pub retained_until: Option<DateTime<Utc>>,
 }
 
+/// What retention asks of a copy that is there. There may be a hundred thousand of them, and a whole [`Copy`] takes
+/// ten times as long to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresentCopy {
+    /// The run that made the backup.
+    pub run_id: RunId,
+    /// Start of the run.
+    pub started: DateTime<Utc>,
+    /// Outcome of the run.
+    pub outcome: Outcome,
+    /// How it stands.
+    pub status: CopyStatus,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Kept by a person, whatever retention says.
+    pub pinned: bool,
+    /// Until when the storage refuses to remove it, as it said when retention wanted to.
+    pub retained_until: Option<DateTime<Utc>>,
+}
+
 impl Copy {
     pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -260,16 +280,27 @@ impl State {
         })
     }
 
-    /// The copies of a job at a target that are there: whole or damaged, newest first.
-    pub fn present_copies(&self, job: &JobName, target: &TargetName) -> Result<Vec<Copy>, StateError> {
+    /// The copies of a job at a target that are there, whole or damaged, in no order. Without what another program
+    /// made: that is not retention's.
+    pub fn present_copies(&self, job: &JobName, target: &TargetName) -> Result<Vec<PresentCopy>, StateError> {
         self.read(&format!("read the copies of job {job} at {target}"), |tx| {
             tx.prepare_cached(
-                "SELECT * FROM copies INDEXED BY copies_present
+                "SELECT run_id, started, outcome, status, bytes, pinned, retained_until
+                 FROM copies INDEXED BY copies_present
                  WHERE job = ?1 AND target = ?2 AND status IN ('complete', 'verified', 'corrupt')
-                     AND status <> 'expired'
-                 ORDER BY started DESC, run_id DESC",
+                     AND status <> 'expired' AND NOT imported",
             )?
-            .query_map([job.as_str(), target.as_str()], Copy::from_row)?
+            .query_map([job.as_str(), target.as_str()], |row| {
+                Ok(PresentCopy {
+                    run_id: get_word(row, 0)?,
+                    started: time(row, 1)?,
+                    outcome: get_word(row, 2)?,
+                    status: get_word(row, 3)?,
+                    bytes: uint(row, 4)?,
+                    pinned: row.get(5)?,
+                    retained_until: opt_time(row, 6)?,
+                })
+            })?
             .collect()
         })
     }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::types::Type;
-use rusqlite::{Error, Result, Row};
+use rusqlite::{Error, Result, Row, RowIndex};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
@@ -28,15 +28,15 @@ pub(super) fn from_ms(value: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp_millis(value).ok_or_else(|| bad(format!("{value} is no timestamp")))
 }
 
-pub(super) fn time(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {
+pub(super) fn time(row: &Row<'_>, column: impl RowIndex) -> Result<DateTime<Utc>> {
     from_ms(row.get(column)?)
 }
 
-pub(super) fn opt_time(row: &Row<'_>, column: &str) -> Result<Option<DateTime<Utc>>> {
+pub(super) fn opt_time(row: &Row<'_>, column: impl RowIndex) -> Result<Option<DateTime<Utc>>> {
     row.get::<_, Option<i64>>(column)?.map(from_ms).transpose()
 }
 
-pub(super) fn uint(row: &Row<'_>, column: &str) -> Result<u64> {
+pub(super) fn uint(row: &Row<'_>, column: impl RowIndex) -> Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
 }
 
@@ -46,7 +46,7 @@ pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T> {
         .map_err(|e| bad(e.to_string()))
 }
 
-pub(super) fn get_word<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> Result<T> {
+pub(super) fn get_word<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> Result<T> {
     word(row.get_ref(column)?.as_str().map_err(Error::from)?)
 }
 

@@ -126,9 +126,9 @@ fn spare(agent: &Agent, copy: &Copy, deadline: Option<Instant>, progress: &Progr
         return Ok(false);
     }
     let as_if_made = Some((&copy.run_id, copy.started, copy.outcome, copy.bytes));
-    let plan = prune::plan(agent, &copy.job, &copy.target, as_if_made)?;
-    let goes = !copy.pinned
-        && plan.decisions.iter().any(|decision| decision.run_id == copy.run_id && !decision.keep);
+    let decisions = prune::plan(agent, &copy.job, &copy.target, as_if_made)?;
+    let goes =
+        !copy.pinned && decisions.iter().any(|decision| decision.run_id == copy.run_id && !decision.keep);
     if !goes || (copy.attempts > 0 && clean(agent, copy, deadline, progress).is_err()) {
         return Ok(false);
     }

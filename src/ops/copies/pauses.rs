@@ -31,6 +31,8 @@ pub(super) enum Fault {
     Down,
     /// The target answers, and yet the copy failed.
     Unclear,
+    /// The target came back while the copy failed, or a person asked for another attempt meanwhile.
+    Over,
     /// The backup could not be read where it is copied from; other copies are none the worse for it.
     Source { permanent: bool },
 }
@@ -52,12 +54,17 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
             let probes = agent.state.probes()?;
             let down = probes.iter().any(|(target, probe)| *target == copy.target && !probe.up);
             match (is_permanent(error), down) {
+                (_, false) if was_made_due(agent, copy)? => Fault::Over,
                 (true, _) => Fault::Refused,
                 (false, true) => Fault::Down,
                 (false, false) => Fault::Unclear,
             }
         }
     };
+    if matches!(fault, Fault::Over) {
+        record_until(agent, copy, error, false, agent.now())?;
+        return Ok(fault);
+    }
     let next = record(agent, copy, error, fault.is_permanent())?;
     match fault {
         Fault::Refused => {
@@ -73,9 +80,16 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
             let hold = jittered(pause(failing.saturating_sub(1), false) / 2);
             agent.state.hold_copies(&copy.target, agent.now() + hold)?;
         }
-        Fault::Source { .. } => {}
+        Fault::Over | Fault::Source { .. } => {}
     }
     Ok(fault)
+}
+
+/// Whether the queue was made due after the copy had been taken from it. What failed then says nothing of the target
+/// as it is now, and a pause would keep the copy from a target that was just found usable.
+fn was_made_due(agent: &Agent, copy: &Copy) -> Result<bool> {
+    let due = agent.state.copy(&copy.run_id, &copy.target)?.and_then(|now| now.next_attempt);
+    Ok(due > copy.next_attempt && due.is_some_and(|due| due <= agent.now()))
 }
 
 /// Records the failure of one copy; gives when it is tried again.
@@ -86,9 +100,19 @@ pub(super) fn record(
     permanent: bool,
 ) -> Result<DateTime<Utc>> {
     let next = agent.now() + jittered(pause(copy.attempts, permanent));
-    let failure = CopyFailure { error: format!("{error:#}"), next_attempt: Some(next), permanent };
-    agent.state.copy_failed(&copy.run_id, &copy.target, &failure)?;
+    record_until(agent, copy, error, permanent, next)?;
     Ok(next)
+}
+
+fn record_until(
+    agent: &Agent,
+    copy: &Copy,
+    error: &anyhow::Error,
+    permanent: bool,
+    next: DateTime<Utc>,
+) -> Result<()> {
+    let failure = CopyFailure { error: format!("{error:#}"), next_attempt: Some(next), permanent };
+    Ok(agent.state.copy_failed(&copy.run_id, &copy.target, &failure)?)
 }
 
 /// How long to wait after one more failure than `attempts`.

@@ -39,6 +39,7 @@ case "$line" in
         while [ -e "$dir/slow" ] && [ ! -e "$dir/go" ]; do
             n=$((n + 1)); echo "{\"is\":\"progress\",\"bytes\":$n}"; sleep 0.05
         done
+        [ -e "$dir/cut" ] && fail "connection reset" false
         echo "$run" >> "$dir/copied"
         printf '{"is":"copied","location":"%s","bytes":1}\n' "$run" ;;
     *) echo '{"is":"removed"}' ;;

@@ -189,6 +189,32 @@ fn a_target_that_is_down_is_tried_once_for_all_its_copies_and_all_are_due_when_i
 }
 
 #[test]
+fn a_copy_that_fails_while_its_target_comes_back_is_due_at_once() {
+    let host = Host::new(&["nas"]);
+    let agent = host.agent();
+    host.backup(&agent.state, 1);
+    let nas: TargetName = "nas".parse().unwrap();
+    host.set("nas", "slow");
+    thread::scope(|scope| {
+        let making = scope.spawn(|| pass(&agent));
+        wait_for("the attempt", || host.lines("nas", "begun").len() == 1);
+        host.clock.advance(TimeDelta::seconds(1));
+        host.set("nas", "down");
+        assert!(!crate::ops::looks::probe(&agent, &nas).unwrap());
+        host.unset("nas", "down");
+        assert!(crate::ops::looks::probe(&agent, &nas).unwrap());
+        host.set("nas", "cut");
+        host.set("nas", "go");
+        assert_eq!(making.join().unwrap().failed.len(), 1);
+    });
+    let waiting = queue(&agent, "nas");
+    assert_eq!((waiting[0].attempts, waiting[0].next_attempt), (1, Some(agent.now())));
+    // The next time nobody found it away in between.
+    assert_eq!(pass(&agent).failed.len(), 1);
+    assert!(queue(&agent, "nas")[0].next_attempt > Some(agent.now()));
+}
+
+#[test]
 fn a_target_that_answers_and_takes_nothing_is_tried_ever_less_and_every_copy_gets_its_turn() {
     let host = Host::new(&["nas"]);
     let agent = host.agent();

@@ -155,7 +155,7 @@ fn stored(found: &Found, known: Option<&Copy>) -> StoredCopy {
         run_id: found.run_id.clone(),
         started: found.started,
         outcome: found.outcome,
-        status: known.map_or(Status::Complete, status_of),
+        status: known.map_or(Status::Complete, |copy| status_of(copy.status)),
         pinned: found.pin.is_some() || known.is_some_and(|copy| copy.pinned),
         retained_until: known.and_then(|copy| copy.retained_until),
         bytes: found.stored_bytes,
