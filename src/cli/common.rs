@@ -267,6 +267,13 @@ pub fn open_backups(
     }
 }
 
+/// As [`open_backups`], for verbs that bring something out of the backup `id`: their log stands beside their answer.
+pub fn open_backup(global: &Global, target: Option<&TargetName>, id: &str) -> Result<Agent> {
+    let config = load(global, false)?;
+    start_log(global, Some(&config), BESIDE_ANSWER)?;
+    open_backups(global, config, target, Some(id))
+}
+
 /// As [`open_backups`], for verbs that record something.
 pub fn open_backups_to_change(
     global: &Global,
