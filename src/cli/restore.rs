@@ -23,7 +23,7 @@ const SHOWN: usize = 20;
 
 pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let agent = common::open_backup(global, args.target.as_ref(), &args.id)?;
-    let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
+    let run = common::find_run_at(&agent, &args.id, args.job.as_ref(), args.target.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;
