@@ -306,30 +306,8 @@ fn removed() -> JobState {
 }
 
 fn job(name: &str, schedule: Option<&str>) -> JobState {
-    JobState {
-        row: JobRow {
-            job: name.parse().unwrap(),
-            first_seen: hours_ago(24 * 90),
-            schedule: schedule.map(str::to_owned),
-            schedule_changed_at: None,
-            due_before: None,
-            paused_until: None,
-            baseline_ack_at: None,
-            last_occurrence: None,
-            failing_since: None,
-            last_failure_mail: None,
-            last_contention: None,
-        },
-        last_run: None,
-        last_success: None,
-        running: None,
-        counters: JobCounters::default(),
-        contention: Contention::default(),
-        targets: BTreeMap::new(),
-        baselines: BTreeMap::new(),
-        history: Vec::new(),
-        drills: Default::default(),
-    }
+    let row = JobRow::new(name.parse().unwrap(), hours_ago(24 * 90));
+    JobState::new(JobRow { schedule: schedule.map(str::to_owned), ..row })
 }
 
 fn run_id(job: &str, started: DateTime<Utc>) -> RunId {
