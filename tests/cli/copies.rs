@@ -65,6 +65,11 @@ fn every_backup_is_copied_read_back_and_as_good_at_the_second_target_as_at_the_f
         nas.display(),
         nas.display()
     ));
+    let list = world.agent("list --json").json();
+    let sizes: Vec<_> = list.as_array().unwrap().iter().map(|copy| copy["bytes"].as_u64().unwrap()).collect();
+    let files = "find . -name '*.zst' -printf '%s\\n' | awk '{ all += $1 } END { print all }'";
+    let files: u64 = world.sh(&format!("cd '{}'; {files}", local.display())).trim().parse().unwrap();
+    assert_eq!(sizes, [files, files], "the same backup has one size");
     let verified = world.agent("verify --deep --json").exits(0).json();
     let targets: Vec<&str> =
         verified.as_array().unwrap().iter().map(|v| v["target"].as_str().unwrap()).collect();
