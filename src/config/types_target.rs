@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::{AbsolutePath, DurationText, HttpUrl, SecretFile, SizeText, TemplateText};
 use super::types_drill::VerifyConfig;
+use crate::event::Looked;
 use crate::model::{ByteSize, Secret};
 
 /// One place where backups are stored: what every kind has, and what its own kind adds.
@@ -278,6 +279,24 @@ impl TargetConfig {
     /// The bytes a second one transfer may take: the limit is shared out among those that go on at once.
     pub fn bandwidth(&self) -> Option<u64> {
         self.bandwidth_limit.map(|limit| (limit.0 / self.max_parallel_copies.max(1) as u64).max(1))
+    }
+
+    /// Why nothing is read back of what is stored here; none where it is.
+    pub fn not_read_back(&self) -> Option<&'static str> {
+        match self.reads_back() {
+            ReadBack::Never if self.write_only() => Some("the target is write-only"),
+            ReadBack::Never => Some("the target has read_back = \"never\""),
+            ReadBack::Full | ReadBack::Sample => None,
+        }
+    }
+
+    /// How closely a backup that was just stored here was looked at.
+    pub fn looked_at(&self) -> Looked {
+        match (self.not_read_back(), self.read_back) {
+            (Some(why), _) => Looked::NotAt(why),
+            (None, ReadBack::Sample) => Looked::AtSamples,
+            (None, _) => Looked::AtAll,
+        }
     }
 
     /// The files of this machine it is used with: keys, passwords, certificates.
