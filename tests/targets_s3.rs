@@ -211,7 +211,8 @@ fn a_certificate_is_trusted_only_by_its_authority() {
     let server = S3Server::start_with(Some((&certificate, &key)));
     let unknown = world(&server, BOTH, "admin", "backups", "");
     let out = unknown.backup().expect(4);
-    assert!(out.all().contains("check the certificate, `ca_file`"), "{}", out.all());
+    assert!(out.all().contains("an authority this machine does not know"), "{}", out.all());
+    assert!(out.all().contains("`ca_file`") && out.all().contains("stopped"), "{}", out.all());
     let lines = format!("ca_file = {:?}", certificate.to_str().unwrap());
     let known = world(&server, BOTH, "admin", "backups", &lines);
     known.backup().expect(0);

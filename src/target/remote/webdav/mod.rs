@@ -54,7 +54,8 @@ pub(super) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
     if let Ok(mut parts) = root.path_segments_mut() {
         parts.pop_if_empty().push("");
     }
-    let http = Http::new(&HttpSettings { ca_file: place.ca_file.clone(), silence: place.timeout })?;
+    let settings = HttpSettings { ca_file: place.ca_file.clone(), silence: place.timeout, threads: 1 };
+    let http = Http::new(&settings)?;
     let password = config::resolve_secret(place.password.as_ref(), place.password_file.as_deref())?;
     let login = place.user.clone().zip(password);
     Ok(WebdavStore { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
