@@ -241,11 +241,11 @@ fn credentials_that_may_only_write_suffice_and_nothing_else_is_asked_for() {
     world.backup().expect(0);
     let copies = at_cloud(&world);
     assert_eq!(copies[0]["status"], "complete", "nothing was read back: {copies:?}");
-    let location = copies[0]["location"].as_str().unwrap();
     let show = world.run(&["show", "latest", "--log"]).expect(0).all();
     let why = "not read back: the target is write-only";
     assert!(show.contains(&format!("the copy at cloud is there, {why}")), "{show}");
     assert!(show.contains("not read back at cloud: the target is write-only"), "{show}");
+    let location = copies[0]["location"].as_str().unwrap();
     assert!(location.ends_with(copies[0]["run_id"].as_str().unwrap()), "{location}");
     let refused: Vec<Value> = server.requests().into_iter().filter(|r| r["status"] == 403).collect();
     assert!(refused.iter().all(|r| r["query"].as_str().unwrap().contains("max-keys=1")), "{refused:?}");

@@ -161,6 +161,11 @@ pub struct S3Place {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
+    /// The longest time without a byte from or to the store. Twice that for an answer that comes after something was
+    /// stored, ten times that after a large object was put together.
+    #[serde(default = "super::defaults::silence", with = "super::duration")]
+    #[schemars(with = "DurationText")]
+    pub timeout: Duration,
 }
 
 /// Who may remove a locked object before its time.
@@ -276,11 +281,6 @@ impl TargetConfig {
         if self.write_only() { ReadBack::Never } else { self.read_back }
     }
 
-    /// The bytes a second one transfer may take: the limit is shared out among those that go on at once.
-    pub fn bandwidth(&self) -> Option<u64> {
-        self.bandwidth_limit.map(|limit| (limit.0 / self.max_parallel_copies.max(1) as u64).max(1))
-    }
-
     /// Why nothing is read back of what is stored here; none where it is.
     pub fn not_read_back(&self) -> Option<&'static str> {
         match self.reads_back() {
@@ -297,6 +297,11 @@ impl TargetConfig {
             (None, ReadBack::Sample) => Looked::AtSamples,
             (None, _) => Looked::AtAll,
         }
+    }
+
+    /// The bytes a second one transfer may take: the limit is shared out among those that go on at once.
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.bandwidth_limit.map(|limit| (limit.0 / self.max_parallel_copies.max(1) as u64).max(1))
     }
 
     /// The files of this machine it is used with: keys, passwords, certificates.

@@ -165,6 +165,7 @@ impl Rules<'_> {
                 }
             }
             Place::S3(s3) => {
+                self.not_zero(&key("timeout"), s3.timeout);
                 self.bucket(&key("bucket"), &s3.bucket, &key("prefix"), &s3.prefix);
                 let endpoint = s3.endpoint.as_deref().map(reqwest::Url::parse);
                 if let Some(Ok(url)) = endpoint

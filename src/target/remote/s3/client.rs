@@ -14,6 +14,7 @@ use super::error::{Answer, Fault};
 use super::sign::{self, Credentials, Signed};
 use super::xml;
 use crate::clock::Clock;
+use crate::failpoint;
 
 /// How much of an answer that is read as a whole may come: a page of a listing has some hundred kilobytes.
 const LONGEST_ANSWER: usize = 32 << 20;
@@ -306,7 +307,7 @@ impl Client {
                     ambiguous |= fault.is_ambiguous();
                     let key = call.key.as_deref().unwrap_or_default();
                     tracing::debug!("sending again: {:#}", self.error(fault, "writing", key));
-                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.7..1.3))).await;
+                    tokio::time::sleep(failpoint::pause(pause.mul_f64(rand::random_range(0.7..1.3)))).await;
                     pause = (pause * 2).min(self.limits.longest_pause);
                 }
             }

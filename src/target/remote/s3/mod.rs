@@ -249,6 +249,7 @@ pub fn open(place: &S3Place, target: &TargetConfig, scratch: Option<&Path>) -> R
         lock,
         write_only: place.write_only,
         plan,
+        limits: Limits { idle: place.timeout, ..Limits::default() },
         ..S3Settings::new(&place.bucket, &place.access_key_id, secret)
     })
 }

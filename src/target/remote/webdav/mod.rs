@@ -19,6 +19,7 @@ use super::http::{Failure, Http, HttpSettings, SLOW_ANSWER, location};
 use super::http_body::Outgoing;
 use super::{Entry, Mode, Object, Store, Tree, Upload};
 use crate::config::{self, WebdavPlace};
+use crate::failpoint;
 use crate::model::Secret;
 use crate::target::{Permanent, Published, Space, is_permanent};
 
@@ -232,7 +233,7 @@ impl Server {
                 Err(failure) => failure,
             };
             tracing::debug!("trying again to rename {from}: {}", failure.reason);
-            std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
+            std::thread::sleep(failpoint::pause(pause.mul_f64(rand::random_range(0.7..1.3))));
             pause *= 2;
         }
         unreachable!("the loop ends by itself")
