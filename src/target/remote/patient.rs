@@ -118,6 +118,11 @@ impl Patient {
         let tree = self.tree()?;
         patiently(|| tree.remove_empty(path))
     }
+
+    pub(super) fn tidy(&self) -> Result<bool> {
+        let tree = self.tree()?;
+        patiently(|| tree.tidy())
+    }
 }
 
 /// An object whose reads are tried again.

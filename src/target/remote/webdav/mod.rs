@@ -27,6 +27,8 @@ use crate::target::{Permanent, Published, Space, is_permanent};
 const LONGEST_ANSWER: usize = 64 << 20;
 /// How often a rename is tried, or looked after when its answer got lost.
 const ATTEMPTS: u32 = 4;
+/// Begins the name of an empty folder that is about to be removed.
+const ASIDE: &str = ".empty-";
 /// The first pause before that; it doubles.
 const PAUSE: Duration = Duration::from_millis(400);
 
@@ -411,7 +413,7 @@ impl Tree for WebdavStore {
             if !server.list(path)?.is_empty() {
                 return Ok(false);
             }
-            let aside = format!(".empty-{:016x}", rand::random::<u64>());
+            let aside = format!("{ASIDE}{:016x}", rand::random::<u64>());
             match server.rename(path, &aside) {
                 Ok(Published::Done) => {}
                 Ok(Published::Taken) => return Ok(false),
@@ -419,6 +421,7 @@ impl Tree for WebdavStore {
                     return if server.is_folder(path)? { Err(failure) } else { Ok(true) };
                 }
             }
+            failpoint::hit("webdav-aside").map_err(|e| Failure::passing(e.to_string()))?;
             if server.list(&aside)?.is_empty() {
                 server.remove(&aside, true)?;
                 return Ok(true);
@@ -439,6 +442,33 @@ impl Tree for WebdavStore {
             error
         })
     }
+
+    /// Empty folders that were taken out of sight, and that nobody came back for. One that another process is just
+    /// about to remove may be removed by either.
+    fn tidy(&self) -> Result<bool> {
+        let server = &self.server;
+        let remove = || {
+            let mut found = false;
+            for entry in server.list("")?.into_iter().filter(is_aside) {
+                if server.list(&entry.name)?.is_empty() {
+                    found |= server.remove(&entry.name, true)?;
+                } else {
+                    tracing::warn!(
+                        "{} holds what came into an empty folder while it was removed: move it back",
+                        server.address(&entry.name)
+                    );
+                }
+            }
+            Ok(found)
+        };
+        remove().map_err(|failure: Failure| failure.at(&server.shown))
+    }
+}
+
+/// Whether [`WebdavStore::remove_empty`] gave a folder its name.
+fn is_aside(entry: &Entry) -> bool {
+    let digits = entry.name.strip_prefix(ASIDE).filter(|_| entry.length.is_none());
+    digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
