@@ -20,7 +20,8 @@
 //! gets a line `place#N` for each place passed, `fired ` before it where something happened: that is how a test knows
 //! which places there are, and that its fault was one.
 //!
-//! `BACKUP_AGENT_FAILPOINT_HASTE` is a number that pauses between attempts are divided by.
+//! `BACKUP_AGENT_FAILPOINT_HASTE` is a number that pauses between attempts are divided by, and the time a look at a
+//! target may take.
 
 /// A place; called each time the program passes it.
 #[cfg(feature = "failpoints")]
@@ -48,14 +49,14 @@ pub fn hit_at(_owner: &str, _place: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// How long to wait before the next attempt: as long as is meant.
+/// How long to wait: as long as is meant.
 #[cfg(feature = "failpoints")]
 pub fn pause(meant: std::time::Duration) -> std::time::Duration {
     let haste = std::env::var("BACKUP_AGENT_FAILPOINT_HASTE").ok().and_then(|text| text.parse::<u32>().ok());
     haste.and_then(|haste| meant.checked_div(haste)).unwrap_or(meant)
 }
 
-/// How long to wait before the next attempt: as long as is meant.
+/// How long to wait: as long as is meant.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn pause(meant: std::time::Duration) -> std::time::Duration {

@@ -27,9 +27,9 @@ fn further_target(kind: &Kind) -> (World, FaultProxy, Box<dyn std::any::Any>) {
     (world, proxy, server)
 }
 
-/// Pauses between attempts pass ten times as fast: there are as many attempts, and a second passes between two.
+/// Pauses between attempts pass five times as fast: there are as many attempts.
 fn in_haste(world: &World) {
-    world.env.borrow_mut().push(("BACKUP_AGENT_FAILPOINT_HASTE", "10"));
+    world.env.borrow_mut().push(("BACKUP_AGENT_FAILPOINT_HASTE", "5"));
 }
 
 /// A run with a fault at its further target, and the next attempt without.

@@ -71,7 +71,7 @@ pub const SFTP: Kind = Kind {
 const S3_LINES: &str = "s3-lines";
 
 pub const S3: Kind = Kind {
-    job: "copy_stall = \"10s\"",
+    job: "copy_stall = \"6s\"",
     start: |world, folder| {
         let server = S3Server::start();
         let table = server.table("nas", "admin", "backups", world.root(), "timeout = \"2s\"");
