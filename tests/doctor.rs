@@ -304,13 +304,15 @@ fn a_crontab_that_cron_does_not_take_is_a_warning_that_says_what_to_do() {
     // Debian's cron says `WRONG FILE OWNER`, then `INSECURE MODE (mode 0600 expected)`, in its log.
     world.sh(&format!("chown 33 {crontab}; chmod 600 {crontab}"));
     let report = doctor(&world);
-    for text in [
-        "cron does not start what stands in /var/spool/cron/crontabs/daemon: it belongs to user 33",
-        "[refused-crontab]",
-        "chown daemon /var/spool/cron/crontabs/daemon\n",
-    ] {
+    for text in ["[refused-crontab]", "chown daemon /var/spool/cron/crontabs/daemon\n"] {
         assert!(report.out.contains(text), "{text}\n{}", report.out);
     }
+    let what = findings(&world, "refused-crontab")[0]["what"].as_str().unwrap().to_owned();
+    assert_eq!(
+        what,
+        "cron does not start what stands in /var/spool/cron/crontabs/daemon: it belongs to user 33, and neither to \
+         daemon nor to root"
+    );
     world.sh(&format!("chown 1 {crontab}; chmod 644 {crontab}"));
     assert_eq!(status(&world, "refused-crontab"), "warning");
     world.sh(&format!("chmod 600 {crontab}"));

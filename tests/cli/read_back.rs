@@ -29,7 +29,7 @@ fn mail(server: &SmtpServer) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The overview and the page of a run, as the daemon shows them.
+/// The page of the job and that of a run, as the daemon shows them.
 fn pages(world: &World, run: &str) -> [String; 2] {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let listen = format!("listen = \"127.0.0.1:{port}\"");
@@ -43,7 +43,7 @@ fn pages(world: &World, run: &str) -> [String; 2] {
         String::from_utf8(out.stdout).unwrap().replace("&#34;", "\"")
     };
     until("the pages are there", || !fetch("/").is_empty());
-    [fetch("/"), fetch(&format!("/runs/{run}"))]
+    [fetch("/jobs/web"), fetch(&format!("/runs/{run}"))]
 }
 
 #[test]
@@ -57,9 +57,9 @@ fn a_further_target_that_is_not_read_is_nowhere_said_to_have_been() {
     assert!(show.contains(&format!("\nnot read back at nas: {}\n", &WHY[15..])), "{show}");
     assert!(show.contains(&format!("the copy at nas is there, {WHY}\n")), "{show}");
     let run = world.agent("list --json").json()[0]["run_id"].as_str().unwrap().to_owned();
-    let [overview, page] = pages(&world, &run);
+    let [job, page] = pages(&world, &run);
     let never = format!("never: {}", &WHY[15..]);
-    assert_eq!(overview.matches(&never).count(), 1, "{overview}");
+    assert_eq!(job.matches(&never).count(), 1, "{job}");
     assert_eq!(page.matches(&format!("stored</span> <span class=\"soft\">{WHY}")).count(), 1, "{page}");
 
     // Read by a person all the same, it is as good as another.
@@ -78,11 +78,13 @@ fn a_first_target_that_is_not_read_has_no_such_step_and_no_verified_backup() {
     let show = world.agent("show latest --log").exits(0).out;
     assert!(show.contains(&format!("the backup at local: {WHY}\n")), "{show}");
     assert!(!show.contains("read-back: done") && !show.contains("read-back 0."), "{show}");
+    // The copy was read, so that it is what is verified.
+    world.sh("mv nas away");
+    world.agent("backup").exits(4);
     let told = mail(&server);
     assert!(told.contains(&format!("local: complete ({WHY})")), "{told}");
-    assert!(!told.contains("verified backup is") && !told.contains("NOTHING"), "{told}");
-    // The copy was read, so that there is a verified backup from now on.
-    world.sh("mv data elsewhere");
+    assert!(told.contains("The newest verified backup is ") && told.contains(", at nas ("), "{told}");
+    world.sh("mv away nas; mv data elsewhere");
     world.agent("backup").exits(1);
     let told = mail(&server);
     assert!(told.contains("The newest verified backup is ") && told.contains(", at nas ("), "{told}");
