@@ -157,15 +157,9 @@ pub struct S3Place {
     #[serde(default, with = "super::duration::option")]
     #[schemars(with = "Option<DurationText>")]
     pub lock_for: Option<Duration>,
-    /// Certificates (PEM) that are trusted besides those of the system.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
-    /// The longest time without a byte from or to the store. Twice that for an answer that comes after something was
-    /// stored, ten times that after a large object was put together.
-    #[serde(default = "super::defaults::silence", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub http: HttpConfig,
 }
 
 /// Who may remove a locked object before its time.
@@ -195,11 +189,19 @@ pub struct WebdavPlace {
     #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
     #[schemars(schema_with = "super::schema::environment_only")]
     pub password: Option<Secret>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub http: HttpConfig,
+}
+
+/// How a server that speaks HTTP is reached.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct HttpConfig {
     /// Certificates (PEM) that are trusted besides those of the system.
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
-    /// The longest time without a byte from or to the server. Four times that for an answer that comes after work:
+    /// The longest time without a byte from or to the server. Several times that for an answer that comes after work:
     /// a large file stored, a folder renamed or removed.
     #[serde(default = "super::defaults::silence", with = "super::duration")]
     #[schemars(with = "DurationText")]
@@ -309,8 +311,8 @@ impl TargetConfig {
         let named = match &self.place {
             Place::Directory(_) => [None, None],
             Place::Sftp(sftp) => [&sftp.identity_file, &sftp.known_hosts_file].map(Option::as_deref),
-            Place::S3(s3) => [&s3.secret_access_key_file, &s3.ca_file].map(Option::as_deref),
-            Place::Webdav(webdav) => [&webdav.password_file, &webdav.ca_file].map(Option::as_deref),
+            Place::S3(s3) => [&s3.secret_access_key_file, &s3.http.ca_file].map(Option::as_deref),
+            Place::Webdav(webdav) => [&webdav.password_file, &webdav.http.ca_file].map(Option::as_deref),
             Place::Azblob(azblob) => [azblob.account_key_file.as_deref(), None],
         };
         named.into_iter().flatten().collect()

@@ -245,11 +245,11 @@ pub fn open(place: &S3Place, target: &TargetConfig, scratch: Option<&Path>) -> R
         region: place.region.clone(),
         prefix: place.prefix.clone(),
         path_style: place.path_style,
-        ca_file: place.ca_file.clone(),
+        ca_file: place.http.ca_file.clone(),
         lock,
         write_only: place.write_only,
         plan,
-        limits: Limits { idle: place.timeout, ..Limits::default() },
+        limits: Limits { idle: place.http.timeout, ..Limits::default() },
         ..S3Settings::new(&place.bucket, &place.access_key_id, secret)
     })
 }

@@ -57,7 +57,8 @@ pub(super) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
     if let Ok(mut parts) = root.path_segments_mut() {
         parts.pop_if_empty().push("");
     }
-    let settings = HttpSettings { ca_file: place.ca_file.clone(), silence: place.timeout, threads: 1 };
+    let settings =
+        HttpSettings { ca_file: place.http.ca_file.clone(), silence: place.http.timeout, threads: 1 };
     let http = Http::new(&settings)?;
     let password = config::resolve_secret(place.password.as_ref(), place.password_file.as_deref())?;
     let login = place.user.clone().zip(password);
