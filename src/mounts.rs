@@ -86,6 +86,11 @@ impl Mounts {
         best
     }
 
+    /// Where file systems of other machines are mounted.
+    pub fn remote_points(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().filter(|mount| mount.is_remote()).map(|mount| mount.point.as_path())
+    }
+
     /// Whether something is mounted exactly there.
     pub fn is_point(&self, path: &Path) -> bool {
         self.0.iter().any(|mount| mount.point == path)

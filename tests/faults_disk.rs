@@ -6,6 +6,7 @@
 mod world;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use world::invariants::Expect;
@@ -29,6 +30,37 @@ impl Drop for Mount {
     fn drop(&mut self) {
         // Lazily, so that a process which still stands there does not keep the test's folder.
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A file system whose server never answers: whoever looks at it waits in the kernel.
+struct HungShare {
+    path: PathBuf,
+    /// Holds the server's end.
+    holder: std::process::Child,
+}
+
+impl HungShare {
+    fn new(path: &Path) -> Self {
+        let script = r#"exec 3<>/dev/fuse && mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung "$1" && echo up && exec sleep 3600"#;
+        let mut holder = std::process::Command::new("bash")
+            .args(["-c", script, "bash", path.to_str().unwrap()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n", "mounting a share that hangs at {}", path.display());
+        Self { path: path.to_owned(), holder }
+    }
+}
+
+impl Drop for HungShare {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.path).status();
+        // With its server, the share ends for those who wait for it.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
@@ -212,6 +244,33 @@ fn a_further_target_that_is_not_mounted_degrades_and_nothing_is_written_below_it
     assert_eq!(copy.unwrap()["status"], "verified");
     drop(mount);
     assert!(is_bare(&nas));
+}
+
+#[test]
+fn shares_that_hang_keep_no_run_from_its_end_and_the_copy_is_made_when_they_are_back() {
+    let (job, files) = ("copy_wait = \"2s\"", "one_file_system = true\nexclude = [\"/excluded\"]");
+    let world = World::with(Setup { nas: true, job, files, ..Setup::default() });
+    world.recover();
+    for below in ["src/excluded", "src/of-another-machine"] {
+        fs::create_dir(world.path(below)).unwrap();
+    }
+    let shares = ["nas", "src/excluded", "src/of-another-machine"].map(|at| HungShare::new(&world.path(at)));
+    let out = world.backup();
+    assert_eq!(out.code, 4, "{}", out.all());
+    let run = out.run_id().unwrap();
+    let status = |target: &str| {
+        let copies = world.list();
+        let copy = copies.iter().find(|c| c["run_id"] == run.as_str() && c["target"] == target);
+        copy.map(|copy| copy["status"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(status("local").as_deref(), Some("verified"));
+    assert_ne!(status("nas").as_deref(), Some("verified"));
+    assert!(world.run(&["check"]).code > 0);
+    let listed = world.run(&["ls", &run, "--recursive"]).all();
+    assert!(listed.contains("/of-another-machine/") && !listed.contains("/excluded"), "{listed}");
+    drop(shares);
+    world.run(&["tend", "--retry"]).expect(0);
+    assert_eq!(status("nas").as_deref(), Some("verified"));
 }
 
 #[test]

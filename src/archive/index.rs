@@ -13,6 +13,7 @@
 //! directory and one frame of lines: never by a scan of the whole.
 
 use std::io;
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -258,10 +259,53 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
         parse_lines(&raw)
     }
 
+    /// The pieces that can hold entries at or below any of these paths, which end without `/`, in order. The frames
+    /// that continue an entry stand with it.
+    pub fn chunks_below(&self, roots: &[Vec<u8>]) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        let mut each: Vec<Range<usize>> = roots.iter().map(|root| self.range_below(root)).collect();
+        each.sort_by_key(|range| range.start);
+        for range in each {
+            match ranges.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => ranges.push(range),
+            }
+        }
+        ranges
+    }
+
+    fn range_below(&self, root: &[u8]) -> Range<usize> {
+        if root.is_empty() {
+            return 0..self.directory.len();
+        }
+        let is_past = |first: &[u8]| {
+            let is_below =
+                first.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
+            !is_below && path_order(first, root).is_gt()
+        };
+        let end = self.directory.partition_point(|line| !is_past(&line.first.0));
+        self.last_chunk_before(root)..end
+    }
+
+    /// A chunk that only continues a big file has that file's path as its first, so that an entry may stand at the
+    /// end of the last chunk that begins before it.
+    fn last_chunk_before(&self, path: &[u8]) -> usize {
+        self.directory.partition_point(|line| path_order(&line.first.0, path).is_lt()).saturating_sub(1)
+    }
+
     /// Every frame of the archive with the entries that begin in it, in order.
-    pub fn for_each(&self, mut visit: impl FnMut(&FrameRecord, Vec<IndexEntry>) -> Result<()>) -> Result<()> {
+    pub fn for_each(&self, visit: impl FnMut(&FrameRecord, Vec<IndexEntry>) -> Result<()>) -> Result<()> {
+        self.for_each_in(0..self.directory.len(), visit)
+    }
+
+    /// The same for some of the pieces.
+    pub fn for_each_in(
+        &self,
+        chunks: Range<usize>,
+        mut visit: impl FnMut(&FrameRecord, Vec<IndexEntry>) -> Result<()>,
+    ) -> Result<()> {
         let mut current: Option<(FrameRecord, Vec<IndexEntry>)> = None;
-        for number in 0..self.directory.len() {
+        for number in chunks {
             for line in self.chunk(number)? {
                 match line {
                     Line::Frame(frame) => {
@@ -281,10 +325,7 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
 
     /// Finds the entry of exactly this path, reading one or two frames of the index.
     pub fn find(&self, path: &[u8]) -> Result<Option<Located>> {
-        // A chunk that only continues a big file has that file's path as its first, so the entry may stand
-        // at the end of the last chunk that begins before it.
-        let mut chunk =
-            self.directory.partition_point(|line| path_order(&line.first.0, path).is_lt()).saturating_sub(1);
+        let mut chunk = self.last_chunk_before(path);
         let mut found: Option<Located> = None;
         let mut frame = None;
         while chunk < self.directory.len() {
@@ -389,6 +430,43 @@ mod tests {
         for missing in ["", "a", "dir0150/file0005", "dir0299/zzz", "zzz"] {
             assert!(index.find(missing.as_bytes()).unwrap().is_none(), "{missing:?} was found");
         }
+    }
+
+    #[test]
+    fn what_is_at_or_below_paths_is_found_without_reading_the_rest() {
+        let index = open(&sample()).unwrap();
+        let below = |roots: &[&str]| {
+            let roots: Vec<Vec<u8>> = roots.iter().map(|root| root.as_bytes().to_vec()).collect();
+            let ranges = index.chunks_below(&roots);
+            let read: usize = ranges.iter().map(|range| range.len()).sum();
+            let (mut paths, mut continued) = (Vec::new(), 0);
+            for range in ranges {
+                let visit = |_: &FrameRecord, entries: Vec<IndexEntry>| {
+                    continued += usize::from(entries.is_empty());
+                    paths.extend(entries.into_iter().map(|entry| entry.path.0));
+                    Ok(())
+                };
+                index.for_each_in(range, visit).unwrap();
+            }
+            paths.retain(|path| {
+                roots.iter().any(|root| path == root || path.starts_with(&[&root[..], b"/"].concat()))
+            });
+            (paths.len(), continued, read)
+        };
+        let all = index.chunks();
+        assert!(all > 4, "{all} pieces");
+        for folder in ["dir0000", "dir0123", "dir0299"] {
+            let (entries, _, read) = below(&[folder]);
+            assert_eq!(entries, 40, "{folder}");
+            assert!(read <= 2, "{read} pieces for {folder}");
+        }
+        let (entries, _, read) = below(&["dir0250/file007", "dir0010", "dir0010/file001"]);
+        assert_eq!((entries, read <= 4), (41, true));
+        // With all that continues it, wherever pieces end.
+        assert_eq!((below(&["huge"]).0, below(&["huge"]).1), (1, 5000));
+        assert_eq!((below(&["last"]).0, below(&["nothing"]).0, below(&["a"]).0, below(&[]).2), (1, 0, 0, 0));
+        let everything = index.chunks_below(&[Vec::new(), b"huge".to_vec()]);
+        assert_eq!(everything, [0..all]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which frames hold the entries somebody wants.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 use anyhow::Result;
 
@@ -34,8 +35,17 @@ pub fn for_each_group<R: Fn(u64, usize) -> Result<Vec<u8>>>(
     index: &IndexReader<R>,
     visit: &mut dyn FnMut(Group, Vec<IndexEntry>) -> Result<()>,
 ) -> Result<()> {
+    for_each_group_in(index, 0..index.chunks(), visit)
+}
+
+/// The same for some of the index's pieces. What continues an entry that begins before them has no entries.
+fn for_each_group_in<R: Fn(u64, usize) -> Result<Vec<u8>>>(
+    index: &IndexReader<R>,
+    chunks: Range<usize>,
+    visit: &mut dyn FnMut(Group, Vec<IndexEntry>) -> Result<()>,
+) -> Result<()> {
     let mut current: Option<(Group, Vec<IndexEntry>)> = None;
-    index.for_each(|frame, entries| {
+    index.for_each_in(chunks, |frame, entries| {
         match &mut current {
             // The frames of a file's further slices, and the last frame, which holds the end blocks only.
             Some((group, _)) if entries.is_empty() => group.frames.push(*frame),
@@ -51,15 +61,17 @@ pub fn for_each_group<R: Fn(u64, usize) -> Result<Vec<u8>>>(
     current.map_or(Ok(()), |(group, entries)| visit(group, entries))
 }
 
-/// Goes through an index once and finds all entries that `wanted` says yes to; where a chosen name is only a
-/// further one of a file, the file's own frames are found too.
+/// Finds all entries that `wanted` says yes to; where a chosen name is only a further one of a file, the file's own
+/// frames are found too. Only what is at or below one of `roots` is looked at: of an archive of a million files,
+/// one is found in a piece of the index or two.
 pub fn select<R: Fn(u64, usize) -> Result<Vec<u8>>>(
     index: &IndexReader<R>,
+    roots: &[Vec<u8>],
     wanted: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Selection> {
     let mut selection = Selection::default();
     let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
-    for_each_group(index, &mut |mut group, entries| {
+    let mut visit = |mut group: Group, entries: Vec<IndexEntry>| {
         for entry in entries {
             if !wanted(&entry.path.0) {
                 continue;
@@ -78,7 +90,10 @@ pub fn select<R: Fn(u64, usize) -> Result<Vec<u8>>>(
             groups.insert(group.frames[0].frame, group);
         }
         Ok(())
-    })?;
+    };
+    for chunks in index.chunks_below(roots) {
+        for_each_group_in(index, chunks, &mut visit)?;
+    }
     for path in selection.aliases.keys() {
         let Some(located) = index.find(path)? else { continue };
         selection.bytes += located.entry.size;

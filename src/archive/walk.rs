@@ -3,6 +3,9 @@
 //! Symbolic links are never followed. Folders are opened relative to their parent's descriptor, so that a
 //! folder swapped for a link meanwhile leads nowhere. Names of a folder are kept in one block of memory: a
 //! million of them cost their own length and eight bytes each.
+//!
+//! Whoever looks at a dead network share waits in the kernel and cannot be woken. So what is left out for good where
+//! one is mounted is told by its path, and not looked at.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -28,6 +31,7 @@ use crate::event::{Interrupted, Progress};
 use crate::fsutil;
 use crate::manifest::{FileWarning, PathText};
 use crate::model::WarningKind;
+use crate::mounts::Mounts;
 
 const CACHEDIR_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
@@ -43,9 +47,11 @@ pub(super) fn walk<F: FnMut(Vec<Item>) -> Result<()>>(
         starts.push(Start::Virtual(file.path.clone().into_bytes(), file));
     }
     starts.sort_by(|a, b| super::path_order(a.path(), b.path()));
-    let skip =
-        spec.skip.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| (m.dev(), m.ino())).collect();
-    let mut walker = Walker { spec, skip, links: HashMap::new(), progress, planner };
+    // Without the list nothing is known to be remote.
+    let mounts = Mounts::read().unwrap_or_default();
+    let shares = mounts.remote_points().map(archive_path).collect();
+    let skip = Skipped::new(&spec.skip, &mounts);
+    let mut walker = Walker { spec, skip, shares, links: HashMap::new(), progress, planner };
     for start in starts {
         match start {
             Start::Root(root) => walker.root(&root)?,
@@ -117,9 +123,39 @@ fn roots(spec: &TreeSpec) -> Result<Vec<PathBuf>> {
     Ok(kept)
 }
 
+/// A path as it stands in the archive, without `/` at its end.
+fn archive_path(path: &Path) -> Vec<u8> {
+    fsutil::path_bytes(path).strip_prefix(b"/").unwrap_or_default().to_vec()
+}
+
+/// Folders that are never captured: by what they are, so that no other way to them counts as another folder, and by
+/// their path where to ask what they are may hang.
+#[derive(Default)]
+struct Skipped {
+    folders: HashSet<(u64, u64)>,
+    paths: HashSet<Vec<u8>>,
+}
+
+impl Skipped {
+    fn new(skip: &[PathBuf], mounts: &Mounts) -> Self {
+        let mut skipped = Self::default();
+        for path in skip {
+            match mounts.follow(path) {
+                Ok((path, Some(mount))) if mount.is_remote() => {
+                    skipped.paths.insert(archive_path(&path));
+                }
+                _ => skipped.folders.extend(std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))),
+            }
+        }
+        skipped
+    }
+}
+
 struct Walker<'a, F> {
     spec: &'a TreeSpec,
-    skip: HashSet<(u64, u64)>,
+    skip: Skipped,
+    /// Where file systems of other machines are mounted.
+    shares: HashSet<Vec<u8>>,
     /// Files with several names: the path under which the content stands.
     links: HashMap<(u64, u64), Vec<u8>>,
     progress: &'a Progress,
@@ -197,6 +233,17 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
         stack: &mut Vec<Level>,
     ) -> Result<()> {
         let mut path = [prefix, name].concat();
+        if self.skip.paths.contains(&path) {
+            return Ok(());
+        }
+        if !is_root && self.shares.contains(&path) {
+            if self.excluded(rules, &path, true) {
+                return Ok(());
+            }
+            if self.spec.one_file_system {
+                return self.mount_point(path);
+            }
+        }
         let stat = match rustix::fs::statat(dir.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return self.warn(WarningKind::Vanished, path, "gone when it was looked at"),
@@ -208,7 +255,7 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
         }
         match kind {
             FileType::Directory => {
-                if self.skip.contains(&(stat.st_dev, stat.st_ino)) {
+                if self.skip.folders.contains(&(stat.st_dev, stat.st_ino)) {
                     return Ok(());
                 }
                 if name == b"." && prefix.is_empty() {
@@ -236,6 +283,13 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
             }
             other => self.warn(WarningKind::Skipped, path, special_name(other)),
         }
+    }
+
+    /// The folder that something is mounted over. What it is like shows only when the share is away.
+    fn mount_point(&mut self, mut path: Vec<u8>) -> Result<()> {
+        path.push(b'/');
+        let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: 0, mtime_nanos: 0 };
+        self.planner.add(&path.clone(), 0, Item::Dir { path, meta, xattrs: Vec::new() })
     }
 
     fn excluded(&self, rules: &Rules, path: &[u8], is_dir: bool) -> bool {

@@ -344,6 +344,30 @@ pub fn known_job(config: &Config, job: &JobName) -> Result<()> {
         .into())
 }
 
+/// As [`find_run`]; with a target, `latest` is the latest good backup that stands there: its copy of the very latest
+/// may still be to come.
+pub fn find_run_at(
+    agent: &Agent,
+    id: &str,
+    job: Option<&JobName>,
+    target: Option<&TargetName>,
+) -> Result<Run> {
+    let (Some(target), "latest") = (target, id) else { return find_run(agent, id, job) };
+    let copies = agent.state.copies(job, Some(target))?;
+    let good = |copy: &&Copy| copy.status.is_kept() && copy.outcome.is_good() && !copy.imported;
+    let Some(newest) = copies.iter().find(good) else {
+        // What was asked for is not there; the very latest says what is the matter with it.
+        return find_run(agent, id, job);
+    };
+    let mut jobs: Vec<&str> = copies.iter().filter(good).map(|copy| copy.job.as_str()).collect();
+    jobs.sort_unstable();
+    jobs.dedup();
+    if jobs.len() > 1 {
+        return Err(UsageError(format!("`latest` of which job? Say --job: {}", jobs.join(", "))).into());
+    }
+    agent.state.run(&newest.run_id)?.with_context(|| format!("the state has lost run {}", newest.run_id))
+}
+
 /// The run an id means: whole, its beginning, its last six characters, or `latest` good backup.
 pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
     if id == "latest" {
@@ -385,16 +409,24 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
 /// The copy to read from: the one asked for, else a verified one, the primary first.
 pub fn nearest(agent: &Agent, run: &Run, target: Option<&TargetName>) -> Result<Copy> {
     let mut copies: Vec<Copy> = agent.state.copies_of(&run.run_id)?;
-    copies.retain(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt);
     if let Some(target) = target {
         copies.retain(|c| c.target == *target);
     }
+    let pending = copies.iter().find(|c| c.status == CopyStatus::Pending).map(|c| c.target.clone());
+    copies.retain(|c| c.status.is_kept() || c.status == CopyStatus::Corrupt);
     // What cannot be read from here comes last of all: it is asked for its reason only.
     let write_only = |c: &Copy| agent.config.target.get(&c.target).is_some_and(|target| target.write_only());
     copies.sort_by_key(|c| {
         (write_only(c), c.status == CopyStatus::Corrupt, c.status != CopyStatus::Verified, !c.primary)
     });
     copies.into_iter().next().ok_or_else(|| {
+        if let Some(target) = pending {
+            return anyhow!(
+                "the copy of run {} at {target} is still to be made; `{} copies` says what it waits for",
+                run.run_id,
+                agent.command
+            );
+        }
         let at = target.map_or_else(String::new, |t| format!(" at {t}"));
         let ended = run.outcome.map_or("still runs".to_owned(), |outcome| format!("ended with {outcome}"));
         anyhow!(

@@ -138,7 +138,7 @@ fn try_job(
     if agent.state.last_success(job)?.is_none() {
         return Ok(Found::NoBackup);
     }
-    let run = common::find_run(agent, "latest", Some(job))?;
+    let run = common::find_run_at(agent, "latest", Some(job), args.target.as_ref())?;
     let copy = common::nearest(agent, &run, args.target.as_ref())?;
     if copy.imported {
         return Ok(Found::NoBackup);

@@ -25,7 +25,7 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     let config = common::load(global, false)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_backups(global, config, args.target.as_ref(), Some(&args.id))?;
-    let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
+    let run = common::find_run_at(&agent, &args.id, args.job.as_ref(), args.target.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let copy = common::nearest(&agent, &run, args.target.as_ref())?;

@@ -102,7 +102,7 @@ fn chosen(agent: &Agent, args: &Verify) -> Result<Vec<Copy>> {
         copies.retain(is_there);
         return Ok(copies);
     }
-    let run = common::find_run(agent, &args.id, args.job.as_ref())?;
+    let run = common::find_run_at(agent, &args.id, args.job.as_ref(), args.target.as_ref())?;
     let mut copies = agent.state.copies_of(&run.run_id)?;
     copies.retain(|copy| is_there(copy) && args.target.as_ref().is_none_or(|target| copy.target == *target));
     if copies.is_empty() {

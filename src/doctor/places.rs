@@ -120,7 +120,7 @@ fn one(visit: &Visit, name: &TargetName, target: &TargetConfig) -> Vec<Finding> 
                 .fix(match denied {
                     true => "Ask again as the user that makes the backups",
                     false if target.folder().is_none() => {
-                        "Look at what it says; `agent config check` shows the keys of the target"
+                        "Look at what it says; `agent config show` shows the keys of the target"
                     }
                     false => "Mount it, or make the folder, and let the agent write there",
                 })

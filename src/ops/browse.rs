@@ -28,7 +28,13 @@ pub fn list(
 ) -> Result<()> {
     let index = backup.index(tree)?;
     let mut level = Level::new(path, deep);
-    index.reader()?.for_each(|_, entries| entries.into_iter().try_for_each(|e| level.entry(e, visit)))
+    let reader = index.reader()?;
+    for chunks in reader.chunks_below(&[path.to_vec()]) {
+        reader.for_each_in(chunks, |_, entries| {
+            entries.into_iter().try_for_each(|entry| level.entry(entry, visit))
+        })?;
+    }
+    Ok(())
 }
 
 /// What of entries that come in the order of archives belongs into a listing.

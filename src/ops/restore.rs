@@ -154,7 +154,8 @@ impl Restorer<'_> {
             // What exists in the archive only has no place.
             let nowhere = |path: &[u8]| in_place && path.starts_with(manifest::ARCHIVE_ONLY.as_bytes());
             let index = self.backup.index(component)?;
-            let selection = select(&index.reader()?, &|path| patterns.choose(path) && !nowhere(path))?;
+            let selection =
+                select(&index.reader()?, patterns.roots(), &|path| patterns.choose(path) && !nowhere(path))?;
             if !selection.paths.is_empty() {
                 chosen.push((component, Some(selection)));
             }

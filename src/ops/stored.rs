@@ -211,7 +211,7 @@ impl<'a> Backup<'a> {
     /// The frames of a tree that hold what the patterns choose.
     pub fn select(&self, component: &Component, patterns: &Patterns) -> Result<Selection> {
         let index = self.index(component)?;
-        select(&index.reader()?, &|path| patterns.choose(path))
+        select(&index.reader()?, patterns.roots(), &|path| patterns.choose(path))
     }
 }
 
@@ -247,17 +247,27 @@ impl Index {
 }
 
 /// Paths as they stand in an archive, with `*`, `?` and `**`; a folder's name chooses all below it.
-pub struct Patterns(Override);
+pub struct Patterns {
+    matcher: Override,
+    roots: Vec<Vec<u8>>,
+}
 
 impl Patterns {
     /// Reads patterns; a leading `/` is the root of the archive.
     pub fn parse(paths: &[String]) -> Result<Self> {
         let mut builder = OverrideBuilder::new("/");
+        let mut roots = Vec::new();
         for path in paths {
             let path = path.trim_start_matches('/');
             builder.add(&format!("/{path}")).with_context(|| format!("the pattern {path:?}"))?;
+            roots.push(root_of(path).into_bytes());
         }
-        Ok(Self(builder.build().context("the patterns")?))
+        Ok(Self { matcher: builder.build().context("the patterns")?, roots })
+    }
+
+    /// Paths at or below which everything stands that they choose, without `/` at the end; an empty one is the root.
+    pub fn roots(&self) -> &[Vec<u8>] {
+        &self.roots
     }
 
     /// Whether they choose a path.
@@ -269,7 +279,7 @@ impl Patterns {
         // A path is chosen by itself, or by a folder above it.
         let mut dir = is_dir;
         for part in path.ancestors() {
-            if part.parent().is_some() && self.0.matched(part, dir).is_whitelist() {
+            if part.parent().is_some() && self.matcher.matched(part, dir).is_whitelist() {
                 return true;
             }
             dir = true;
@@ -278,9 +288,37 @@ impl Patterns {
     }
 }
 
+/// The folders that a pattern begins with, up to the first name that is not meant literally.
+fn root_of(pattern: &str) -> String {
+    // What the syntax of .gitignore gives a meaning to; white space at the end of a pattern is none of its name.
+    let is_literal =
+        |name: &&str| !name.contains(['*', '?', '[', ']', '{', '}', '\\']) && name.trim() == *name;
+    let names: Vec<&str> = pattern.trim_end_matches('/').split('/').take_while(is_literal).collect();
+    names.join("/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_pattern_chooses_is_looked_for_below_the_names_it_begins_with() {
+        for (pattern, root) in [
+            ("var/www/app/artisan", "var/www/app/artisan"),
+            ("var/www/", "var/www"),
+            ("var/www/**/*.php", "var/www"),
+            ("var/w?w/index.php", "var"),
+            ("var/{a,b}/c", "var"),
+            ("var/a\\*/c", "var"),
+            ("var/a ", "var"),
+            ("**", ""),
+            ("*.php", ""),
+        ] {
+            assert_eq!(root_of(pattern), root, "{pattern}");
+        }
+        let patterns = Patterns::parse(&["/etc/passwd".to_owned(), "var/*".to_owned()]).unwrap();
+        assert_eq!(patterns.roots(), [b"etc/passwd".to_vec(), b"var".to_vec()]);
+    }
 
     #[test]
     fn a_pattern_chooses_files_folders_and_what_is_below_them() {

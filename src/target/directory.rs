@@ -17,6 +17,7 @@ use crate::failpoint::hit_at;
 use crate::fsutil;
 use crate::manifest::{self, Manifest, PIN_FILE, Pin};
 use crate::model::{ByteSize, RunId, TargetName};
+use crate::mounts::Mounts;
 use crate::state::TargetIdentity;
 
 /// Less free space than this counts as full: not even the manifest and the logs of others would fit.
@@ -120,6 +121,18 @@ fn is_below_mount(path: &Path) -> Result<bool> {
     Ok(false)
 }
 
+impl DirectoryTarget {
+    /// Whether what the file system says of inodes means anything. What shows a server's files as a file system
+    /// often makes the numbers up: `rclone mount` has a billion, none of them free.
+    fn counts_inodes(&self) -> bool {
+        let is_remote = |mounts: Mounts| {
+            let path = fs::canonicalize(&self.path).ok()?;
+            Some(mounts.of(&path)?.is_remote())
+        };
+        !Mounts::read().ok().and_then(is_remote).unwrap_or_default()
+    }
+}
+
 impl Target for DirectoryTarget {
     fn name(&self) -> &TargetName {
         &self.name
@@ -136,9 +149,9 @@ impl Target for DirectoryTarget {
         if free < FULL {
             bail!("{}; only {} are free", describe("there is no room left on"), ByteSize(free));
         }
-        if fsutil::free_inodes(&self.path).with_context(|| describe("asking for the free inodes of"))?
-            == Some(0)
-        {
+        let free_inodes =
+            || fsutil::free_inodes(&self.path).with_context(|| describe("asking for the free inodes of"));
+        if self.counts_inodes() && free_inodes()? == Some(0) {
             bail!("{}: all inodes are in use", describe("there is no room for another file on"));
         }
         Ok(Some(Space { total, free }))

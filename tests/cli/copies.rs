@@ -47,6 +47,24 @@ fn states(world: &World, target: &str) -> Vec<String> {
 }
 
 #[test]
+fn the_latest_backup_at_a_target_is_the_latest_that_arrived_there() {
+    let world = World::new(TWO);
+    fs::create_dir(world.path("nas")).unwrap();
+    let first = world.agent("backup --json").exits(0).json()["run_id"].as_str().unwrap().to_owned();
+    fs::rename(world.path("nas"), world.path("away")).unwrap();
+    world.write("data/second", "there now");
+    let second = world.agent("backup --json").exits(4).json()["run_id"].as_str().unwrap().to_owned();
+    fs::rename(world.path("away"), world.path("nas")).unwrap();
+
+    world.agent("restore latest --target nas --to from-nas").exits(0).says(&[&first]);
+    assert!(!world.path(below("from-nas", &world, "data/second")).exists());
+    world.agent("restore latest --to from-local").exits(0).says(&[&second]);
+    world.agent("verify latest --target nas").exits(0).says(&[&first]);
+    let asked = world.agent(&format!("restore {second} --target nas --to none")).exits(1);
+    asked.says(&[&format!("the copy of run {second} at nas is still to be made"), "copies` says"]);
+}
+
+#[test]
 fn every_backup_is_copied_read_back_and_as_good_at_the_second_target_as_at_the_first() {
     let world = World::new(TWO);
     fs::create_dir(world.path("nas")).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 
 use super::Pass;
 use super::pauses::{self, Fault};
@@ -225,7 +225,9 @@ fn nothing_to_copy(agent: &Agent, copy: &Copy) -> Result<()> {
     if damaged.is_empty() {
         // Keeping the entry would mean failing for ever.
         agent.state.copy_expired(&copy.run_id, &copy.target, agent.now())?;
-        return Err(anyhow!("the backup expired at every other target before it could be copied"));
+        // Not the target's fault: its other copies go on.
+        let error = "the backup expired at every other target before it could be copied".to_owned();
+        return Err(FromSource { error, permanent: false }.into());
     }
     let error = format!("the backup at {} is damaged, and there is no good one to copy", damaged.join(", "));
     Err(FromSource { error, permanent: true }.into())

@@ -189,6 +189,23 @@ fn a_target_that_is_down_is_tried_once_for_all_its_copies_and_all_are_due_when_i
 }
 
 #[test]
+fn backups_that_expired_before_they_were_copied_hold_up_no_others() {
+    let host = Host::new(&["nas"]);
+    let agent = host.agent();
+    let local: TargetName = "local".parse().unwrap();
+    for hours in 1..=4 {
+        let run = host.backup(&agent.state, hours);
+        if hours % 2 == 1 {
+            agent.state.copy_expired(&run, &local, agent.now()).unwrap();
+        }
+    }
+    let drained = pass(&agent);
+    assert_eq!((drained.made, drained.failed.len()), (2, 2), "{drained:?}");
+    assert!(drained.failed.iter().all(|(_, _, why)| why.contains("expired at every other target")));
+    assert!(queue(&agent, "nas").is_empty());
+}
+
+#[test]
 fn a_copy_that_fails_while_its_target_comes_back_is_due_at_once() {
     let host = Host::new(&["nas"]);
     let agent = host.agent();
