@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use rustls::CertificateError;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::target::Permanent;
@@ -35,6 +35,8 @@ pub(super) struct HttpSettings {
     pub(super) ca_file: Option<PathBuf>,
     /// The longest time without a byte from or to the server.
     pub(super) silence: Duration,
+    /// Threads that send and receive.
+    pub(super) threads: usize,
 }
 
 /// Makes the client alone. The process must have installed a TLS provider before.
@@ -67,6 +69,7 @@ pub(super) fn client(settings: &HttpSettings) -> Result<Client> {
 pub(super) struct Http {
     /// None only while it is dropped.
     runtime: Option<Runtime>,
+    handle: Handle,
     client: Client,
     silence: Duration,
 }
@@ -78,12 +81,13 @@ impl Http {
     /// As [`client`]; no thread can be started.
     pub(super) fn new(settings: &HttpSettings) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(settings.threads)
             .thread_name("http")
             .enable_all()
             .build()
             .context("cannot start a thread for HTTP")?;
-        Ok(Self { runtime: Some(runtime), client: client(settings)?, silence: settings.silence })
+        let handle = runtime.handle().clone();
+        Ok(Self { runtime: Some(runtime), handle, client: client(settings)?, silence: settings.silence })
     }
 
     /// The client, to begin requests with.
@@ -96,8 +100,9 @@ impl Http {
         self.silence
     }
 
-    fn runtime(&self) -> io::Result<&Runtime> {
-        self.runtime.as_ref().ok_or_else(|| io::Error::other("HTTP is shut down"))
+    /// Its runtime, for what has limits of time of its own. Not to be waited on by a thread of a runtime.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Waits for something asynchronous, at most `limit`. Not to be called by a thread of a runtime.
@@ -106,8 +111,7 @@ impl Http {
         limit: Duration,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let runtime = self.runtime().map_err(|e| Failure::passing(e.to_string()))?;
-        runtime.block_on(async {
+        self.handle.block_on(async {
             match tokio::time::timeout(limit, work).await {
                 Ok(done) => done,
                 Err(_) => Err(Failure::silent(limit)),
@@ -119,8 +123,8 @@ impl Http {
     pub(super) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> io::Result<JoinHandle<T>> {
-        Ok(self.runtime()?.spawn(work))
+    ) -> JoinHandle<T> {
+        self.handle.spawn(work)
     }
 
     /// Sends a request whose body is small, and gives the answer's head, whatever it says; the body is still to
@@ -314,7 +318,8 @@ mod tests {
     fn a_ca_file_that_is_none_is_named_and_is_no_passing_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let settings = HttpSettings { ca_file: Some(path.clone()), silence: Duration::from_secs(1) };
+        let settings =
+            HttpSettings { ca_file: Some(path.clone()), silence: Duration::from_secs(1), threads: 1 };
         for content in [None, Some("no certificate")] {
             if let Some(content) = content {
                 std::fs::write(&path, content).unwrap();
