@@ -2,7 +2,6 @@
 
 #![cfg(feature = "real-peers")]
 
-#[allow(dead_code)]
 #[path = "cli/world.rs"]
 mod world;
 

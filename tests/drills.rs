@@ -1,7 +1,6 @@
 //! Drills with the real binary: backups restored for trial, and what is found when they do not come back.
 
 #[path = "cli/world.rs"]
-#[allow(dead_code)]
 mod world;
 
 use std::fs;

@@ -5,7 +5,6 @@
 #![cfg(feature = "real-peers")]
 
 #[path = "cli/world.rs"]
-#[allow(dead_code)]
 mod world;
 
 mod peers;
@@ -16,20 +15,7 @@ use std::process::{Child, Stdio};
 use peers::mariadb::MariaDb;
 use peers::postgres::{Postgres, USER, bin};
 use serde_json::Value;
-use world::{Guard, World, until};
-
-const JOB: &str = r#"
-timezone = "Europe/Berlin"
-host = "web1"
-state_dir = "{}/state"
-[target.local]
-type = "directory"
-path = "{}/local"
-[job.web]
-trigger = "external"
-schedule = "0 3 * * *"
-targets = ["local"]
-"#;
+use world::{Guard, ONE_JOB, World, until};
 
 const SHOP: &[u8] = b"CREATE DATABASE shop CHARACTER SET utf8mb4; USE shop;
     CREATE TABLE orders (id INT PRIMARY KEY, note TEXT);
@@ -75,7 +61,7 @@ fn mysql_world(server: &MariaDb, source: &str, drill: &str) -> World {
     world.sh("mkdir local");
     world.write("password", "x\n");
     std::fs::set_permissions(world.path("password"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    world.configure(&format!("{JOB}{}{drill}", mysql_source(server, source)));
+    world.configure(&format!("{ONE_JOB}{}{drill}", mysql_source(server, source)));
     world.agent("backup").exits(0);
     world
 }
@@ -173,7 +159,7 @@ fn a_mariadb_dump_is_loaded_beside_the_live_databases_asked_and_dropped() {
     // A wrong answer fails the drill, and a query can change nothing.
     let source = mysql_source(&server, DATABASES);
     world.configure(&format!(
-        "{JOB}{source}{}",
+        "{ONE_JOB}{source}{}",
         DRILL.replace("1\\tone", "1\\ttwo").replace("at_least = 4", "at_least = 5")
     ));
     world.agent("drill").exits(1).says(&[
@@ -181,21 +167,21 @@ fn a_mariadb_dump_is_loaded_beside_the_live_databases_asked_and_dropped() {
         "check view: the answer is 4, less than 5",
     ]);
     world.configure(&format!(
-        "{JOB}{source}{}",
+        "{ONE_JOB}{source}{}",
         DRILL.replace("SELECT gross(COUNT(*)) FROM big", "DELETE FROM orders")
     ));
     world.agent("drill").exits(1).says(&["check view: ", "READ ONLY"]);
-    world.configure(&format!("{JOB}{source}{}", DRILL.replace("database = \"shop\"\n", "")));
+    world.configure(&format!("{ONE_JOB}{source}{}", DRILL.replace("database = \"shop\"\n", "")));
     world
         .agent("drill")
         .exits(1)
         .says(&["database has several databases, say which with `database`: other, shop"]);
 
     // Left out when that is wanted.
-    world.configure(&format!("{JOB}{source}[job.web.drill]\ndatabases = false\n"));
+    world.configure(&format!("{ONE_JOB}{source}[job.web.drill]\ndatabases = false\n"));
     world.agent("drill").exits(0);
     world.configure(&format!(
-        "{JOB}{source}{}",
+        "{ONE_JOB}{source}{}",
         DRILL.replace("[job.web.drill]\n", "[job.web.drill]\ndatabases = false\n")
     ));
     world.agent("config check").exits(2).says(&["with `databases = false` database is not loaded"]);
@@ -232,7 +218,7 @@ fn a_mariadb_dump_that_does_not_load_or_would_leave_its_database_fails_the_drill
     let before = live(&server);
     let backup = |script: &str, more: &str| {
         wrapped(&world, script);
-        world.configure(&format!("{JOB}{}{more}[job.web.drill]\n", mysql_source(&server, WRAPPED)));
+        world.configure(&format!("{ONE_JOB}{}{more}[job.web.drill]\n", mysql_source(&server, WRAPPED)));
         // As long as no good drill followed a failed one, backups are degraded.
         let code = world.agent("backup").code;
         assert!(code == 0 || code == 4, "{code}");
@@ -320,7 +306,7 @@ fn postgres_world(server: &Postgres, login: &str, drill: &str) -> World {
     world.sh("mkdir local");
     world.write("password", "x\n");
     std::fs::set_permissions(world.path("password"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    world.configure(&format!("{JOB}{}{drill}", postgres_source(server, login)));
+    world.configure(&format!("{ONE_JOB}{}{drill}", postgres_source(server, login)));
     world.agent("backup").exits(0);
     world
 }
@@ -373,7 +359,7 @@ fn a_postgresql_dump_is_loaded_beside_the_live_databases_asked_and_dropped() {
     nothing_left_at(&world, &server);
 
     let source = postgres_source(&server, &source);
-    world.configure(&format!("{JOB}{source}{POSTGRES_DRILL}"));
+    world.configure(&format!("{ONE_JOB}{source}{POSTGRES_DRILL}"));
     let drill = drill(&world);
     assert_eq!(drill["ok"], true, "{drill}");
     assert_eq!((&drill["databases"], &drill["tables"], &drill["checks"]), (&1.into(), &3.into(), &2.into()));
@@ -381,13 +367,13 @@ fn a_postgresql_dump_is_loaded_beside_the_live_databases_asked_and_dropped() {
     assert_eq!(server.query("shop", "SELECT count(*) FROM orders").trim(), "2");
 
     world.configure(&format!(
-        "{JOB}{source}{}",
+        "{ONE_JOB}{source}{}",
         POSTGRES_DRILL.replace("SELECT count(*) FROM big", "DELETE FROM orders RETURNING id")
     ));
     world.agent("drill").exits(1).says(&["check view: ", "read-only transaction"]);
     // A query that never ends is ended at the server too, else the database could not be dropped.
     world.configure(&format!(
-        "{JOB}{source}{}timeout = \"2s\"\n",
+        "{ONE_JOB}{source}{}timeout = \"2s\"\n",
         POSTGRES_DRILL
             .replace("SELECT count(*) FROM big", "SELECT count(*) FROM generate_series(1, 100000000000)")
     ));
@@ -409,7 +395,7 @@ fn who_may_not_make_a_postgresql_database_is_told_and_another_login_can() {
     let source = postgres_source(&server, login);
     let other =
         format!("[job.web.drill.server.database]\nport = {}\n{}\n", server.port, as_superuser(&server));
-    world.configure(&format!("{JOB}{source}{POSTGRES_DRILL}{other}"));
+    world.configure(&format!("{ONE_JOB}{source}{POSTGRES_DRILL}{other}"));
     assert_eq!(drill(&world)["databases"], 1);
     nothing_left_at(&world, &server);
 }

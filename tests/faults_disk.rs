@@ -2,6 +2,8 @@
 //! fault matrix. They mount file systems, and so need root.
 #![cfg(feature = "real-peers")]
 
+#[path = "support/mount.rs"]
+mod mount;
 #[path = "support/world.rs"]
 mod world;
 
@@ -9,29 +11,9 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
+use mount::Mount;
 use world::invariants::Expect;
 use world::{Setup, World, below_no_mount, output, system};
-
-/// A file system in memory, mounted as long as this lives.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(path: &Path, options: &str) -> Self {
-        system("mount", &["-t", "tmpfs", "-o", options, "tmpfs", path.to_str().unwrap()]);
-        Self(path.to_owned())
-    }
-
-    fn remount(&self, options: &str) {
-        system("mount", &["-o", &format!("remount,{options}"), self.0.to_str().unwrap()]);
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily, so that a process which still stands there does not keep the test's folder.
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// A file system whose server never answers: whoever looks at it waits in the kernel.
 struct HungShare {
@@ -142,8 +124,8 @@ fn a_target_without_inodes_fails_the_run() {
     // None at all, and too few in the middle of it.
     for left in [0, 1, 3, 6] {
         let mut hogs = Vec::new();
-        while free_inodes(&mount.0) > left {
-            let hog = mount.0.join(format!("hog-{}", hogs.len()));
+        while free_inodes(mount.path()) > left {
+            let hog = mount.path().join(format!("hog-{}", hogs.len()));
             fs::write(&hog, "").unwrap();
             hogs.push(hog);
         }
@@ -299,7 +281,7 @@ fn a_share_that_is_unmounted_during_the_run_is_noticed_before_anything_is_publis
     // Below a shared mount, as systemd makes them, nothing can be moved.
     let root = world.root().to_str().unwrap();
     system("mount", &["--bind", "--make-private", root, root]);
-    let _root = Mount(world.root().to_owned());
+    let _root = Mount::made(world.root());
     let mount = Mount::new(&path, "size=20m");
     world.recover();
     for place in ["capture", "local:write", "publish", "recorded-location"] {
@@ -327,7 +309,7 @@ fn a_share_that_is_unmounted_while_it_gets_a_copy_degrades_and_nothing_is_writte
     let world = World::with(Setup { nas: true, nas_lines, base: Some(below_no_mount()), ..Setup::default() });
     let root = world.root().to_str().unwrap();
     system("mount", &["--bind", "--make-private", root, root]);
-    let _root = Mount(world.root().to_owned());
+    let _root = Mount::made(world.root());
     let (path, aside) = (world.path("nas"), world.path("aside"));
     fs::create_dir(&aside).unwrap();
     let mount = Mount::new(&path, "size=20m");

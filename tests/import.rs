@@ -1,32 +1,20 @@
 //! Archives that a backup script made (bash, GNU tar, gzip), taken in as backups that are never changed.
 
 #[path = "cli/world.rs"]
-#[allow(dead_code)]
 mod world;
 
 use std::fs;
 
 use serde_json::Value;
-use world::World;
+use world::{SIMPLE, World};
 
-const JOB: &str = r#"
-timezone = "Europe/Berlin"
-host = "web1"
-state_dir = "{}/state"
-[target.local]
-type = "directory"
-path = "{}/local"
-keep = { last = 1 }
+/// Beside the files, where the archives of the script lie.
+const OLD: &str = r#"
+[target.local.keep]
+last = 1
 [target.old]
 type = "directory"
 path = "{}/var-backups"
-[job.web]
-trigger = "external"
-schedule = "0 3,11,19 * * *"
-targets = ["local"]
-[job.web.source.application]
-type = "files"
-paths = ["{}/data"]
 "#;
 
 /// The script that the agent replaces, by its bones: `$1` is the moment it runs at.
@@ -51,7 +39,7 @@ fn moment(world: &World, days: u32, time: &str) -> String {
 }
 
 fn with_archives() -> World {
-    let world = World::new(JOB);
+    let world = World::new(&format!("{SIMPLE}{OLD}"));
     // The script's archives keep whole seconds only.
     world.sh("find data -depth -exec touch -h -d '2025-01-02 03:04:05' {} +");
     for (days, time) in [(3, "03:00"), (2, "19:00"), (1, "11:00")] {
@@ -146,7 +134,7 @@ fn damage_is_found_and_what_the_script_removed_is_forgotten() {
 
 #[test]
 fn a_hostile_archive_leaves_the_folder_no_more_than_any_other() {
-    let world = World::new(JOB);
+    let world = World::new(&format!("{SIMPLE}{OLD}"));
     fs::create_dir_all(world.path("var-backups/flat")).unwrap();
     world.sh(
         "mkdir -p evil/in; echo pwned > evil/up; ln -s ../../outside evil/in/link; mkdir outside; \
@@ -169,7 +157,7 @@ fn a_hostile_archive_leaves_the_folder_no_more_than_any_other() {
 
 #[test]
 fn what_is_no_archive_or_not_ready_is_passed_over_with_its_reason() {
-    let world = World::new(JOB);
+    let world = World::new(&format!("{SIMPLE}{OLD}"));
     world.sh(
         "mkdir -p var-backups/a; cd var-backups/a; echo x > notes.txt; : > empty-2025-11-04.tar.gz; \
          echo y > fresh-2025-11-05.sql; echo z > fine-20251106_0300.sql; ln -s fine-20251106_0300.sql link.sql; \

@@ -5,44 +5,16 @@
 #[path = "support/prometheus_once.rs"]
 mod prometheus;
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use prometheus::{Ended, ask, start_prometheus, wait_for};
-
-fn configure(folder: &Path) {
-    fs::create_dir_all(folder.join("source")).unwrap();
-    fs::create_dir_all(folder.join("target")).unwrap();
-    fs::write(folder.join("source/a.txt"), "content\n").unwrap();
-    let text = r#"
-state_dir = "FOLDER/state"
-listen = "127.0.0.1:0"
-[target.local]
-type = "directory"
-path = "FOLDER/target"
-[job.web]
-schedule = "0 3 * * *"
-targets = ["local"]
-[job.web.source.files]
-type = "files"
-paths = ["FOLDER/source"]
-"#;
-    fs::write(folder.join("config.toml"), text.replace("FOLDER", folder.to_str().unwrap())).unwrap();
-}
+use prometheus::{Ended, agent, ask, configure_agent, start_prometheus, wait_for};
 
 /// Starts the daemon, and gives the address it says it listens on.
 fn start_agent(folder: &Path) -> (Ended, SocketAddr) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_agent"))
-        .arg("--config")
-        .arg(folder.join("config.toml"))
-        .args(["run", "--now"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = agent(folder).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let child = Ended(child);
     for line in lines.map_while(Result::ok) {
@@ -56,7 +28,7 @@ fn start_agent(folder: &Path) -> (Ended, SocketAddr) {
 #[test]
 fn prometheus_scrapes_the_daemon_and_knows_of_its_backup() {
     let folder = tempfile::tempdir().unwrap();
-    configure(folder.path());
+    configure_agent(folder.path(), "");
     let (_agent, agent) = start_agent(folder.path());
     let (_prometheus, prometheus) = start_prometheus(folder.path(), "backup-agent", agent);
 

@@ -1,7 +1,6 @@
 //! Reading back on a schedule, and damaged copies replaced by good ones: the real binary, real damage.
 
 #[path = "cli/world.rs"]
-#[allow(dead_code)]
 mod world;
 
 use std::fs;
@@ -28,11 +27,6 @@ fn only(world: &World, target: &str) -> PathBuf {
     let mut found = world.backups(target);
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
-}
-
-fn status(world: &World, target: &str) -> Vec<String> {
-    let list = world.agent(&format!("list --target {target} --json")).exits(0).json();
-    list.as_array().unwrap().iter().map(|copy| copy["status"].as_str().unwrap().to_owned()).collect()
 }
 
 /// As if every copy was last read back days ago.
@@ -67,7 +61,7 @@ fn bit_rot_is_found_on_schedule_and_repaired_from_the_other_target() {
         "at nas",
         "has digest",
     ]);
-    assert_eq!(status(&world, "nas"), ["corrupt"]);
+    assert_eq!(world.statuses("nas"), ["corrupt"]);
     // Each once a round.
     assert_eq!(world.agent("verify --due").exits(0).out, "");
     let metrics = world.agent("metrics").out;
@@ -85,7 +79,7 @@ fn bit_rot_is_found_on_schedule_and_repaired_from_the_other_target() {
     let fresh = only(&world, "nas");
     assert_ne!(fresh, bad, "the fresh copy was made beside the damaged one");
     sums_hold(&world, &fresh);
-    assert_eq!(status(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
     world.agent("verify --all --deep").exits(0);
     let metrics = world.agent("metrics").out;
     assert!(
@@ -126,7 +120,7 @@ fn without_a_good_copy_the_damaged_one_stays() {
     world.agent("verify").exits(1);
     world.agent("repair").exits(1).says(&["there is no good copy of run", "--keep-going"]);
     assert_eq!(only(&world, "local"), bad);
-    assert_eq!(status(&world, "local"), ["corrupt"]);
+    assert_eq!(world.statuses("local"), ["corrupt"]);
 }
 
 #[test]
@@ -140,7 +134,7 @@ fn a_source_that_turns_out_to_be_damaged_counts_as_such_and_nothing_is_lost() {
     world.agent("repair").exits(1).says(&["from local:", "is damaged", "stays"]);
     assert_eq!((only(&world, "local"), only(&world, "nas")), (local, nas));
     assert_eq!(
-        (status(&world, "local"), status(&world, "nas")),
+        (world.statuses("local"), world.statuses("nas")),
         (vec!["corrupt".into()], vec!["corrupt".into()])
     );
     assert!(!world.sh("find local nas -name '.partial-*'").contains("partial"));
@@ -154,13 +148,13 @@ fn damage_that_was_none_is_taken_back() {
     fs::rename(world.path("nas"), world.path("away")).unwrap();
     fs::create_dir(world.path("nas")).unwrap();
     world.agent("verify").exits(1);
-    assert_eq!(status(&world, "nas"), ["corrupt"]);
+    assert_eq!(world.statuses("nas"), ["corrupt"]);
     fs::remove_dir(world.path("nas")).unwrap();
     fs::rename(world.path("away"), world.path("nas")).unwrap();
     let before = only(&world, "nas");
     world.agent("repair").exits(0).says(&["is as it was written"]);
     assert_eq!(only(&world, "nas"), before);
-    assert_eq!(status(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
 }
 
 #[test]
@@ -170,7 +164,7 @@ fn a_target_that_is_away_is_no_damage() {
     days_pass(&world, 8);
     fs::rename(world.path("nas"), world.path("away")).unwrap();
     world.agent("verify --due").exits(1).says(&["failed", "does not exist"]);
-    assert_eq!(status(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
 }
 
 #[test]
@@ -206,7 +200,7 @@ fn a_target_may_heal_by_itself() {
     days_pass(&world, 8);
     rot(&only(&world, "nas"));
     world.agent("verify --due").exits(1).says(&["corrupt", "repaired", "copied from local"]);
-    assert_eq!(status(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
     sums_hold(&world, &only(&world, "nas"));
 }
 
@@ -220,9 +214,9 @@ fn a_repair_that_died_after_publishing_is_finished_by_the_next() {
     let mut dying = world.program();
     dying.args(["--config", "config.toml"]).env("BACKUP_AGENT_FAILPOINT", "repair-made=kill");
     assert_ne!(world.run(&mut dying, "repair").code, 0);
-    assert_eq!(status(&world, "nas"), ["corrupt"]);
+    assert_eq!(world.statuses("nas"), ["corrupt"]);
     world.agent("repair").exits(0);
-    assert_eq!(status(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
     sums_hold(&world, &only(&world, "nas"));
 }
 
@@ -236,6 +230,6 @@ fn the_daemon_reads_back_what_is_due() {
     daemon.args(["--config", "config.toml", "run"]).stdout(std::process::Stdio::null());
     let log = fs::File::create(world.path("daemon.log")).unwrap();
     let _daemon = Guard(daemon.stderr(log).spawn().unwrap());
-    until("the damage is found", || status(&world, "nas") == ["corrupt"]);
+    until("the damage is found", || world.statuses("nas") == ["corrupt"]);
     until("the other was read", || world.read("daemon.log").matches("was read back").count() == 2);
 }

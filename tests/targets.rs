@@ -2,31 +2,17 @@
 //! there. Row 30 of the fault matrix. They mount file systems, and so need root.
 #![cfg(feature = "real-peers")]
 
+#[path = "support/mount.rs"]
+mod mount;
 #[path = "support/world.rs"]
 mod world;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use mount::Mount;
 use serde_json::Value;
 use world::{Setup, World, below_no_mount, system};
-
-/// A file system in memory, mounted as long as this lives.
-struct Share(PathBuf);
-
-impl Share {
-    fn mount(path: &Path) -> Self {
-        system("mount", &["-t", "tmpfs", "-o", "size=20m", "tmpfs", path.to_str().unwrap()]);
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        // Lazily, so that a process which still stands there does not keep the test's folder.
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 const SENTINEL: &str = ".backup-agent-target.json";
 
@@ -44,7 +30,7 @@ fn another_share_in_place_of_a_further_target_degrades_the_run_and_gets_nothing_
     let nas_lines = "require_mount = true\nkeep = { last = 1 }";
     let world = World::with(Setup { nas: true, nas_lines, base: Some(below_no_mount()), ..Setup::default() });
     let nas = world.path("nas");
-    let first = Share::mount(&nas);
+    let first = Mount::new(&nas, "size=20m");
     let out = world.run(&["target", "init", "nas"]).expect(0);
     assert!(out.all().contains("has a sentinel now"), "{}", out.all());
     let id = sentinel_id(&nas);
@@ -52,7 +38,7 @@ fn another_share_in_place_of_a_further_target_degrades_the_run_and_gets_nothing_
     world.recover();
 
     // Another share is mounted over it: one without a sentinel, then one with a sentinel of its own.
-    let second = Share::mount(&nas);
+    let second = Mount::new(&nas, "size=20m");
     let out = world.backup();
     assert_eq!(out.code, 4, "{}", out.all());
     assert!(out.all().contains("it has no .backup-agent-target.json"), "{}", out.all());
@@ -76,7 +62,7 @@ fn another_share_in_place_of_a_further_target_degrades_the_run_and_gets_nothing_
     world.catch_up();
     world.recover();
     // Taken from now on when somebody says so.
-    let _third = Share::mount(&nas);
+    let _third = Mount::new(&nas, "size=20m");
     world.run(&["target", "init", "nas"]).expect(1);
     let out = world.run(&["target", "init", "nas", "--force", "--json"]).expect(0);
     assert_eq!(out.json()["sentinel"]["host"], "testhost");
@@ -90,14 +76,14 @@ fn another_share_in_place_of_the_primary_target_fails_the_run_and_gets_nothing_w
     let local = "require_mount = true";
     let world = World::with(Setup { local, base: Some(below_no_mount()), ..Setup::default() });
     let path = world.path("local");
-    let _first = Share::mount(&path);
+    let _first = Mount::new(&path, "size=20m");
     // Without a sentinel it works, and says what is missing.
     let out = world.backup().expect(0);
     assert!(out.all().contains("target init local"), "{}", out.all());
     world.run(&["target", "init", "local"]).expect(0);
     let out = world.backup().expect(0);
     assert!(!out.all().contains("target init"), "{}", out.all());
-    let second = Share::mount(&path);
+    let second = Mount::new(&path, "size=20m");
     let out = world.backup().expect(1);
     assert!(out.all().contains("another share, or none, is mounted"), "{}", out.all());
     assert!(names(&path).is_empty(), "{:?}", names(&path));
@@ -111,13 +97,13 @@ fn another_kind_of_file_system_is_noticed_even_without_a_sentinel() {
     let local = "require_mount = true";
     let world = World::with(Setup { local, base: Some(below_no_mount()), ..Setup::default() });
     let path = world.path("local");
-    let _first = Share::mount(&path);
+    let _first = Mount::new(&path, "size=20m");
     world.backup().expect(0);
     // A folder of the disk bound over it: mounted, but no file system in memory.
     let disk = world.path("disk");
     fs::create_dir(&disk).unwrap();
     system("mount", &["--bind", disk.to_str().unwrap(), path.to_str().unwrap()]);
-    let _bound = Share(path.clone());
+    let _bound = Mount::made(&path);
     let out = world.backup().expect(1);
     assert!(out.all().contains("nothing was written there"), "{}", out.all());
     assert!(names(&disk).is_empty(), "{:?}", names(&disk));
@@ -129,11 +115,11 @@ fn a_share_exchanged_during_the_run_is_noticed_before_anything_is_published_on_t
     let local = "require_mount = true";
     let world = World::with(Setup { local, base: Some(below_no_mount()), ..Setup::default() });
     let path = world.path("local");
-    let _first = Share::mount(&path);
+    let _first = Mount::new(&path, "size=20m");
     world.run(&["target", "init", "local"]).expect(0);
     for place in ["capture", "publish"] {
         let run = world.pause_at(place, &["backup", "web", "--json"]);
-        let second = Share::mount(&path);
+        let second = Mount::new(&path, "size=20m");
         let out = run.go_on();
         assert_eq!(out.code, 1, "{place}: {}", out.all());
         assert!(names(&path).is_empty(), "{place}: {:?}", names(&path));

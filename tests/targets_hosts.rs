@@ -2,12 +2,15 @@
 //! another host find again, and another share in the place of the right one for those who read.
 #![cfg(feature = "real-peers")]
 
+#[path = "support/mount.rs"]
+mod mount;
 #[path = "support/world.rs"]
 mod world;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use mount::Mount;
 use serde_json::Value;
 use world::{AGENT, Out, Setup, World, below_no_mount, output, system};
 
@@ -359,30 +362,14 @@ fn what_somebody_else_removed_is_named_and_forgotten_when_that_was_meant() {
     world.run(&["target", "scan", "local"]).expect(0);
 }
 
-/// A file system in memory, mounted as long as this lives.
-struct Share(PathBuf);
-
-impl Share {
-    fn mount(path: &Path) -> Self {
-        system("mount", &["-t", "tmpfs", "-o", "size=20m", "tmpfs", path.to_str().unwrap()]);
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn another_share_is_named_to_those_who_read_and_is_no_backup_that_is_gone() {
     let local = "require_mount = true";
     let world = World::with(Setup { local, base: Some(below_no_mount()), ..Setup::default() });
-    let _first = Share::mount(&world.path("local"));
+    let _first = Mount::new(&world.path("local"), "size=20m");
     world.run(&["target", "init", "local"]).expect(0);
     world.backup().expect(0);
-    let _second = Share::mount(&world.path("local"));
+    let _second = Mount::new(&world.path("local"), "size=20m");
     let tar = world.path("out.tar").display().to_string();
     let to = world.path("back").display().to_string();
     for verb in [

@@ -2,6 +2,8 @@
 //! middle.
 #![cfg(feature = "real-peers")]
 
+#[path = "support/mount.rs"]
+mod mount;
 mod peers;
 #[path = "support/world.rs"]
 mod world;
@@ -17,6 +19,7 @@ use backup_agent::event::Progress;
 use backup_agent::manifest;
 use backup_agent::model::RunId;
 use backup_agent::target::{self, Cache, Published, Target, is_permanent};
+use mount::Mount;
 use peers::sshd::{self, Sshd, keygen};
 use world::{Setup, World, system};
 
@@ -200,22 +203,6 @@ fn the_host_keys_of_a_server_are_shown_as_lines_for_the_configuration() {
     world.run(&["target", "host-key", "local"]).expect(2);
 }
 
-/// A file system in memory at a path, as long as this lives.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn at(path: &Path, options: &str) -> Self {
-        system("mount", &["-t", "tmpfs", "-o", options, "tmpfs", path.to_str().unwrap()]);
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_folder_that_is_missing_full_or_read_only_is_told_as_such() {
     let sshd = Sshd::start();
@@ -230,7 +217,7 @@ fn a_folder_that_is_missing_full_or_read_only_is_told_as_such() {
     let vault = sshd.folder("vault");
     let target = target_of(&sshd.lines(&vault));
     {
-        let _mounted = Mounted::at(&vault, "size=6m");
+        let _mounted = Mount::new(&vault, "size=6m");
         target.probe().unwrap();
         let mut stage = target.stage(&id, &["a/b".to_owned()]).unwrap();
         let mut file = stage.create("files.tar.zst").unwrap();
@@ -249,7 +236,7 @@ fn a_folder_that_is_missing_full_or_read_only_is_told_as_such() {
         file.write_all(&block[..100_000]).unwrap();
         assert!(file.finish(100_000).is_err(), "a file that is not there counts");
     }
-    let _mounted = Mounted::at(&vault, "size=6m,ro");
+    let _mounted = Mount::new(&vault, "size=6m,ro");
     let error = target.probe().unwrap_err();
     assert!(format!("{error:#}").contains("read-only"), "{error:#}");
 }

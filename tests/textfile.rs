@@ -9,12 +9,11 @@ mod world;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use prometheus::{Ended, ask, start_prometheus};
+use prometheus::{ask, start_node_exporter, start_prometheus};
 use world::{Setup, World, output, wait_for};
 
 const EXTERNAL: &str = "trigger = \"external\"\n";
@@ -27,19 +26,6 @@ fn cron_only() -> World {
     let world = World::with(Setup { nas: true, job: EXTERNAL, more, ..Setup::default() });
     fs::create_dir(world.path("textfiles")).unwrap();
     world
-}
-
-fn start_node_exporter(folder: &Path) -> (Ended, SocketAddr) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let child = Command::new("prometheus-node-exporter")
-        .args(["--collector.disable-defaults", "--collector.textfile"])
-        .arg(format!("--collector.textfile.directory={}", folder.display()))
-        .arg(format!("--web.listen-address={address}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("node_exporter is needed: apt-get install prometheus-node-exporter");
-    (Ended(child), address)
 }
 
 fn get(address: SocketAddr) -> Option<String> {

@@ -18,9 +18,7 @@ use crate::ops::export::export as write_tar;
 use crate::ops::stored::Backup;
 
 pub fn export(global: &Global, args: &Export) -> Result<u8> {
-    let config = common::load(global, false)?;
-    common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    let agent = common::open_backups(global, config, args.target.as_ref(), Some(&args.id))?;
+    let agent = common::open_backup(global, args.target.as_ref(), &args.id)?;
     let run = common::find_run_at(&agent, &args.id, args.job.as_ref(), args.target.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::table::{JobFacts, Kind, Samples, Source, TABLE};
 use super::{COMPONENTS_MAX, Facts};
 use crate::config::ReadBack;
 use crate::model::{JobName, TargetName};
-use crate::state::{JobCounters, JobRow, JobState, JobTargetState};
+use crate::state::{JobRow, JobState, JobTargetState};
 
 /// All families that have a sample, in the order of the table.
 pub(super) fn families(facts: Option<&Facts>) -> Vec<MetricFamily> {
@@ -127,7 +126,7 @@ fn limited(mut values: Vec<(String, f64)>) -> Vec<(String, f64)> {
 fn job_states(facts: &Facts) -> BTreeMap<&JobName, (JobState, bool)> {
     let state = |name: &JobName| match facts.snapshot.job(name) {
         Some(state) => (without_stale(state.clone(), facts), true),
-        None => (unseen(name, facts.now), false),
+        None => (JobState::new(JobRow::new(name.clone(), facts.now)), false),
     };
     facts.config.job.keys().map(|name| (name, state(name))).collect()
 }
@@ -141,33 +140,6 @@ fn without_stale(mut state: JobState, facts: &Facts) -> JobState {
         }
     }
     state
-}
-
-fn unseen(name: &JobName, now: DateTime<Utc>) -> JobState {
-    JobState {
-        row: JobRow {
-            job: name.clone(),
-            first_seen: now,
-            schedule: None,
-            schedule_changed_at: None,
-            due_before: None,
-            paused_until: None,
-            baseline_ack_at: None,
-            last_occurrence: None,
-            failing_since: None,
-            last_failure_mail: None,
-            last_contention: None,
-        },
-        last_run: None,
-        last_success: None,
-        running: None,
-        counters: JobCounters::default(),
-        contention: Default::default(),
-        targets: BTreeMap::new(),
-        baselines: BTreeMap::new(),
-        history: Vec::new(),
-        drills: Default::default(),
-    }
 }
 
 fn job_facts<'a>(

@@ -1,5 +1,6 @@
 //! Backups back into files: whole, one component, or chosen paths.
 
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use crate::archive::{
     for_each_group, restore_frames, restore_stream, select,
 };
 use crate::crypt::Keyring;
+use crate::event::Interrupted;
+use crate::fsutil;
 use crate::manifest::{self, Component, Kind};
 use crate::model::{ComponentName, RunId, Sha256};
 use crate::target::{StoredFile, Target};
@@ -259,40 +262,52 @@ impl Restorer<'_> {
     fn stream(&self, component: &Component, folder: &Path) -> Result<RestoreSummary> {
         let (mut decoder, totals) = self.backup.stream(component)?;
         let path = folder.join(self.backup.manifest.plain_name(component));
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .create_new(!self.force)
-            .truncate(true)
-            // A dump holds everything its database held, so it is nobody else's to read.
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .with_context(|| format!("creating {}", path.display()))?;
-        let mut buffer = vec![0; 1 << 20];
-        let mut bytes = 0;
-        loop {
-            let got =
-                decoder.read(&mut buffer).with_context(|| format!("decompressing {}", component.file))?;
-            if got == 0 {
-                break;
-            }
-            if self.options.progress.is_cancelled() {
-                return Err(crate::event::Interrupted.into());
-            }
-            file.write_all(&buffer[..got]).with_context(|| format!("writing {}", path.display()))?;
-            bytes += got as u64;
-            self.options.progress.add_source(got as u64);
-        }
-        if self.options.sync {
-            file.sync_all().with_context(|| format!("making {} durable", path.display()))?;
-        }
-        crate::fsutil::close(file).with_context(|| format!("closing {}", path.display()))?;
+        let bytes = write_stream(&mut decoder, &component.file, &path, self.force, self.options)?;
         if bytes != component.raw_bytes || totals.sha256() != component.sha256 {
             bail!("{} is not what was written: what was restored is wrong or incomplete", component.file);
         }
         Ok(RestoreSummary { entries: 1, bytes, ..RestoreSummary::default() })
     }
+}
+
+/// Writes what `from` gives, unpacked from the stored file `name`, into the file `to`; how many bytes that were.
+/// One that is there is replaced with `force`, else an error.
+pub(super) fn write_stream(
+    from: &mut dyn Read,
+    name: &str,
+    to: &Path,
+    force: bool,
+    options: &RestoreOptions,
+) -> Result<u64> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .create_new(!force)
+        .truncate(true)
+        // A dump holds everything its database held, so it is nobody else's to read.
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(to)
+        .with_context(|| format!("creating {}", to.display()))?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let got = from.read(&mut buffer).with_context(|| format!("decompressing {name}"))?;
+        if got == 0 {
+            break;
+        }
+        if options.progress.is_cancelled() {
+            return Err(Interrupted.into());
+        }
+        file.write_all(&buffer[..got]).with_context(|| format!("writing {}", to.display()))?;
+        bytes += got as u64;
+        options.progress.add_source(got as u64);
+    }
+    if options.sync {
+        file.sync_all().with_context(|| format!("making {} durable", to.display()))?;
+    }
+    fsutil::close(file).with_context(|| format!("closing {}", to.display()))?;
+    Ok(bytes)
 }
 
 /// A component read from its beginning, frame after frame, and digested on the way.

@@ -121,27 +121,24 @@ impl Running<'_> {
         let delivery = tell::deliver(self.agent);
         failpoint::hit("delivered")?;
         self.show_end()?;
-        Ok(Ran {
-            run_id: self.run_id.clone(),
-            job: self.request.job.clone(),
-            outcome: ended.outcome,
-            degraded,
-            error: ended.error.clone(),
-            backup: backup.clone(),
-            duration: Duration::ZERO,
-            untold: delivery.problems,
-        })
+        Ok(self.ran(recorded, degraded, delivery.problems))
     }
 
     /// The state failed after it had taken the end of the run: that is told without it, as the end it was.
     pub(super) fn tell_past_the_state(&self, recorded: &Recorded, error: &anyhow::Error) -> Ran {
         tracing::error!("after the run was recorded, the state failed: {error:#}");
-        let Recorded { ended, backup, .. } = recorded;
+        let ended = &recorded.ended;
         let told = tell::ended_without_state(self.agent, &self.request.job, self.started, ended, error);
         let mut degraded = ended.degraded.clone();
         if ended.outcome.is_good() {
             degraded.push(format!("state: {error:#}"));
         }
+        let untold = told.map_or_else(|e| vec![format!("{e:#}")], |delivery| delivery.problems);
+        self.ran(recorded, degraded, untold)
+    }
+
+    fn ran(&self, recorded: &Recorded, degraded: Vec<String>, untold: Vec<String>) -> Ran {
+        let Recorded { ended, backup, .. } = recorded;
         Ran {
             run_id: self.run_id.clone(),
             job: self.request.job.clone(),
@@ -149,8 +146,9 @@ impl Running<'_> {
             degraded,
             error: ended.error.clone(),
             backup: backup.clone(),
+            // Measured by whoever began the run.
             duration: Duration::ZERO,
-            untold: told.map_or_else(|e| vec![format!("{e:#}")], |delivery| delivery.problems),
+            untold,
         }
     }
 

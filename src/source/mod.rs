@@ -15,6 +15,7 @@ mod mysql;
 mod parts;
 mod postgres;
 mod redis;
+mod settings;
 mod sqlite;
 mod system;
 

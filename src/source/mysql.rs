@@ -24,13 +24,13 @@ mod version;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use self::login::Login;
 use self::version::{Flavour, Version};
 use super::dump::{EndMarker, ProgramStream, Watched};
 use super::parts::{Choice, Part, USERS};
-use super::{Capture, Context, RANK_DATABASE, Ready, Source};
+use super::{Capture, Context, RANK_DATABASE, Ready, Source, settings};
 use crate::config::MysqlConfig;
 use crate::manifest::{Content, Kind};
 use crate::model::ComponentName;
@@ -82,27 +82,13 @@ impl MysqlSource {
     pub fn new(name: ComponentName, config: MysqlConfig) -> anyhow::Result<Self> {
         ensure!(!config.timeout.is_zero(), "timeout must not be 0");
         Choice::new(&config.databases, &config.exclude_databases, config.allow_empty)?;
-        for arg in &config.extra_args {
-            // A plain word would be taken for one more database.
-            ensure!(
-                arg.starts_with('-') && arg.as_str() != "--",
-                "extra_args: {arg:?} is not an option; write options with a value as --option=value"
-            );
-            if let Some((refused, why)) = REFUSED_ARGS.iter().find(|(refused, _)| arg.starts_with(refused)) {
-                // Not the whole argument: it may hold a password.
-                bail!("extra_args: {refused} is not possible here: {why}");
-            }
-        }
-        for (key, path) in [
+        settings::extra_args(&config.extra_args, REFUSED_ARGS)?;
+        settings::absolute(&[
             ("defaults_file", &config.defaults_file),
             ("password_file", &config.password_file),
             ("env_file", &config.env_file),
             ("socket", &config.socket),
-        ] {
-            if let Some(path) = path {
-                ensure!(path.is_absolute(), "{key} must be an absolute path, not {}", path.display());
-            }
-        }
+        ])?;
         Ok(Self { name, config })
     }
 

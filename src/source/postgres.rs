@@ -18,13 +18,13 @@ mod login;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use self::login::Login;
 use super::checked::CheckedStream;
 use super::dump::{EndMarker, ProgramStream, Watched};
 use super::parts::{Choice, GLOBALS, Part};
-use super::{Capture, Context, RANK_DATABASE, Ready, Source};
+use super::{Capture, Context, RANK_DATABASE, Ready, Source, settings};
 use crate::config::PostgresConfig;
 use crate::manifest::Content;
 use crate::model::ComponentName;
@@ -65,26 +65,13 @@ impl PostgresSource {
     pub fn new(name: ComponentName, config: PostgresConfig) -> anyhow::Result<Self> {
         ensure!(!config.timeout.is_zero(), "timeout must not be 0");
         Choice::new(&config.databases, &config.exclude_databases, config.allow_empty)?;
-        for arg in &config.extra_args {
-            // A plain word would be taken for the database.
-            ensure!(
-                arg.starts_with('-') && arg.as_str() != "--",
-                "extra_args: {arg:?} is not an option; write options with a value as --option=value"
-            );
-            if let Some((refused, why)) = REFUSED_ARGS.iter().find(|(refused, _)| arg.starts_with(refused)) {
-                bail!("extra_args: {refused} is not possible here: {why}");
-            }
-        }
-        for (key, path) in [
+        settings::extra_args(&config.extra_args, REFUSED_ARGS)?;
+        settings::absolute(&[
             ("password_file", &config.password_file),
             ("passfile", &config.passfile),
             ("socket", &config.socket),
             ("bin_dir", &config.bin_dir),
-        ] {
-            if let Some(path) = path {
-                ensure!(path.is_absolute(), "{key} must be an absolute path, not {}", path.display());
-            }
-        }
+        ])?;
         Ok(Self { name, config })
     }
 

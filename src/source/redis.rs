@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use self::rdb::RdbStream;
 use super::dump::{EndMarker, ProgramStream, Watched};
 use super::parts::Part;
-use super::{Capture, Context, RANK_DATABASE, Ready, Source};
+use super::{Capture, Context, RANK_DATABASE, Ready, Source, settings};
 use crate::config::RedisConfig;
 use crate::manifest::{Content, Kind};
 use crate::model::{ComponentName, Secret};
@@ -40,15 +40,11 @@ impl RedisSource {
     /// Checks the form of the settings; server and program are asked by the preflight.
     pub fn new(name: ComponentName, config: RedisConfig) -> anyhow::Result<Self> {
         ensure!(!config.timeout.is_zero(), "timeout must not be 0");
-        for (key, path) in [
+        settings::absolute(&[
             ("password_file", &config.password_file),
             ("socket", &config.socket),
             ("ca_file", &config.ca_file),
-        ] {
-            if let Some(path) = path {
-                ensure!(path.is_absolute(), "{key} must be an absolute path, not {}", path.display());
-            }
-        }
+        ])?;
         Ok(Self { name, config })
     }
 

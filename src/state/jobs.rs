@@ -38,6 +38,23 @@ pub struct JobRow {
 }
 
 impl JobRow {
+    /// A job that the state has just heard of.
+    pub fn new(job: JobName, first_seen: DateTime<Utc>) -> Self {
+        Self {
+            job,
+            first_seen,
+            schedule: None,
+            schedule_changed_at: None,
+            due_before: None,
+            paused_until: None,
+            baseline_ack_at: None,
+            last_occurrence: None,
+            failing_since: None,
+            last_failure_mail: None,
+            last_contention: None,
+        }
+    }
+
     pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             job: get_word(row, "job")?,

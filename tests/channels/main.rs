@@ -9,7 +9,6 @@ mod shapes;
 mod smtp;
 mod templates;
 mod verify;
-#[allow(dead_code)]
 #[path = "../cli/world.rs"]
 mod world;
 

@@ -41,11 +41,6 @@ exclude = ["/node_modules/", "storage/framework/cache/**"]
 max_shrink = "50%"
 "#;
 
-fn states(world: &World, target: &str) -> Vec<String> {
-    let list = world.agent(&format!("list --target {target} --json")).exits(0).json();
-    list.as_array().unwrap().iter().map(|copy| copy["status"].as_str().unwrap().to_owned()).collect()
-}
-
 #[test]
 fn the_latest_backup_at_a_target_is_the_latest_that_arrived_there() {
     let world = World::new(TWO);
@@ -73,7 +68,7 @@ fn every_backup_is_copied_read_back_and_as_good_at_the_second_target_as_at_the_f
     let made = world.agent("backup").exits(0);
     assert!(made.out.contains("copied and read back: nas\n"), "{}", made.out);
     assert_eq!(
-        (states(&world, "local"), states(&world, "nas")),
+        (world.statuses("local"), world.statuses("nas")),
         (vec!["verified".into()], vec!["verified".into()])
     );
     let (local, nas) = (world.backups("local").pop().unwrap(), world.backups("nas").pop().unwrap());
@@ -118,7 +113,7 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
     for _ in 0..2 {
         world.agent("backup").exits(4);
     }
-    assert_eq!(states(&world, "nas"), ["pending"; 3]);
+    assert_eq!(world.statuses("nas"), ["pending"; 3]);
     assert_eq!(world.agent("history").out.matches(" degraded ").count(), 3);
     world.agent("status").exits(0).says(&["degraded", "nas 0 (+3 pending)"]);
     let metrics = world.agent("metrics").exits(0).out;
@@ -133,7 +128,7 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
     assert!(tended.out.contains("copies that wait: 3, the next attempt at "), "{}", tended.out);
     let retried = world.agent("tend --retry").exits(1);
     assert_eq!(retried.out.matches("no copy of run ").count(), 1, "one attempt a pass: {}", retried.out);
-    assert_eq!(states(&world, "nas"), ["pending"; 3]);
+    assert_eq!(world.statuses("nas"), ["pending"; 3]);
 
     world.agent("copies").exits(0).says(&[
         "NEXT ATTEMPT",
@@ -149,7 +144,7 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
     let done = world.agent("tend --retry").exits(0);
     world.agent("copies").exits(0).says(&["no copy waits\n"]);
     assert!(done.out.contains("3 pending copies were made\n"), "{}", done.out);
-    assert_eq!(states(&world, "nas"), ["verified"; 3]);
+    assert_eq!(world.statuses("nas"), ["verified"; 3]);
     let list = world.agent("list --target nas --json").json();
     let created: Vec<&str> =
         list.as_array().unwrap().iter().map(|c| c["created_at"].as_str().unwrap()).collect();
@@ -175,9 +170,9 @@ fn a_run_waits_for_its_copies_no_longer_than_it_is_told() {
     fs::create_dir(world.path("nas")).unwrap();
     let made = world.agent("backup").exits(4);
     assert!(made.out.contains("degraded copy nas: not made yet; it stays in the queue\n"), "{}", made.out);
-    assert_eq!(states(&world, "nas"), ["pending"]);
+    assert_eq!(world.statuses("nas"), ["pending"]);
     world.agent("tend").exits(0).says(&["1 pending copy was made"]);
-    assert_eq!(states(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
 }
 
 #[test]
@@ -206,13 +201,13 @@ fn a_copy_that_a_dead_process_had_begun_is_made_by_the_next_one() {
     // This process lives, so the copy is its own.
     let own = claim(&ProcessIdentity::current());
     world.agent("tend --retry").exits(0);
-    assert_eq!(states(&world, "nas"), ["pending"]);
+    assert_eq!(world.statuses("nas"), ["pending"]);
     let state = State::open(&world.path("state"), now).unwrap();
     state.release_copy(&run, &"nas".parse().unwrap(), &own).unwrap();
     drop(state);
     claim(&ProcessIdentity { boot_id: "a boot before this one".to_owned(), ..ProcessIdentity::current() });
     world.agent("tend").exits(0).says(&["1 pending copy was made"]);
-    assert_eq!(states(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
 }
 
 #[test]
@@ -223,13 +218,13 @@ fn copies_that_retention_would_remove_right_away_are_not_made_when_a_target_come
     for _ in 0..5 {
         world.agent("backup").exits(4);
     }
-    assert_eq!(states(&world, "nas"), ["pending"; 5]);
+    assert_eq!(world.statuses("nas"), ["pending"; 5]);
     fs::create_dir(world.path("nas")).unwrap();
     world.agent("tend --retry").exits(0).says(&[
         "2 pending copies were made\n",
         "3 pending copies are not needed any more: newer ones leave them no place\n",
     ]);
-    assert_eq!(states(&world, "nas"), ["verified"; 2]);
+    assert_eq!(world.statuses("nas"), ["verified"; 2]);
     assert_eq!(world.backups("nas").len(), 2);
     let all = world.agent("list --target nas --all --json").exits(0).json();
     let spared: Vec<&Value> =
@@ -258,7 +253,7 @@ fn a_target_that_comes_back_gets_its_copies_at_the_next_tend_without_being_told(
     let world = World::new(TWO);
     world.agent("backup").exits(4);
     world.agent("tend").exits(0);
-    assert_eq!(states(&world, "nas"), ["pending"]);
+    assert_eq!(world.statuses("nas"), ["pending"]);
     fs::create_dir(world.path("nas")).unwrap();
     world.agent("tend").exits(0).says(&["1 pending copy was made\n"]);
 }
@@ -275,8 +270,8 @@ fn a_damaged_primary_is_told_marked_and_the_copy_is_made_from_another_good_one()
     fs::write(&archive, bytes).unwrap();
     fs::create_dir(world.path("cloud")).unwrap();
     world.agent("tend --retry").exits(0).says(&["1 pending copy was made\n"]);
-    assert_eq!(states(&world, "local"), ["corrupt"]);
-    assert_eq!(states(&world, "cloud"), ["verified"]);
+    assert_eq!(world.statuses("local"), ["corrupt"]);
+    assert_eq!(world.statuses("cloud"), ["verified"]);
     world.agent("check").exits(2).says(&["damaged"]);
     let (nas, cloud) = (world.backups("nas").pop().unwrap(), world.backups("cloud").pop().unwrap());
     world.sh(&format!("diff -r '{}' '{}'", nas.display(), cloud.display()));
@@ -291,7 +286,7 @@ fn without_any_good_copy_to_copy_from_the_copy_waits_and_says_so() {
     fs::create_dir(world.path("nas")).unwrap();
     world.agent("tend --retry").exits(1).says(&["application.tar.zst", "is damaged"]);
     assert_eq!(
-        (states(&world, "local"), states(&world, "nas")),
+        (world.statuses("local"), world.statuses("nas")),
         (vec!["corrupt".into()], vec!["pending".into()])
     );
     world
@@ -338,7 +333,7 @@ fn how_much_is_read_back_is_up_to_the_target() {
     assert!(made.out.contains("  copied: nas (not read back: "), "{}", made.out);
     assert!(made.out.contains("  copied and read back: cloud\n"), "{}", made.out);
     assert_eq!(
-        (states(&world, "nas"), states(&world, "cloud")),
+        (world.statuses("nas"), world.statuses("cloud")),
         (vec!["complete".into()], vec!["verified".into()])
     );
     world.agent("verify --target nas").exits(0);
@@ -346,7 +341,7 @@ fn how_much_is_read_back_is_up_to_the_target() {
     let world = read_back("sample");
     let made = world.agent("backup").exits(0);
     assert!(made.out.contains("copied and read back in samples: nas\n"), "{}", made.out);
-    assert_eq!(states(&world, "nas"), ["verified"]);
+    assert_eq!(world.statuses("nas"), ["verified"]);
     let (nas, cloud) = (world.backups("nas").pop().unwrap(), world.backups("cloud").pop().unwrap());
     world.sh(&format!("diff -r '{}' '{}'", nas.display(), cloud.display()));
 }

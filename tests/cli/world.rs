@@ -1,5 +1,8 @@
 //! A folder with a configuration, data and targets, and the program run in it.
 
+// Each file of tests takes what it needs.
+#![allow(dead_code)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -190,6 +193,12 @@ impl World {
         self.sh(&format!("diff -r --no-dereference '{}' '{}'", one.display(), other.display()));
     }
 
+    /// The status of each copy at a target, in the order of `agent list`.
+    pub fn statuses(&self, target: &str) -> Vec<String> {
+        let list = self.agent(&format!("list --target {target} --json")).exits(0).json();
+        list.as_array().unwrap().iter().map(|copy| copy["status"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// Folders of backups at a target, in the order of their names.
     pub fn backups(&self, target: &str) -> Vec<PathBuf> {
         let found = self.sh(&format!("find '{target}' -name manifest.json -printf '%h\\n' | sort"));
@@ -217,8 +226,9 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// One job with one target.
-pub const SIMPLE: &str = r#"
+macro_rules! one_job {
+    () => {
+        r#"
 timezone = "Europe/Berlin"
 host = "web1"
 state_dir = "{}/state"
@@ -229,13 +239,23 @@ path = "{}/local"
 trigger = "external"
 schedule = "0 3,11,19 * * *"
 targets = ["local"]
-[job.web.source.application]
+"#
+    };
+}
+
+/// One job with one target, its sources to be added.
+pub const ONE_JOB: &str = one_job!();
+
+/// One job with one target.
+pub const SIMPLE: &str = concat!(
+    one_job!(),
+    r#"[job.web.source.application]
 type = "files"
 paths = ["{}/data"]
-"#;
+"#
+);
 
 /// One job with a primary and a second target, and nothing that starts by itself.
-#[allow(dead_code)] // one target is enough for many
 pub const TWO: &str = r#"
 timezone = "Europe/Berlin"
 host = "web1"

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+
+use super::until_it_answers;
 
 /// A server of its own, ended with this value.
 pub struct MariaDb {
@@ -54,25 +54,10 @@ impl MariaDb {
             .spawn()
             .expect("mariadbd is needed: install the package mariadb-server");
         let mut server = Self { dir, child, port };
-        server.wait();
+        let mut ask = server.client();
+        ask.args(["-e", "SELECT 1"]);
+        until_it_answers("mariadbd", &mut server.child, &server.dir.path().join("log"), ask);
         server
-    }
-
-    fn wait(&mut self) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!(
-                    "mariadbd ended: {status}\n{}",
-                    fs::read_to_string(self.dir.path().join("log")).unwrap()
-                );
-            }
-            if self.client().args(["-e", "SELECT 1"]).output().is_ok_and(|out| out.status.success()) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        panic!("mariadbd did not answer:\n{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+
+use super::until_it_answers;
 
 /// The operating system's user that PostgreSQL runs as: it refuses root.
 pub const USER: &str = "postgres";
@@ -77,25 +77,10 @@ impl Postgres {
             .spawn()
             .expect("setpriv");
         let mut server = Self { dir, child, port };
-        server.wait();
+        let mut ask = server.psql("postgres");
+        ask.args(["-c", "SELECT 1"]);
+        until_it_answers("postgres", &mut server.child, &server.dir.path().join("log"), ask);
         server
-    }
-
-    fn wait(&mut self) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!(
-                    "postgres ended: {status}\n{}",
-                    fs::read_to_string(self.dir.path().join("log")).unwrap()
-                );
-            }
-            if self.psql("postgres").args(["-c", "SELECT 1"]).output().is_ok_and(|out| out.status.success()) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        panic!("postgres did not answer:\n{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
     }
 
     /// The folder of the socket.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use backup_agent::config::Config;
 use backup_agent::event::Step;
-use backup_agent::model::{JobName, Outcome, RunId, WarningCounts};
+use backup_agent::model::{Outcome, RunId, WarningCounts};
 use backup_agent::state::{
     AgentState, Baseline, ChannelState, ComponentSummary, Contention, Drill, DrillResult, Fact, HealthRow,
     HealthStatus, JobCounters, JobDrills, JobRow, JobState, JobTargetState, Probe, Run, RunBrief, RunTrigger,
@@ -306,30 +306,8 @@ fn removed() -> JobState {
 }
 
 fn job(name: &str, schedule: Option<&str>) -> JobState {
-    JobState {
-        row: JobRow {
-            job: name.parse().unwrap(),
-            first_seen: hours_ago(24 * 90),
-            schedule: schedule.map(str::to_owned),
-            schedule_changed_at: None,
-            due_before: None,
-            paused_until: None,
-            baseline_ack_at: None,
-            last_occurrence: None,
-            failing_since: None,
-            last_failure_mail: None,
-            last_contention: None,
-        },
-        last_run: None,
-        last_success: None,
-        running: None,
-        counters: JobCounters::default(),
-        contention: Contention::default(),
-        targets: BTreeMap::new(),
-        baselines: BTreeMap::new(),
-        history: Vec::new(),
-        drills: Default::default(),
-    }
+    let row = JobRow::new(name.parse().unwrap(), hours_ago(24 * 90));
+    JobState::new(JobRow { schedule: schedule.map(str::to_owned), ..row })
 }
 
 fn run_id(job: &str, started: DateTime<Utc>) -> RunId {
@@ -339,30 +317,11 @@ fn run_id(job: &str, started: DateTime<Utc>) -> RunId {
 }
 
 fn run(job: &str, started: DateTime<Utc>, seconds: i64, outcome: Outcome) -> Run {
+    let (run_id, job) = (run_id(job, started), job.parse().unwrap());
     Run {
-        run_id: run_id(job, started),
-        job: job.parse::<JobName>().unwrap(),
-        trigger: RunTrigger::Schedule,
-        scheduled_for: None,
-        process: None,
-        started,
-        step: None,
-        step_since: None,
-        progress: None,
-        target: None,
-        location: None,
-        staging: None,
         outcome: Some(outcome),
         ended: Some(started + TimeDelta::seconds(seconds)),
-        degraded: Vec::new(),
-        failed_step: None,
-        error: None,
-        steps: Vec::new(),
-        source_bytes: 0,
-        stored_bytes: 0,
-        components: Vec::new(),
-        warning_counts: WarningCounts::default(),
-        warnings: Vec::new(),
+        ..Run::begun(&run_id, &job, RunTrigger::Schedule, started)
     }
 }
 

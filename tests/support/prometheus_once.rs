@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes one target, and questions to it.
+//! A real Prometheus that scrapes one target, questions to it, and an agent it hears of.
 
 #![allow(dead_code, missing_docs)]
 
@@ -9,10 +9,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that is ended with the test.
 pub struct Ended(pub Child);
+
+impl Ended {
+    /// Starts a program that has nothing to say.
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program is installed"))
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -22,28 +31,79 @@ impl Drop for Ended {
     }
 }
 
+/// A port that is free now, for programs that do not say which one they took.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Configures an agent with one job below `folder`; `more` comes before its tables.
+pub fn configure_agent(folder: &Path, more: &str) {
+    for name in ["source", "target"] {
+        fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    fs::write(folder.join("source/a.txt"), "content\n").unwrap();
+    let text = format!(
+        r#"
+state_dir = "FOLDER/state"
+listen = "127.0.0.1:0"
+{more}
+[target.local]
+type = "directory"
+path = "FOLDER/target"
+[job.web]
+schedule = "0 3 * * *"
+targets = ["local"]
+[job.web.source.files]
+type = "files"
+paths = ["FOLDER/source"]
+"#
+    );
+    fs::write(folder.join("config.toml"), text.replace("FOLDER", folder.to_str().unwrap())).unwrap();
+}
+
+/// The agent of [`configure_agent`], to be started: a daemon that makes a backup at once.
+pub fn agent(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
+    command.arg("--config").arg(folder.join("config.toml")).args(["run", "--now"]);
+    command
+}
+
+/// Starts a node_exporter that reads the text files in `folder`, and nothing else.
+pub fn start_node_exporter(folder: &Path) -> (Ended, SocketAddr) {
+    let address = free_address();
+    let exporter = Ended::start(
+        Command::new("prometheus-node-exporter")
+            .args(["--collector.disable-defaults", "--collector.textfile"])
+            .arg(format!("--collector.textfile.directory={}", folder.display()))
+            .arg(format!("--web.listen-address={address}")),
+    );
+    (exporter, address)
+}
+
+/// Starts a Prometheus with this configuration; its files stand in `folder`.
+pub fn run_prometheus(folder: &Path, config: &str) -> (Ended, SocketAddr) {
+    let address = free_address();
+    fs::write(folder.join("prometheus.yml"), config).unwrap();
+    let prometheus = Ended::start(
+        Command::new("prometheus")
+            .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
+            .arg(format!("--web.listen-address={address}")),
+    );
+    (prometheus, address)
+}
+
 /// Starts a Prometheus that asks `target` each second; its files stand in `folder`.
 pub fn start_prometheus(folder: &Path, job: &str, target: SocketAddr) -> (Ended, SocketAddr) {
-    // Prometheus does not say which port it took, so a free one is chosen for it.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = format!(
         "global: {{scrape_interval: 1s}}\n\
          scrape_configs:\n  - job_name: {job}\n    static_configs:\n      - targets: ['{target}']\n"
     );
-    fs::write(folder.join("prometheus.yml"), config).unwrap();
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
-        .arg(format!("--web.listen-address={address}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("prometheus is needed: apt-get install prometheus");
-    (Ended(child), address)
+    run_prometheus(folder, &config)
 }
 
-/// The value of a query with one result; none while there is none.
-pub fn ask(prometheus: SocketAddr, query: &str) -> Option<f64> {
+/// The series that a query gives; none while Prometheus does not answer.
+pub fn series(prometheus: SocketAddr, query: &str) -> Option<Vec<Value>> {
     let mut stream = TcpStream::connect(prometheus).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     let encoded: String = query.bytes().map(|b| format!("%{b:02X}")).collect();
@@ -51,9 +111,13 @@ pub fn ask(prometheus: SocketAddr, query: &str) -> Option<f64> {
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    let body = answer.split_once("\r\n\r\n")?.1;
-    let json: serde_json::Value = serde_json::from_str(body).ok()?;
-    json["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    let json: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+    json["data"]["result"].as_array().cloned()
+}
+
+/// The value of a query with one result; none while there is none.
+pub fn ask(prometheus: SocketAddr, query: &str) -> Option<f64> {
+    series(prometheus, query)?.first()?["value"][1].as_str()?.parse().ok()
 }
 
 /// Waits until the value of a query is as it should be, and gives it.

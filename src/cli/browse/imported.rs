@@ -4,8 +4,11 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 
-use super::{Cat, Ls, Shown, in_archive, unless_closed};
+use super::in_archive;
+use super::lines::unless_closed;
+use super::ls::Shown;
 use crate::archive::{EntryKind, IndexEntry};
+use crate::cli::args::{Cat, Ls};
 use crate::event::Progress;
 use crate::manifest::Component;
 use crate::ops::browse::{self, Level};

@@ -2,8 +2,7 @@
 //! own, dumps decompressed; for what is packed otherwise, the command.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,9 +12,9 @@ use super::find::{Kind, Packing, kind_of};
 use crate::archive::{
     Prefetch, RestoreOptions, RestoreSummary, StreamDecoder, StreamTotals, Tallied, restore_stream,
 };
-use crate::event::Interrupted;
 use crate::manifest::Codec;
 use crate::model::Sha256;
+use crate::ops::restore::write_stream;
 use crate::state::ImportedFile;
 use crate::target::{Cache, StoredFile, Target};
 
@@ -183,31 +182,7 @@ fn stream(
         Packing::Plain | Packing::Other(_) => None,
     };
     let path = to.join(plain.unwrap_or(&known.file));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .create_new(!force)
-        .truncate(true)
-        // A dump holds everything its database held, so it is nobody else's to read.
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .with_context(|| format!("creating {}", path.display()))?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let got = reading.read(&mut buffer).with_context(|| format!("decompressing {}", known.file))?;
-        if got == 0 {
-            break;
-        }
-        if options.progress.is_cancelled() {
-            return Err(Interrupted.into());
-        }
-        file.write_all(&buffer[..got]).with_context(|| format!("writing {}", path.display()))?;
-        bytes += got as u64;
-        options.progress.add_source(got as u64);
-    }
-    crate::fsutil::close(file).with_context(|| format!("closing {}", path.display()))?;
+    let bytes = write_stream(&mut reading, &known.file, &path, force, options)?;
     compare(known, Some(reading.stored(totals)))?;
     Ok(RestoreSummary { entries: 1, bytes, ..RestoreSummary::default() })
 }

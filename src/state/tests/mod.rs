@@ -1,8 +1,10 @@
 //! The state against real files, other processes and other users. What the tests share.
 
 mod copies;
+mod faults;
 mod open;
 mod outbox;
+mod processes;
 mod records;
 mod runs;
 mod watchers;
@@ -10,6 +12,7 @@ mod watchers;
 use std::path::Path;
 
 use chrono::{DateTime, Duration, Utc};
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
@@ -128,4 +131,34 @@ fn mail(kind: MessageKind, id: &str, recipient: &str) -> NewMessage {
         payload: "{\"text\": \"rendered\"}".into(),
         not_before: at(0),
     }
+}
+
+/// A run of minute `m` that is to begin.
+fn new_run(m: i64) -> NewRun {
+    NewRun {
+        run_id: RunId::generate(at(m)),
+        job: job(),
+        trigger: RunTrigger::Cron,
+        scheduled_for: None,
+        process: crate::lock::ProcessIdentity {
+            boot_id: String::new(),
+            pid: std::process::id(),
+            start_ticks: None,
+        },
+        started: at(m),
+    }
+}
+
+/// A good run of minute `m`, with a copy and a message.
+fn one_run(state: &State, m: i64) {
+    let new = new_run(m);
+    state.begin_run(&new).unwrap();
+    let message = mail(MessageKind::Success, new.run_id.as_str(), "a@x");
+    let ended = EndedRun::new(new.run_id, Outcome::Success, at(m));
+    assert!(state.end_run(&ended, &[primary(1)], &[message]).unwrap());
+}
+
+/// The database, opened past the agent.
+fn raw(dir: &Path) -> Connection {
+    Connection::open(dir.join(DATABASE_FILE)).unwrap()
 }
