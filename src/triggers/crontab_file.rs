@@ -1,4 +1,6 @@
 //! Whether cron takes a user's crontab at all, by what the file is, before a line of it is read.
+//!
+//! What Debian's cron 3.0pl1 does was tried with it; the other is cronie.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -18,6 +20,7 @@ enum Kind {
     Regular,
     Link,
     Folder,
+    Fifo,
     Other(&'static str),
 }
 
@@ -44,7 +47,7 @@ impl File {
             () if file_type.is_file() => Kind::Regular,
             () if file_type.is_symlink() => Kind::Link,
             () if file_type.is_dir() => Kind::Folder,
-            () if file_type.is_fifo() => Kind::Other("a FIFO"),
+            () if file_type.is_fifo() => Kind::Fifo,
             () if file_type.is_socket() => Kind::Other("a socket"),
             () => Kind::Other("a device"),
         };
@@ -65,6 +68,11 @@ impl File {
             Kind::Link if !is_debian => return None, // what it leads to decides
             Kind::Link => {
                 return refusal("it is a symbolic link, which cron does not follow".to_owned(), again());
+            }
+            // It opens it as it would a file.
+            Kind::Fifo => {
+                let why = "it is a FIFO, which cron waits for: it starts nothing at all any more";
+                return refusal(why.to_owned(), again());
             }
             Kind::Other(kind) => return refusal(format!("it is {kind} and no file"), again()),
         }
@@ -122,7 +130,7 @@ mod tests {
             (File { mode: 0o4600, ..good }, Some("its mode is 4600"), Some("its mode is 4600")),
             (File { links: 2, ..good }, Some("it has 2 names"), Some("it has 2 names")),
             (File { kind: Kind::Link, ..good }, Some("it is a symbolic link"), None),
-            (File { kind: Kind::Other("a FIFO"), ..good }, Some("it is a FIFO"), Some("it is a FIFO")),
+            (File { kind: Kind::Fifo, ..good }, Some("it is a FIFO"), Some("it is a FIFO")),
         ] {
             for (is_debian, expected) in [(true, debian), (false, others)] {
                 let found = why(file, is_debian);

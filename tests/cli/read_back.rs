@@ -40,7 +40,7 @@ fn pages(world: &World, run: &str) -> [String; 2] {
     let fetch = |path: &str| {
         let url = format!("http://127.0.0.1:{port}{path}");
         let out = Command::new("curl").args(["-sf", "--noproxy", "*", &url]).output().unwrap();
-        String::from_utf8(out.stdout).unwrap().replace("&#34;", "\"")
+        String::from_utf8(out.stdout).unwrap().replace("&#34;", "\"").replace("&quot;", "\"")
     };
     until("the pages are there", || !fetch("/").is_empty());
     [fetch("/jobs/web"), fetch(&format!("/runs/{run}"))]
