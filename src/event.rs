@@ -90,8 +90,8 @@ pub enum Event {
     Recorded,
     /// A copy to a further target begins.
     CopyStarted(TargetName),
-    /// A copy to a further target ended.
-    CopyEnded(TargetName, Result<(), String>),
+    /// A copy to a further target ended: it is there, or why it is not.
+    CopyEnded(TargetName, Result<Looked, String>),
     /// Something a person should know, in a sentence.
     Note(Level, String),
     /// The run ended.
@@ -103,6 +103,27 @@ pub enum Event {
         /// How long it took.
         duration: Duration,
     },
+}
+
+/// How closely a copy was looked at before it counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// Every byte was read back and compared.
+    AtAll,
+    /// Pieces of it were.
+    AtSamples,
+    /// It was not read back, and why.
+    NotAt(&'static str),
+}
+
+impl fmt::Display for Looked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Looked::AtAll => f.write_str("read back"),
+            Looked::AtSamples => f.write_str("read back in samples"),
+            Looked::NotAt(why) => write!(f, "not read back: {why}"),
+        }
+    }
 }
 
 /// How much a note matters.

@@ -19,6 +19,9 @@
 //! Without `#N` it happens each time the place is passed. `BACKUP_AGENT_FAILPOINT_TRACE` names a file that
 //! gets a line `place#N` for each place passed, `fired ` before it where something happened: that is how a test knows
 //! which places there are, and that its fault was one.
+//!
+//! `BACKUP_AGENT_FAILPOINT_HASTE` is a number that pauses between attempts are divided by, and the time a look at a
+//! target may take.
 
 /// A place; called each time the program passes it.
 #[cfg(feature = "failpoints")]
@@ -44,6 +47,20 @@ pub fn hit_at(owner: &str, place: &str) -> std::io::Result<()> {
 #[inline(always)]
 pub fn hit_at(_owner: &str, _place: &str) -> std::io::Result<()> {
     Ok(())
+}
+
+/// How long to wait: as long as is meant.
+#[cfg(feature = "failpoints")]
+pub fn pause(meant: std::time::Duration) -> std::time::Duration {
+    let haste = std::env::var("BACKUP_AGENT_FAILPOINT_HASTE").ok().and_then(|text| text.parse::<u32>().ok());
+    haste.and_then(|haste| meant.checked_div(haste)).unwrap_or(meant)
+}
+
+/// How long to wait: as long as is meant.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn pause(meant: std::time::Duration) -> std::time::Duration {
+    meant
 }
 
 #[cfg(feature = "failpoints")]

@@ -368,7 +368,8 @@ impl Manifest {
         })
     }
 
-    /// Bytes stored by all components and their indexes.
+    /// The size of a backup, the same at each target: bytes of its components, their indexes and lists of warnings.
+    /// The three small texts beside them do not count.
     pub fn stored_bytes(&self) -> u64 {
         self.files().map(|f| f.bytes).sum()
     }

@@ -163,7 +163,7 @@ impl Running<'_> {
             self.step(Step::Publish, || self.publish(&primary, stage.as_mut(), captured))
         });
         let backup = stored.inspect_err(|_| self.abandon(stage.as_mut()))?;
-        unwinding(|| self.step(Step::ReadBack, || self.read_back(&primary, &backup)))
+        unwinding(|| self.look_at_backup(&primary, &backup))
             .inspect_err(|_| self.withdraw(&primary, &backup))?;
 
         // Only a good backup may let others go.

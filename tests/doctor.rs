@@ -292,6 +292,38 @@ fn an_ordinary_user_is_told_what_could_not_be_read() {
 }
 
 #[test]
+fn a_crontab_that_cron_does_not_take_is_a_warning_that_says_what_to_do() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = machine(SIMPLE);
+    let crontab = "root/var/spool/cron/crontabs/daemon";
+    world.write("root/etc/passwd", "root:x:0:0::/:/bin/sh\ndaemon:x:1:1::/:/bin/sh\n");
+    world.write(crontab, "0 5 * * * true\n");
+    // Debian's cron says `WRONG FILE OWNER`, then `INSECURE MODE (mode 0600 expected)`, in its log.
+    world.sh(&format!("chown 33 {crontab}; chmod 600 {crontab}"));
+    let report = doctor(&world);
+    for text in ["[refused-crontab]", "chown daemon /var/spool/cron/crontabs/daemon\n"] {
+        assert!(report.out.contains(text), "{text}\n{}", report.out);
+    }
+    let what = findings(&world, "refused-crontab")[0]["what"].as_str().unwrap().to_owned();
+    assert_eq!(
+        what,
+        "cron does not start what stands in /var/spool/cron/crontabs/daemon: it belongs to user 33, and neither to \
+         daemon nor to root"
+    );
+    world.sh(&format!("chown 1 {crontab}; chmod 644 {crontab}"));
+    assert_eq!(status(&world, "refused-crontab"), "warning");
+    world.sh(&format!("chmod 600 {crontab}"));
+    assert!(findings(&world, "refused-crontab").is_empty());
+    // The line that starts the backup is told as such.
+    world.write(crontab, "0 3,11,19 * * * agent backup web\n");
+    world.sh(&format!("chmod 640 {crontab}"));
+    assert_eq!(status(&world, "ignored-trigger"), "critical");
+    assert!(findings(&world, "refused-crontab").is_empty());
+}
+
+#[test]
 fn wrong_usage_and_a_missing_configuration_are_3_since_2_is_critical() {
     let world = machine(SIMPLE);
     world.agent("doctor --bogus").exits(3);

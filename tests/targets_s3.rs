@@ -211,7 +211,8 @@ fn a_certificate_is_trusted_only_by_its_authority() {
     let server = S3Server::start_with(Some((&certificate, &key)));
     let unknown = world(&server, BOTH, "admin", "backups", "");
     let out = unknown.backup().expect(4);
-    assert!(out.all().contains("check the certificate, `ca_file`"), "{}", out.all());
+    assert!(out.all().contains("an authority this machine does not know"), "{}", out.all());
+    assert!(out.all().contains("`ca_file`") && out.all().contains("stopped"), "{}", out.all());
     let lines = format!("ca_file = {:?}", certificate.to_str().unwrap());
     let known = world(&server, BOTH, "admin", "backups", &lines);
     known.backup().expect(0);
@@ -240,6 +241,10 @@ fn credentials_that_may_only_write_suffice_and_nothing_else_is_asked_for() {
     world.backup().expect(0);
     let copies = at_cloud(&world);
     assert_eq!(copies[0]["status"], "complete", "nothing was read back: {copies:?}");
+    let show = world.run(&["show", "latest", "--log"]).expect(0).all();
+    let why = "not read back: the target is write-only";
+    assert!(show.contains(&format!("the copy at cloud is there, {why}")), "{show}");
+    assert!(show.contains("not read back at cloud: the target is write-only"), "{show}");
     let location = copies[0]["location"].as_str().unwrap();
     assert!(location.ends_with(copies[0]["run_id"].as_str().unwrap()), "{location}");
     let refused: Vec<Value> = server.requests().into_iter().filter(|r| r["status"] == 403).collect();

@@ -11,9 +11,9 @@ use super::common::{self, Begun, UsageError};
 use super::progress::BackupBar;
 use super::{code, output};
 use crate::clock::SystemClock;
-use crate::config::{self, ReadBack};
-use crate::event::Progress;
-use crate::model::{ByteSize, JobName, Outcome, RunId, WarningCounts};
+use crate::config::{self, TargetConfig};
+use crate::event::{Looked, Progress};
+use crate::model::{ByteSize, JobName, Outcome, RunId, TargetName, WarningCounts};
 use crate::ops::Agent;
 use crate::run::{End, Ran, Request, run_job};
 use crate::state::{RunTrigger, StepTime};
@@ -266,19 +266,29 @@ impl Answer {
                 ByteSize(part.stored_bytes),
             ));
         }
+        let job = agent.config.job.get(&self.job).filter(|_| self.location.is_some());
+        // What is read back is the rule; what is not says so, and why.
+        let line = |done: &str, target: &TargetName, place: &str| {
+            let looked = agent.config.target.get(target).map(TargetConfig::looked_at);
+            match looked {
+                Some(looked @ Looked::NotAt(_)) => format!("  {done}: {place} ({looked})\n"),
+                Some(looked) => format!("  {done} and {looked}: {place}\n"),
+                None => format!("  {done}: {place}\n"),
+            }
+        };
         if let Some(location) = &self.location {
-            text.push_str(&format!("  stored and read back: {location}\n"));
+            text.push_str(&match job.and_then(|job| job.targets.first()) {
+                Some(primary) => line("stored", primary, location),
+                None => format!("  stored: {location}\n"),
+            });
         }
         let missing: Vec<&String> = self.degraded.iter().collect();
-        if let Some(config) = agent.config.job.get(&self.job).filter(|_| self.location.is_some()) {
-            for target in config.targets.iter().skip(1) {
+        if let Some(job) = job {
+            for target in job.targets.iter().skip(1) {
                 if missing.iter().any(|text| crate::ops::tell::is_copy_trouble(text, target)) {
                     continue;
                 }
-                let unread =
-                    agent.config.target.get(target).is_some_and(|t| t.reads_back() == ReadBack::Never);
-                let copied = if unread { "copied" } else { "copied and read back" };
-                text.push_str(&format!("  {copied}: {target}\n"));
+                text.push_str(&line("copied", target, target.as_str()));
             }
         }
         self.notes.iter().for_each(|why| text.push_str(&format!("  {} {why}\n", output::tinted("note:", 0))));

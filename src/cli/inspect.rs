@@ -13,13 +13,13 @@ use super::backup::warnings;
 use super::output::{self, Table};
 use super::{code, common};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, JobConfig, Trigger};
+use crate::config::{Config, JobConfig, TargetConfig, Trigger};
 use crate::health::{self, Extra};
 use crate::manifest::{Encryption, Manifest};
 use crate::metrics::{Facts, render};
 use crate::model::{ByteSize, JobName, Outcome};
 use crate::ops::{looks, verify::read_manifest};
-use crate::state::{Copy, HealthStatus, JobState, Origin, Run, load_for_reading};
+use crate::state::{Copy, CopyStatus, HealthStatus, JobState, Origin, Run, load_for_reading};
 
 fn local(at: DateTime<Utc>, zone: Tz) -> String {
     at.with_timezone(&zone).format("%Y-%m-%d %H:%M").to_string()
@@ -35,7 +35,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
         .state
         .copies(args.job.as_ref(), args.target.as_ref())?
         .into_iter()
-        .filter(|c| args.all || c.status != crate::state::CopyStatus::Expired)
+        .filter(|c| args.all || c.status != CopyStatus::Expired)
         .collect();
     if args.json {
         output::json(&copies)?;
@@ -85,7 +85,7 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
         return Ok(code::OK);
     }
     let zone = zone_of(&agent.config, &run.job);
-    output::print(&describe(&run, &copies, manifest.as_ref(), zone, agent.now()));
+    output::print(&describe(&agent.config, &run, &copies, manifest.as_ref(), agent.now()));
     if let Some(drill) = &drill {
         output::print(&format!("\ndrill    {}", super::drill::described(drill, zone)));
     }
@@ -96,6 +96,11 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
         (false, None) => {}
     }
     Ok(code::OK)
+}
+
+/// Why a copy is not made yet.
+fn waits_for(copy: &Copy) -> Option<String> {
+    copy.last_error.clone().filter(|_| copy.status == CopyStatus::Pending)
 }
 
 /// How a copy stands, and what keeps it.
@@ -127,7 +132,14 @@ fn kept_by(copy: &Copy, zone: Tz, now: DateTime<Utc>) -> String {
     text
 }
 
-fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, now: DateTime<Utc>) -> String {
+fn describe(
+    config: &Config,
+    run: &Run,
+    copies: &[Copy],
+    manifest: Option<&Manifest>,
+    now: DateTime<Utc>,
+) -> String {
+    let zone = zone_of(config, &run.job);
     let outcome = run.outcome.map_or("running", |o| o.as_str());
     let mut text =
         format!("run      {}\njob      {}\noutcome  {}\n", run.run_id, run.job, output::tinted(outcome, 0));
@@ -179,11 +191,17 @@ fn describe(run: &Run, copies: &[Copy], manifest: Option<&Manifest>, zone: Tz, n
                 c.target.to_string(),
                 state_of(c, now),
                 local(since, zone),
-                c.location.clone().or_else(|| c.last_error.clone()).unwrap_or_else(|| "-".to_owned()),
+                c.location.clone().or_else(|| waits_for(c)).unwrap_or_else(|| "-".to_owned()),
             ]);
         }
         text.push_str(&table.render(Some(1)));
-        copies.iter().for_each(|copy| text.push_str(&kept_by(copy, zone, now)));
+        for copy in copies {
+            let unread = config.target.get(&copy.target).filter(|_| copy.status == CopyStatus::Complete);
+            if let Some(why) = unread.and_then(TargetConfig::not_read_back) {
+                text.push_str(&format!("not read back at {}: {why}\n", copy.target));
+            }
+            text.push_str(&kept_by(copy, zone, now));
+        }
     }
     // The manifest of an encrypted backup has no paths.
     let all = manifest.filter(|m| !m.encryption.is_some());

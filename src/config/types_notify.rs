@@ -51,19 +51,9 @@ pub struct EmailConfig {
     /// Receivers.
     #[schemars(with = "Vec<MailAddress>")]
     pub to: Vec<String>,
-    /// Which ends of a run are told.
-    #[serde(default = "super::defaults::notify_on")]
-    pub on: Vec<NotifyOn>,
-    /// Whether good runs are told: each one, once a day, or not.
-    #[serde(default)]
-    pub success: SuccessMail,
-    /// How often a failure that lasts is told again.
-    #[serde(default = "super::defaults::remind", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub remind: Duration,
-    /// The jobs it tells about; all when absent.
-    #[serde(default)]
-    pub jobs: Option<Vec<JobName>>,
+    /// What is told.
+    #[serde(flatten)]
+    pub telling: Telling,
     /// Labels put into the subject, by event (`failure = "backup-failure"`).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -79,14 +69,9 @@ pub struct EmailConfig {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub html_template: Option<PathBuf>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// A PEM file with a further certificate authority.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub reaching: Reaching,
 }
 
 /// A JSON document, posted to any address and signed.
@@ -112,19 +97,9 @@ pub struct WebhookConfig {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, SecretFile>")]
     pub header_files: BTreeMap<String, PathBuf>,
-    /// Which ends of a run are told.
-    #[serde(default = "super::defaults::notify_on")]
-    pub on: Vec<NotifyOn>,
-    /// Whether good runs are told: each one, once a day, or not.
-    #[serde(default)]
-    pub success: SuccessMail,
-    /// How often a failure that lasts is told again.
-    #[serde(default = "super::defaults::remind", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub remind: Duration,
-    /// The jobs it tells about; all when absent.
-    #[serde(default)]
-    pub jobs: Option<Vec<JobName>>,
+    /// What is told.
+    #[serde(flatten)]
+    pub telling: Telling,
     /// A template file that replaces the built-in subject.
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
@@ -137,14 +112,9 @@ pub struct WebhookConfig {
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub payload_template: Option<PathBuf>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// A PEM file with a further certificate authority.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub reaching: Reaching,
 }
 
 /// A message to an ntfy topic.
@@ -169,6 +139,61 @@ pub struct NtfyConfig {
     /// Tags put on each message beside those of its event.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// What is told.
+    #[serde(flatten)]
+    pub telling: Telling,
+    /// A template file that replaces the built-in title.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub subject_template: Option<PathBuf>,
+    /// A template file that replaces the built-in text.
+    #[serde(default)]
+    #[schemars(with = "Option<AbsolutePath>")]
+    pub body_template: Option<PathBuf>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub reaching: Reaching,
+}
+
+/// Pings to a dead man's switch that knows start, success and failure.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PingConfig {
+    /// What is asked for.
+    #[serde(flatten)]
+    pub address: PingAddress,
+    /// What is pinged.
+    #[serde(default = "super::defaults::ping_on")]
+    pub on: Vec<PingOn>,
+    /// Append the exit status (`/0`, `/1`, `/3`, `/130`) instead of nothing and `/fail`.
+    #[serde(default)]
+    pub exit_status: bool,
+    /// The jobs it pings for; all when absent. A switch watches one job, so there is usually one.
+    #[serde(default)]
+    pub jobs: Option<Vec<JobName>>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub reaching: Reaching,
+}
+
+/// The plainest ping to a dead man's switch.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatConfig {
+    /// What is asked for.
+    #[serde(flatten)]
+    pub address: PingAddress,
+    /// The jobs it pings for; all when absent.
+    #[serde(default)]
+    pub jobs: Option<Vec<JobName>>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub reaching: Reaching,
+}
+
+/// What channels for people tell.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Telling {
     /// Which ends of a run are told.
     #[serde(default = "super::defaults::notify_on")]
     pub on: Vec<NotifyOn>,
@@ -182,14 +207,11 @@ pub struct NtfyConfig {
     /// The jobs it tells about; all when absent.
     #[serde(default)]
     pub jobs: Option<Vec<JobName>>,
-    /// A template file that replaces the built-in title.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub subject_template: Option<PathBuf>,
-    /// A template file that replaces the built-in text.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub body_template: Option<PathBuf>,
+}
+
+/// How the server of a channel is reached.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Reaching {
     /// How long one attempt may take.
     #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
     #[schemars(with = "DurationText")]
@@ -200,10 +222,9 @@ pub struct NtfyConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-/// Pings to a dead man's switch that knows start, success and failure.
+/// The address of a dead man's switch.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PingConfig {
+pub struct PingAddress {
     /// File with the address; it is a secret, so others must not be able to read it.
     #[serde(default)]
     #[schemars(with = "Option<SecretFile>")]
@@ -212,48 +233,6 @@ pub struct PingConfig {
     #[serde(default)]
     #[schemars(with = "Option<HttpUrl>")]
     pub url: Option<SecretUrl>,
-    /// What is pinged.
-    #[serde(default = "super::defaults::ping_on")]
-    pub on: Vec<PingOn>,
-    /// Append the exit status (`/0`, `/1`, `/3`, `/130`) instead of nothing and `/fail`.
-    #[serde(default)]
-    pub exit_status: bool,
-    /// The jobs it pings for; all when absent. A switch watches one job, so there is usually one.
-    #[serde(default)]
-    pub jobs: Option<Vec<JobName>>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// A PEM file with a further certificate authority.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
-}
-
-/// The plainest ping to a dead man's switch.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeartbeatConfig {
-    /// File with the address; it is a secret, so others must not be able to read it.
-    #[serde(default)]
-    #[schemars(with = "Option<SecretFile>")]
-    pub url_file: Option<PathBuf>,
-    /// The address, where it is no secret.
-    #[serde(default)]
-    #[schemars(with = "Option<HttpUrl>")]
-    pub url: Option<SecretUrl>,
-    /// The jobs it pings for; all when absent.
-    #[serde(default)]
-    pub jobs: Option<Vec<JobName>>,
-    /// How long one attempt may take.
-    #[serde(default = "super::defaults::send_timeout", with = "super::duration")]
-    #[schemars(with = "DurationText")]
-    pub timeout: Duration,
-    /// A PEM file with a further certificate authority.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
 }
 
 /// An address that may be a credential by itself: shown nowhere.
@@ -326,11 +305,9 @@ impl NotifyConfig {
     /// The jobs it tells about; all when absent.
     pub fn jobs(&self) -> Option<&[JobName]> {
         match self {
-            NotifyConfig::Email(c) => c.jobs.as_deref(),
-            NotifyConfig::Webhook(c) => c.jobs.as_deref(),
-            NotifyConfig::Ntfy(c) => c.jobs.as_deref(),
             NotifyConfig::Ping(c) => c.jobs.as_deref(),
             NotifyConfig::Heartbeat(c) => c.jobs.as_deref(),
+            _ => self.telling()?.jobs.as_deref(),
         }
     }
 
@@ -339,14 +316,30 @@ impl NotifyConfig {
         self.jobs().is_none_or(|jobs| jobs.contains(job))
     }
 
-    /// How often it reminds a person of a failure that lasts; absent for pings.
-    pub fn remind(&self) -> Option<Duration> {
+    /// What it tells people; absent for pings.
+    pub fn telling(&self) -> Option<&Telling> {
         match self {
-            NotifyConfig::Email(c) => Some(c.remind),
-            NotifyConfig::Webhook(c) => Some(c.remind),
-            NotifyConfig::Ntfy(c) => Some(c.remind),
+            NotifyConfig::Email(c) => Some(&c.telling),
+            NotifyConfig::Webhook(c) => Some(&c.telling),
+            NotifyConfig::Ntfy(c) => Some(&c.telling),
             NotifyConfig::Ping(_) | NotifyConfig::Heartbeat(_) => None,
         }
+    }
+
+    /// How its server is reached.
+    pub fn reaching(&self) -> &Reaching {
+        match self {
+            NotifyConfig::Email(c) => &c.reaching,
+            NotifyConfig::Webhook(c) => &c.reaching,
+            NotifyConfig::Ntfy(c) => &c.reaching,
+            NotifyConfig::Ping(c) => &c.reaching,
+            NotifyConfig::Heartbeat(c) => &c.reaching,
+        }
+    }
+
+    /// How often it reminds a person of a failure that lasts; absent for pings.
+    pub fn remind(&self) -> Option<Duration> {
+        self.telling().map(|telling| telling.remind)
     }
 
     /// Every file with a secret it names, with the key that names it.
@@ -355,8 +348,8 @@ impl NotifyConfig {
             NotifyConfig::Email(c) => vec![("password_file", &c.password_file)],
             NotifyConfig::Webhook(c) => vec![("url_file", &c.url_file), ("secret_file", &c.secret_file)],
             NotifyConfig::Ntfy(c) => vec![("url_file", &c.url_file), ("token_file", &c.token_file)],
-            NotifyConfig::Ping(c) => vec![("url_file", &c.url_file)],
-            NotifyConfig::Heartbeat(c) => vec![("url_file", &c.url_file)],
+            NotifyConfig::Ping(c) => vec![("url_file", &c.address.url_file)],
+            NotifyConfig::Heartbeat(c) => vec![("url_file", &c.address.url_file)],
         };
         let mut files: Vec<(Vec<&str>, &PathBuf)> =
             named.into_iter().filter_map(|(key, file)| Some((vec![key], file.as_ref()?))).collect();
@@ -370,27 +363,23 @@ impl NotifyConfig {
 
     /// Every other file it names, with its key: templates and certificates.
     pub fn plain_files(&self) -> Vec<(&'static str, &PathBuf)> {
-        let files: Vec<(&'static str, &Option<PathBuf>)> = match self {
+        let templates: Vec<(&'static str, &Option<PathBuf>)> = match self {
             NotifyConfig::Email(c) => vec![
-                ("ca_file", &c.ca_file),
                 ("subject_template", &c.subject_template),
                 ("body_template", &c.body_template),
                 ("html_template", &c.html_template),
             ],
             NotifyConfig::Webhook(c) => vec![
-                ("ca_file", &c.ca_file),
                 ("subject_template", &c.subject_template),
                 ("body_template", &c.body_template),
                 ("payload_template", &c.payload_template),
             ],
-            NotifyConfig::Ntfy(c) => vec![
-                ("ca_file", &c.ca_file),
-                ("subject_template", &c.subject_template),
-                ("body_template", &c.body_template),
-            ],
-            NotifyConfig::Ping(c) => vec![("ca_file", &c.ca_file)],
-            NotifyConfig::Heartbeat(c) => vec![("ca_file", &c.ca_file)],
+            NotifyConfig::Ntfy(c) => {
+                vec![("subject_template", &c.subject_template), ("body_template", &c.body_template)]
+            }
+            NotifyConfig::Ping(_) | NotifyConfig::Heartbeat(_) => Vec::new(),
         };
-        files.into_iter().filter_map(|(key, file)| Some((key, file.as_ref()?))).collect()
+        let files = std::iter::once(("ca_file", &self.reaching().ca_file)).chain(templates);
+        files.filter_map(|(key, file)| Some((key, file.as_ref()?))).collect()
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::{AbsolutePath, DurationText, HttpUrl, SecretFile, SizeText, TemplateText};
 use super::types_drill::VerifyConfig;
+use crate::event::Looked;
 use crate::model::{ByteSize, Secret};
 
 /// One place where backups are stored: what every kind has, and what its own kind adds.
@@ -156,10 +157,9 @@ pub struct S3Place {
     #[serde(default, with = "super::duration::option")]
     #[schemars(with = "Option<DurationText>")]
     pub lock_for: Option<Duration>,
-    /// Certificates (PEM) that are trusted besides those of the system.
-    #[serde(default)]
-    #[schemars(with = "Option<AbsolutePath>")]
-    pub ca_file: Option<PathBuf>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub http: HttpConfig,
 }
 
 /// Who may remove a locked object before its time.
@@ -189,11 +189,19 @@ pub struct WebdavPlace {
     #[serde(default, skip_serializing, deserialize_with = "super::secrets::deserialize")]
     #[schemars(schema_with = "super::schema::environment_only")]
     pub password: Option<Secret>,
+    /// How its server is reached.
+    #[serde(flatten)]
+    pub http: HttpConfig,
+}
+
+/// How a server that speaks HTTP is reached.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct HttpConfig {
     /// Certificates (PEM) that are trusted besides those of the system.
     #[serde(default)]
     #[schemars(with = "Option<AbsolutePath>")]
     pub ca_file: Option<PathBuf>,
-    /// The longest time without a byte from or to the server. Four times that for an answer that comes after work:
+    /// The longest time without a byte from or to the server. Several times that for an answer that comes after work:
     /// a large file stored, a folder renamed or removed.
     #[serde(default = "super::defaults::silence", with = "super::duration")]
     #[schemars(with = "DurationText")]
@@ -275,6 +283,24 @@ impl TargetConfig {
         if self.write_only() { ReadBack::Never } else { self.read_back }
     }
 
+    /// Why nothing is read back of what is stored here; none where it is.
+    pub fn not_read_back(&self) -> Option<&'static str> {
+        match self.reads_back() {
+            ReadBack::Never if self.write_only() => Some("the target is write-only"),
+            ReadBack::Never => Some("the target has read_back = \"never\""),
+            ReadBack::Full | ReadBack::Sample => None,
+        }
+    }
+
+    /// How closely a backup that was just stored here was looked at.
+    pub fn looked_at(&self) -> Looked {
+        match (self.not_read_back(), self.read_back) {
+            (Some(why), _) => Looked::NotAt(why),
+            (None, ReadBack::Sample) => Looked::AtSamples,
+            (None, _) => Looked::AtAll,
+        }
+    }
+
     /// The bytes a second one transfer may take: the limit is shared out among those that go on at once.
     pub fn bandwidth(&self) -> Option<u64> {
         self.bandwidth_limit.map(|limit| (limit.0 / self.max_parallel_copies.max(1) as u64).max(1))
@@ -285,8 +311,8 @@ impl TargetConfig {
         let named = match &self.place {
             Place::Directory(_) => [None, None],
             Place::Sftp(sftp) => [&sftp.identity_file, &sftp.known_hosts_file].map(Option::as_deref),
-            Place::S3(s3) => [&s3.secret_access_key_file, &s3.ca_file].map(Option::as_deref),
-            Place::Webdav(webdav) => [&webdav.password_file, &webdav.ca_file].map(Option::as_deref),
+            Place::S3(s3) => [&s3.secret_access_key_file, &s3.http.ca_file].map(Option::as_deref),
+            Place::Webdav(webdav) => [&webdav.password_file, &webdav.http.ca_file].map(Option::as_deref),
             Place::Azblob(azblob) => [azblob.account_key_file.as_deref(), None],
         };
         named.into_iter().flatten().collect()

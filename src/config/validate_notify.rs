@@ -36,8 +36,6 @@ impl Rules<'_> {
         match channel {
             NotifyConfig::Email(email) => {
                 self.email(name, email);
-                self.not_zero(&["notify", name, "remind"], email.remind);
-                self.not_zero(&["notify", name, "timeout"], email.timeout);
             }
             NotifyConfig::Webhook(webhook) => {
                 self.address(name, &webhook.url, &webhook.url_file);
@@ -50,8 +48,6 @@ impl Rules<'_> {
                         "payload_template makes the whole document; use it without subject_template and body_template",
                     );
                 }
-                self.not_zero(&["notify", name, "remind"], webhook.remind);
-                self.not_zero(&["notify", name, "timeout"], webhook.timeout);
             }
             NotifyConfig::Ntfy(ntfy) => {
                 self.address(name, &ntfy.url, &ntfy.url_file);
@@ -82,24 +78,24 @@ impl Rules<'_> {
                         );
                     }
                 }
-                self.not_zero(&["notify", name, "remind"], ntfy.remind);
-                self.not_zero(&["notify", name, "timeout"], ntfy.timeout);
             }
             NotifyConfig::Ping(ping) => {
-                self.address(name, &ping.url, &ping.url_file);
+                self.address(name, &ping.address.url, &ping.address.url_file);
                 if !ping.on.contains(&PingOn::Success) {
                     self.say(
                         &["notify", name, "on"],
                         "without \"success\" a dead man's switch never hears that all is well",
                     );
                 }
-                self.not_zero(&["notify", name, "timeout"], ping.timeout);
             }
             NotifyConfig::Heartbeat(heartbeat) => {
-                self.address(name, &heartbeat.url, &heartbeat.url_file);
-                self.not_zero(&["notify", name, "timeout"], heartbeat.timeout);
+                self.address(name, &heartbeat.address.url, &heartbeat.address.url_file);
             }
         }
+        if let Some(remind) = channel.remind() {
+            self.not_zero(&["notify", name, "remind"], remind);
+        }
+        self.not_zero(&["notify", name, "timeout"], channel.reaching().timeout);
         self.jobs_of(name, channel.jobs());
     }
 

@@ -165,6 +165,7 @@ impl Rules<'_> {
                 }
             }
             Place::S3(s3) => {
+                self.not_zero(&key("timeout"), s3.http.timeout);
                 self.bucket(&key("bucket"), &s3.bucket, &key("prefix"), &s3.prefix);
                 let endpoint = s3.endpoint.as_deref().map(reqwest::Url::parse);
                 if let Some(Ok(url)) = endpoint
@@ -199,7 +200,7 @@ impl Rules<'_> {
                 if webdav.user.is_some() != has_password {
                     self.say(&key("user"), "`user` and `password_file` belong together");
                 }
-                self.not_zero(&key("timeout"), webdav.timeout);
+                self.not_zero(&key("timeout"), webdav.http.timeout);
                 if let Ok(url) = reqwest::Url::parse(&webdav.url) {
                     if !url.username().is_empty() || url.password().is_some() {
                         self.say(

@@ -121,8 +121,8 @@ impl Observer for Logged {
     fn event(&self, event: &Event) {
         match event {
             Event::CopyStarted(target) => tracing::info!("making a late copy at {target}"),
-            Event::CopyEnded(target, Ok(())) => {
-                tracing::info!("the late copy at {target} is made")
+            Event::CopyEnded(target, Ok(looked)) => {
+                tracing::info!("the late copy at {target} is made, {looked}")
             }
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no late copy at {target} yet: {error}"),
             _ => {}
@@ -208,7 +208,7 @@ fn log(agent: &Agent, reaped: &[(RunId, Fate)]) {
             }
             Fate::Adopted(outcome) => {
                 tracing::warn!(
-                    "the run had died after it had published: its backup was read back and counts ({outcome})"
+                    "the run had died after it had published: its backup is there and counts ({outcome})"
                 );
             }
             Fate::Unknown(why) => {

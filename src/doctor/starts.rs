@@ -8,7 +8,7 @@ use crate::config::{JobConfig, Trigger as StartedBy};
 use crate::health::moment;
 use crate::model::JobName;
 use crate::ops::starts::{self, Doubled};
-use crate::triggers::{self, Call, Depth, Found, Place, Trigger, When};
+use crate::triggers::{self, Call, Depth, Found, Place, Refused, Trigger, When};
 
 /// A daemon whose last sign of life is older is taken for dead.
 const ALIVE: TimeDelta = TimeDelta::minutes(10);
@@ -29,6 +29,7 @@ pub(super) fn look(visit: &Visit) -> Vec<Finding> {
         findings.extend(of_job(visit, name, job, &all).into_iter().map(|finding| finding.of_job(name)));
     }
     findings.extend(tend(visit));
+    findings.extend(visit.found.refused.iter().map(refused));
     findings.extend(unread(&visit.found));
     findings
 }
@@ -232,6 +233,12 @@ fn tend(visit: &Visit) -> Option<Finding> {
         None => Finding::bad(&table::NO_TEND, "no daemon lives, and nothing runs `agent tend`")
             .fix(format!("echo '*/15 * * * * root {command} tend' > /etc/cron.d/backup-agent-tend")),
     })
+}
+
+fn refused(file: &Refused) -> Finding {
+    let path = file.path.display();
+    Finding::bad(&table::REFUSED_CRONTAB, format!("cron does not start what stands in {path}: {}", file.why))
+        .fix(file.fix.clone())
 }
 
 fn unread(found: &Found) -> Option<Finding> {

@@ -78,6 +78,9 @@ diagnoses! {
     IGNORED_TRIGGER = "ignored-trigger", Starts, Critical,
         "a line that should start a backup is in a file that cron or run-parts passes over; a warning where something else starts it",
         "It looks as if the backup were scheduled, and nothing ever starts it. Cron says so in its log only.";
+    REFUSED_CRONTAB = "refused-crontab", Starts, Warning,
+        "cron passes over a user's crontab because of its owner, its mode, or what kind of file it is",
+        "Nothing in it is ever started, though it looks so, and though `crontab -l` shows it. Cron says so in its log only.";
     NO_TRIGGER = "no-trigger", Starts, Warning,
         "a job with `trigger = \"external\"` is started by nothing that was found",
         "The agent waits for somebody else to start it. It will be overdue, and that is told, but no backup is made.";

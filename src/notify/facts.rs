@@ -75,13 +75,15 @@ pub struct ComponentFacts {
 pub enum LastGood {
     /// There is one.
     Backup(GoodBackup),
-    /// None exists.
+    /// None was read back, and this is the newest that was stored.
+    Unread(GoodBackup),
+    /// There is no good backup at all.
     Nothing,
     /// The state could not be read.
     Unknown,
 }
 
-/// A backup one can rely on.
+/// A backup with all its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoodBackup {
     /// The run that made it.
@@ -101,7 +103,7 @@ pub struct CopyFacts {
     pub target: TargetName,
     /// `pending`, `complete`, `verified`, `corrupt`, `expired`.
     pub state: String,
-    /// Why it is not there yet, in words.
+    /// Why it is not there yet, or why it was not read back, in words.
     pub detail: Option<String>,
 }
 

@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 
 use super::body::SHOWN_LOG_LINES;
 use super::facts::{ComponentFacts, CopyFacts, GoodBackup, LastGood, RunFacts};
+use crate::event::Looked;
 use crate::model::{ChannelName, ComponentName, JobName, Outcome, RunId, TargetName};
 use crate::state::{Copy, CopyStatus, EndedRun, Run, State, StateError};
 
@@ -26,6 +27,8 @@ pub struct JobContext {
     pub next_run: Option<DateTime<Utc>>,
     /// Where the targets are, for people.
     pub target_paths: BTreeMap<TargetName, String>,
+    /// The targets where nothing is read back, and why.
+    pub not_read_back: BTreeMap<TargetName, &'static str>,
     /// The channels that tell about this job; all when absent.
     pub channels: Option<Vec<ChannelName>>,
     /// A paused job gets no reminders.
@@ -52,13 +55,15 @@ pub fn last_good_of(
     context: &JobContext,
     among: &dyn Fn(&Copy) -> bool,
 ) -> Result<LastGood, StateError> {
-    let copies = state.copies(Some(&context.job), None)?;
-    let newest = copies
-        .into_iter()
-        .filter(|c| c.status == CopyStatus::Verified && c.outcome.is_good() && among(c))
-        // Of one run the primary's copy is the nearest.
-        .max_by_key(|c| (c.started, c.primary));
-    Ok(newest.map_or(LastGood::Nothing, |copy| LastGood::Backup(good_backup(&copy, context))))
+    let mut copies = state.copies(Some(&context.job), None)?;
+    copies.retain(|c| c.status.is_kept() && c.outcome.is_good() && among(c));
+    // One that was read back counts before any that was not. Of one run the primary's copy is the nearest.
+    let newest = copies.iter().max_by_key(|c| (c.status == CopyStatus::Verified, c.started, c.primary));
+    Ok(match newest {
+        None => LastGood::Nothing,
+        Some(copy) if copy.status == CopyStatus::Verified => LastGood::Backup(good_backup(copy, context)),
+        Some(copy) => LastGood::Unread(good_backup(copy, context)),
+    })
 }
 
 fn good_backup(copy: &Copy, context: &JobContext) -> GoodBackup {
@@ -124,7 +129,7 @@ pub fn recorded(state: &State, context: &JobContext, run: &Run) -> Result<RunFac
     as_ended.warning_counts = run.warning_counts;
     as_ended.warnings = run.warnings.clone();
     let mut facts = ended(Some(state), context, run.started, &as_ended, None);
-    facts.copies = copies(state, &run.run_id)?;
+    facts.copies = copies(state, context, &run.run_id)?;
     if let Some(log) = state.run_log(&run.run_id)? {
         facts.log_tail = tail(&log);
     }
@@ -132,12 +137,16 @@ pub fn recorded(state: &State, context: &JobContext, run: &Run) -> Result<RunFac
 }
 
 /// Where a run's backup stands.
-pub fn copies(state: &State, run_id: &RunId) -> Result<Vec<CopyFacts>, StateError> {
-    Ok(state
-        .copies_of(run_id)?
-        .into_iter()
-        .map(|c| CopyFacts { target: c.target, state: c.status.as_str().to_owned(), detail: c.last_error })
-        .collect())
+fn copies(state: &State, context: &JobContext, run_id: &RunId) -> Result<Vec<CopyFacts>, StateError> {
+    let copy = |c: Copy| {
+        let not_read_back = context.not_read_back.get(&c.target).filter(|_| c.status == CopyStatus::Complete);
+        CopyFacts {
+            state: c.status.as_str().to_owned(),
+            detail: c.last_error.or_else(|| Some(Looked::NotAt(not_read_back?).to_string())),
+            target: c.target,
+        }
+    };
+    Ok(state.copies_of(run_id)?.into_iter().map(copy).collect())
 }
 
 /// The last lines of a log, as many as a message shows.

@@ -51,6 +51,9 @@ pub fn digest(facts: &DigestFacts, now: DateTime<Utc>) -> Body {
                 LastGood::Backup(b) => {
                     format!("{}, {} old, at {}", b.run_id, span(between(b.taken, now)), b.target)
                 }
+                LastGood::Unread(b) => {
+                    format!("none was read back; the newest of {}, at {}", moment(b.taken, zone), b.target)
+                }
                 LastGood::Nothing => "NOTHING: no verified backup exists".to_owned(),
                 LastGood::Unknown => "unknown: the state could not be read".to_owned(),
             },

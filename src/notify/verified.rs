@@ -66,6 +66,13 @@ pub fn body(facts: &VerifyFacts, now: DateTime<Utc>) -> Body {
                     b.target,
                     b.location.as_deref().map(|l| format!(" ({})", line(l, 200))).unwrap_or_default()
                 ),
+                LastGood::Unread(b) => format!(
+                    "Perhaps: the newest other backup is {} old: {}, at {}{}; it was never read back.",
+                    span(between(b.taken, now)),
+                    b.run_id,
+                    b.target,
+                    b.location.as_deref().map(|l| format!(" ({})", line(l, 200))).unwrap_or_default()
+                ),
                 LastGood::Nothing => {
                     "NOTHING: no other backup of this job was read back and found good.".to_owned()
                 }

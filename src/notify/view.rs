@@ -168,7 +168,7 @@ fn last_good(newest: &LastGood, zone: Tz, now: DateTime<Utc>) -> Value {
             "target": b.target.as_str(),
             "location": b.location.as_deref().map(|l| line(l, 300)),
         }),
-        LastGood::Nothing => Value::Null,
+        LastGood::Unread(_) | LastGood::Nothing => Value::Null,
         LastGood::Unknown => json!({
             "known": false, "run_id": null, "taken": null, "taken_text": null, "age_seconds": null,
             "target": null, "location": null,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use crate::config::{
-    Config, EmailConfig, NotifyConfig, NotifyOn, NtfyConfig, PingConfig, PingOn, SecretUrl, SuccessMail,
-    WebhookConfig, resolve_secret,
+    Config, EmailConfig, NotifyConfig, NotifyOn, NtfyConfig, PingConfig, PingOn, Reaching, SecretUrl,
+    SuccessMail, Telling, WebhookConfig, resolve_secret,
 };
 use crate::model::{ChannelName, Secret};
 use crate::notify::email::EmailSettings;
@@ -51,9 +51,9 @@ fn channel_of(config: &Config, name: &ChannelName, channel: &NotifyConfig) -> Ch
         NotifyConfig::Email(c) => email(name, c),
         NotifyConfig::Webhook(c) => webhook(name, c),
         NotifyConfig::Ntfy(c) => ntfy(name, c),
-        NotifyConfig::Ping(c) => http(&c.url, c.url_file.as_deref(), c.timeout, c.ca_file.as_deref())
+        NotifyConfig::Ping(c) => http(&c.address.url, c.address.url_file.as_deref(), &c.reaching)
             .and_then(|settings| Channel::ping(name.clone(), &settings, dialect(c))),
-        NotifyConfig::Heartbeat(c) => http(&c.url, c.url_file.as_deref(), c.timeout, c.ca_file.as_deref())
+        NotifyConfig::Heartbeat(c) => http(&c.address.url, c.address.url_file.as_deref(), &c.reaching)
             .and_then(|settings| Channel::ping(name.clone(), &settings, Dialect::HEARTBEAT)),
     };
     let extras = Extras {
@@ -65,16 +65,14 @@ fn channel_of(config: &Config, name: &ChannelName, channel: &NotifyConfig) -> Ch
 }
 
 fn broken(name: &ChannelName, channel: &NotifyConfig, why: String) -> Channel {
-    let (policy, labels, unsent) = match channel {
-        NotifyConfig::Email(c) => {
-            let labels = labels(c).unwrap_or_default();
-            (policy(&c.on, c.success, c.remind), labels, Unsent::Email { from: &c.from, to: &c.to })
-        }
-        NotifyConfig::Webhook(c) => (policy(&c.on, c.success, c.remind), Labels::default(), Unsent::Webhook),
-        NotifyConfig::Ntfy(c) => (policy(&c.on, c.success, c.remind), Labels::default(), Unsent::Ntfy),
-        NotifyConfig::Ping(c) => (ping_policy(), Labels::default(), Unsent::Ping(dialect(c))),
-        NotifyConfig::Heartbeat(_) => (ping_policy(), Labels::default(), Unsent::Ping(Dialect::HEARTBEAT)),
+    let (labels, unsent) = match channel {
+        NotifyConfig::Email(c) => (labels(c).unwrap_or_default(), Unsent::Email { from: &c.from, to: &c.to }),
+        NotifyConfig::Webhook(_) => (Labels::default(), Unsent::Webhook),
+        NotifyConfig::Ntfy(_) => (Labels::default(), Unsent::Ntfy),
+        NotifyConfig::Ping(c) => (Labels::default(), Unsent::Ping(dialect(c))),
+        NotifyConfig::Heartbeat(_) => (Labels::default(), Unsent::Ping(Dialect::HEARTBEAT)),
     };
+    let policy = channel.telling().map_or_else(ping_policy, policy);
     Channel::broken(name.clone(), policy, labels, unsent, why)
 }
 
@@ -85,11 +83,10 @@ fn email(name: &ChannelName, config: &EmailConfig) -> Result<Channel> {
         password: resolve_secret(config.password.as_ref(), config.password_file.as_deref())?,
         from: config.from.clone(),
         to: config.to.clone(),
-        timeout: config.timeout,
-        ca_file: config.ca_file.clone(),
+        timeout: config.reaching.timeout,
+        ca_file: config.reaching.ca_file.clone(),
     };
-    let policy = policy(&config.on, config.success, config.remind);
-    Channel::email(name.clone(), policy, labels(config)?, &settings)
+    Channel::email(name.clone(), policy(&config.telling), labels(config)?, &settings)
 }
 
 fn labels(config: &EmailConfig) -> Result<Labels> {
@@ -105,11 +102,11 @@ fn webhook(name: &ChannelName, config: &WebhookConfig) -> Result<Channel> {
         headers.push((header.clone(), value));
     }
     let settings = WebhookSettings {
-        http: http(&config.url, config.url_file.as_deref(), config.timeout, config.ca_file.as_deref())?,
+        http: http(&config.url, config.url_file.as_deref(), &config.reaching)?,
         secret: resolve_secret(None, config.secret_file.as_deref())?,
         headers,
     };
-    Channel::webhook(name.clone(), policy(&config.on, config.success, config.remind), &settings)
+    Channel::webhook(name.clone(), policy(&config.telling), &settings)
 }
 
 fn ntfy(name: &ChannelName, config: &NtfyConfig) -> Result<Channel> {
@@ -119,25 +116,20 @@ fn ntfy(name: &ChannelName, config: &NtfyConfig) -> Result<Channel> {
         .map(|(kind, priority)| Ok((kind.parse()?, *priority)))
         .collect::<Result<_>>()?;
     let settings = NtfySettings {
-        http: http(&config.url, config.url_file.as_deref(), config.timeout, config.ca_file.as_deref())?,
+        http: http(&config.url, config.url_file.as_deref(), &config.reaching)?,
         token: resolve_secret(None, config.token_file.as_deref())?,
         priorities,
         tags: config.tags.clone(),
     };
-    Channel::ntfy(name.clone(), policy(&config.on, config.success, config.remind), &settings)
+    Channel::ntfy(name.clone(), policy(&config.telling), &settings)
 }
 
-fn http(
-    url: &Option<SecretUrl>,
-    file: Option<&Path>,
-    timeout: std::time::Duration,
-    ca_file: Option<&Path>,
-) -> Result<HttpSettings> {
+fn http(url: &Option<SecretUrl>, file: Option<&Path>, reaching: &Reaching) -> Result<HttpSettings> {
     let url = match url {
         Some(url) => Secret::new(url.expose()),
         None => resolve_secret(None, file)?.context("it has neither url nor url_file")?,
     };
-    Ok(HttpSettings { url, timeout, ca_file: ca_file.map(Path::to_owned) })
+    Ok(HttpSettings { url, timeout: reaching.timeout, ca_file: reaching.ca_file.clone() })
 }
 
 fn dialect(config: &PingConfig) -> Dialect {
@@ -150,7 +142,7 @@ fn dialect(config: &PingConfig) -> Dialect {
     }
 }
 
-fn policy(on: &[NotifyOn], success: SuccessMail, remind: std::time::Duration) -> Policy {
+fn policy(telling: &Telling) -> Policy {
     let kind = |on: &NotifyOn| match on {
         NotifyOn::Failure => Kind::Failure,
         NotifyOn::Partial => Kind::Partial,
@@ -158,17 +150,17 @@ fn policy(on: &[NotifyOn], success: SuccessMail, remind: std::time::Duration) ->
         NotifyOn::Interrupted => Kind::Interrupted,
         NotifyOn::Recovery => Kind::Recovery,
     };
-    let success = match success {
+    let success = match telling.success {
         SuccessMail::Always => SuccessMode::Always,
         SuccessMail::Daily => SuccessMode::Daily,
         SuccessMail::Never => SuccessMode::Never,
     };
-    Policy { on: on.iter().map(kind).collect(), success, remind }
+    Policy { on: telling.on.iter().map(kind).collect(), success, remind: telling.remind }
 }
 
 /// What a switch that cannot be pinged would be told; it decides by its dialect.
 fn ping_policy() -> Policy {
-    policy(&[], SuccessMail::Always, std::time::Duration::ZERO)
+    Policy { on: Default::default(), success: SuccessMode::Always, remind: std::time::Duration::ZERO }
 }
 
 fn templates(channel: &NotifyConfig) -> TemplateFiles {

@@ -11,6 +11,7 @@ use super::{Agent, reap};
 use crate::config::Config;
 use crate::crypt::KeyFiles;
 use crate::event::Progress;
+use crate::failpoint;
 use crate::health::{self, Extra, Finding};
 use crate::lock;
 use crate::model::{JobName, TargetName};
@@ -42,9 +43,9 @@ pub fn used_targets(config: &Config) -> BTreeSet<TargetName> {
 /// however long the pause after the last attempt was to be.
 pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
     let at = agent.at(name, "")?;
-    let deadline = Some(Instant::now() + PROBE_LIMIT);
-    let reply =
-        isolate::call(&Request::Probe { at }, PROBE_LIMIT, deadline, &Progress::default(), &mut |_| Ok(()));
+    let limit = failpoint::pause(PROBE_LIMIT);
+    let deadline = Some(Instant::now() + limit);
+    let reply = isolate::call(&Request::Probe { at }, limit, deadline, &Progress::default(), &mut |_| Ok(()));
     let now = agent.now();
     match reply {
         Ok(Reply::Probed { space }) => {

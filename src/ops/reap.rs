@@ -10,7 +10,7 @@ use super::hooks::{Hooks, Verdict};
 use super::verify::{Depth, read_manifest, verify};
 use super::{Agent, prune, tell};
 use crate::config::JobConfig;
-use crate::event::{Progress, Silent, Step};
+use crate::event::{Looked, Progress, Silent, Step};
 use crate::lock::{FileLock, LockMode, ProcessIdentity};
 use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
@@ -25,7 +25,7 @@ const LOOK_BACK: usize = 30;
 pub enum Fate {
     /// It is marked interrupted; its leftovers are gone.
     Interrupted,
-    /// It had published: its backup was read back and counts.
+    /// It had published: its backup was looked at as far as its target says, and counts.
     Adopted(Outcome),
     /// Its target is away, so that nobody can tell yet. It stays as it is.
     Unknown(String),
@@ -163,7 +163,8 @@ fn adopt(
     if !target.holds(location, &run.run_id)? {
         return Ok(None);
     }
-    let depth = Depth::of(agent.target(name)?.reads_back()).unwrap_or(Depth::Lengths);
+    let config = agent.target(name)?;
+    let depth = Depth::of(config.reads_back()).unwrap_or(Depth::Lengths);
     let report = verify(target.as_ref(), location, &run.run_id, depth, &Progress::default())?;
     if report.result().is_err() {
         target.remove(location, &run.run_id)?;
@@ -172,9 +173,13 @@ fn adopt(
     let manifest = read_manifest(target.as_ref(), location)?;
     let copies = job.map_or_else(Vec::new, |job| copies_to_make(agent, job, name, location, &manifest));
     let mut ended = ended_by_manifest(&manifest, agent.now());
-    ended
-        .degraded
-        .push("run: it died after its backup was published; the backup was read back and counts".to_owned());
+    ended.degraded.push(match config.looked_at() {
+        Looked::NotAt(why) => format!(
+            "run: it died after its backup was published; the backup counts, its files have the lengths they should \
+             have, and was not read back: {why}"
+        ),
+        looked => format!("run: it died after its backup was published; the backup was {looked} and counts"),
+    });
     ended.degraded.extend(make_up_hooks(agent, run, job, manifest.outcome, None));
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     agent.state.end_run(&ended, &copies, &messages)?;

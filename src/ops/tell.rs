@@ -12,12 +12,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Agent;
 use super::channels::channels;
-use crate::config::Config;
-use crate::model::{ChannelName, ComponentName, JobName, RunId};
+use crate::config::{Config, TargetConfig};
+use crate::event::Looked;
+use crate::model::{ChannelName, ComponentName, JobName, RunId, TargetName};
 use crate::notify::facts::{AgentFacts, CheckFacts, CopyFacts, FindingFacts, RunFacts, VerifyFacts};
 use crate::notify::outbox::{self, Delivery};
 use crate::notify::{Channel, gather, plan};
-use crate::state::{Copy, EndedRun, FactKey, NewMessage, Run};
+use crate::state::{Copy, CopyStatus, EndedRun, FactKey, NewMessage, Run};
 
 /// How often the same findings of the health checks are mailed again.
 const TELL_CHECK_AGAIN: TimeDelta = TimeDelta::hours(24);
@@ -58,13 +59,18 @@ fn context_of(config: &Config, command: &str, job: &JobName, now: DateTime<Utc>)
         command: command.to_owned(),
         next_run: of_job.and_then(|j| j.schedule()).and_then(|s| s.next_after(timezone, now)),
         target_paths: target_paths(config),
+        not_read_back: not_read_back(config),
         channels: Some(config.channels_for(job).into_iter().map(|(name, _)| name.clone()).collect()),
         paused: false,
         notes: Vec::new(),
     }
 }
 
-fn target_paths(config: &Config) -> BTreeMap<crate::model::TargetName, String> {
+fn not_read_back(config: &Config) -> BTreeMap<TargetName, &'static str> {
+    config.target.iter().filter_map(|(name, t)| Some((name.clone(), t.not_read_back()?))).collect()
+}
+
+fn target_paths(config: &Config) -> BTreeMap<TargetName, String> {
     config.target.iter().map(|(name, t)| (name.clone(), t.address(""))).collect()
 }
 
@@ -95,11 +101,21 @@ fn copies_of(agent: &Agent, job: &JobName, ended: &EndedRun) -> Vec<CopyFacts> {
     let Some(config) = agent.config.job.get(job).filter(|_| ended.stored_bytes > 0) else {
         return Vec::new();
     };
-    let states = std::iter::once("verified").chain(std::iter::repeat("pending"));
-    let pairs = config.targets.iter().zip(states);
-    pairs
-        .map(|(target, state)| CopyFacts { target: target.clone(), state: state.to_owned(), detail: None })
-        .collect()
+    let copy = |(place, target): (usize, &TargetName)| {
+        let not_read_back = agent.config.target.get(target).and_then(TargetConfig::not_read_back);
+        let state = match (place, not_read_back) {
+            (0, None) => CopyStatus::Verified,
+            (0, Some(_)) => CopyStatus::Complete,
+            _ => CopyStatus::Pending,
+        };
+        let detail = not_read_back.filter(|_| state == CopyStatus::Complete);
+        CopyFacts {
+            target: target.clone(),
+            state: state.as_str().to_owned(),
+            detail: detail.map(|why| Looked::NotAt(why).to_string()),
+        }
+    };
+    config.targets.iter().enumerate().map(copy).collect()
 }
 
 /// Tells of a run without the state, which cannot be opened or written: through the spool, and straight.
@@ -122,17 +138,17 @@ pub fn degraded(agent: &Agent, run: &RunId, text: &str) -> Result<()> {
 }
 
 /// How a copy that is not there is named among what degraded a run.
-pub fn copy_trouble(target: &crate::model::TargetName) -> String {
+pub fn copy_trouble(target: &TargetName) -> String {
     format!("copy {target}")
 }
 
 /// The same for a copy that nobody makes until somebody changed something.
-fn copy_stop(target: &crate::model::TargetName) -> String {
+fn copy_stop(target: &TargetName) -> String {
     format!("{} stopped", copy_trouble(target))
 }
 
 /// True for what degraded a run because its copy to a target is not there.
-pub fn is_copy_trouble(text: &str, target: &crate::model::TargetName) -> bool {
+pub fn is_copy_trouble(text: &str, target: &TargetName) -> bool {
     [copy_trouble(target), copy_stop(target)]
         .iter()
         .any(|name| text.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(": ")))

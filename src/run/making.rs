@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::{Backup, Running};
 use crate::archive;
 use crate::config::{CodecName, TargetConfig};
-use crate::event::Level;
+use crate::event::{Level, Step};
 use crate::manifest::{self, Manifest};
 use crate::model::{ComponentName, TargetName};
 use crate::ops::hooks::{Hooks, Scope};
@@ -148,10 +148,21 @@ impl Running<'_> {
         self.tidy(stage.abandon());
     }
 
+    /// The step that reads the backup back. A target that is not to be read has no such step, and the log says so.
+    pub(super) fn look_at_backup(&self, primary: &Primary<'_>, backup: &Backup) -> Result<()> {
+        let config = self.agent.target(primary.name)?;
+        match Depth::of(config.reads_back()) {
+            Some(depth) => self.step(Step::ReadBack, || self.read_back(primary, backup, depth)),
+            None => {
+                self.note(Level::Info, format!("the backup at {}: {}", primary.name, config.looked_at()));
+                Ok(())
+            }
+        }
+    }
+
     /// Reads the backup around the page cache, and compares it with what was written.
-    pub(super) fn read_back(&self, primary: &Primary<'_>, backup: &Backup) -> Result<()> {
+    fn read_back(&self, primary: &Primary<'_>, backup: &Backup, depth: Depth) -> Result<()> {
         let target = primary.target.as_ref();
-        let Some(depth) = Depth::of(self.agent.target(primary.name)?.reads_back()) else { return Ok(()) };
         let report = verify(target, &backup.location, &self.run_id, depth, self.progress)?;
         report.result().map_err(|problems| anyhow!("the backup was read back and differs: {problems}"))
     }

@@ -133,9 +133,7 @@ impl Observer for Running<'_> {
                 ByteSize(*stored_bytes)
             ),
             Event::CopyStarted(target) => tracing::info!("copying to {target}"),
-            Event::CopyEnded(target, Ok(())) => {
-                tracing::info!("the copy at {target} is there and was read back")
-            }
+            Event::CopyEnded(target, Ok(looked)) => tracing::info!("the copy at {target} is there, {looked}"),
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no copy at {target}: {error}"),
             _ => {}
         }

@@ -11,7 +11,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `words`, `calls` | a line of shell, and which of the programs it starts |
-//! | `crontab`, `cron` | crontabs, and where they lie |
+//! | `crontab`, `crontab_file`, `cron` | crontabs, which of them cron takes, and where they lie |
 //! | `systemd`, `calendar` | timers and their times |
 //! | `at` | at jobs |
 //! | `when` | when something starts, and when two do at once |
@@ -22,6 +22,7 @@ mod calendar;
 mod calls;
 mod cron;
 mod crontab;
+mod crontab_file;
 mod read;
 mod systemd;
 #[cfg(test)]
@@ -117,6 +118,17 @@ pub enum Place {
     Daemon,
 }
 
+/// A user's crontab that cron does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The file, as the host names it.
+    pub path: PathBuf,
+    /// Why; part of a sentence.
+    pub why: String,
+    /// What mends it: a command, or a sentence.
+    pub fix: String,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -124,17 +136,21 @@ pub struct Found {
     pub triggers: Vec<Trigger>,
     /// What could not be looked at.
     pub unread: Vec<Unread>,
+    /// Users' crontabs that cron passes over, as far as nothing that was looked for stands in them.
+    pub refused: Vec<Refused>,
     /// How many files were looked at.
     pub files: usize,
 }
 
 /// Looks everywhere.
 pub fn search(question: &Question) -> Found {
-    let mut search = Search { question, root: Root::new(&question.root), found: Vec::new(), files: 0 };
+    let root = Root::new(&question.root);
+    let mut search = Search { question, root, found: Vec::new(), refused: Vec::new(), files: 0 };
     cron::search(&mut search);
     systemd::search(&mut search);
     at::search(&mut search);
-    Found { triggers: search.found, unread: search.root.unread, files: search.files }
+    let Search { root, found, refused, files, .. } = search;
+    Found { triggers: found, unread: root.unread, refused, files }
 }
 
 /// A search that goes on.
@@ -142,6 +158,7 @@ struct Search<'a> {
     question: &'a Question,
     root: Root,
     found: Vec<Trigger>,
+    refused: Vec<Refused>,
     files: usize,
 }
 

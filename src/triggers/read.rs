@@ -59,6 +59,11 @@ impl Root {
         fs::symlink_metadata(self.real(Path::new(path))).is_ok()
     }
 
+    /// What is known of a file without opening it, or following it where it is a link; none when it does not exist.
+    pub(super) fn meta(&self, path: &Path) -> Option<Metadata> {
+        fs::symlink_metadata(self.real(path)).ok()
+    }
+
     /// Where a path of the host lies really. Links in its folders lead where the system leads them; `..`
     /// leads nowhere.
     fn real(&self, path: &Path) -> PathBuf {

@@ -215,6 +215,42 @@ fn files_that_cron_passes_over_are_told_with_the_reason() {
 }
 
 #[test]
+fn users_crontabs_that_cron_does_not_take_are_told_whatever_is_in_them() {
+    let spool = "var/spool/cron/crontabs";
+    let world = World::new()
+        .file_with(&format!("{spool}/ann"), "0 5 * * * true\n", 0o644)
+        .file_with(&format!("{spool}/bob"), "0 5 * * * true\n", 0o600)
+        .file_with(&format!("{spool}/eve"), OWN, 0o400)
+        .file_with(&format!("{spool}/.#ann"), "x", 0o644)
+        .file_with(&format!("{spool}/tmp.x1"), "x", 0o644)
+        .link(&format!("{spool}/joe"), "/nowhere")
+        .file_with("var/spool/cron/atjobs/x", "x", 0o700);
+    let refused = |world: &World| -> Vec<String> {
+        let found = world.search();
+        assert!(found.unread.is_empty(), "{:?}", found.unread);
+        found.refused.iter().map(|r| format!("{}: {}: {}", r.path.display(), r.why, r.fix)).collect()
+    };
+    assert_eq!(
+        refused(&world),
+        [
+            "/var/spool/cron/crontabs/ann: others can read or change it: chmod 600 /var/spool/cron/crontabs/ann",
+            "/var/spool/cron/crontabs/joe: it is a symbolic link, which cron does not follow: Have it written by \
+             `crontab -u joe -e`, and remove /var/spool/cron/crontabs/joe before",
+        ]
+    );
+    // What is looked for is told as the line it is.
+    assert_eq!(
+        world.found(),
+        ["/var/spool/cron/crontabs/eve:1 | 0 3,11,19 * * * IGNORED its mode is 0400, and cron wants 0600: \
+          `chmod 600 /var/spool/cron/crontabs/eve`"]
+    );
+    // The cron of Red Hat and others takes all of these.
+    let world = world.file("usr/sbin/crond", "");
+    assert_eq!(refused(&world), [""; 0]);
+    assert_eq!(world.found(), ["/var/spool/cron/crontabs/eve:1 | 0 3,11,19 * * *"]);
+}
+
+#[test]
 fn hostile_files_hang_nobody_and_hide_nothing() {
     let world = World::new()
         .file("etc/cron.d/a", LINE)

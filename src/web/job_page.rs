@@ -129,7 +129,7 @@ pub(super) fn render(view: &View, name: &JobName, record: &JobRecord) -> askama:
         counters: state.map(counters),
         charts: charts(history),
         good_runs: good_runs(history),
-        copies: Copies::new(job, state, now, tz),
+        copies: Copies::new(&view.config, job, state, now, tz),
         drills: Drills::new(&view.config, job, state, now, tz),
         components,
         components_left_out,

@@ -200,7 +200,7 @@ impl<'a> Seen<'a> {
             external: self.job.trigger == Trigger::External,
             charts: charts(history),
             good_runs: good_runs(history),
-            copies: Copies::new(Some(self.job), self.state, now, tz),
+            copies: Copies::new(&view.config, Some(self.job), self.state, now, tz),
             // Without drills in the configuration an old one says little about today: the job's page has it.
             drills: self
                 .job
@@ -225,7 +225,7 @@ impl<'a> Seen<'a> {
             size: measured.map(|run| ByteSize(run.stored_bytes)),
             chart: self.state.and_then(|state| small(&state.history)),
             took: success.and_then(Run::duration).map(took),
-            copies: Copies::new(Some(self.job), self.state, now, self.tz).line(),
+            copies: Copies::new(&view.config, Some(self.job), self.state, now, self.tz).line(),
         }
     }
 }

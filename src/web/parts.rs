@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 use super::text::{Marked, clip, first_line, marked, plural};
 use super::when::When;
 use super::{RunProgress, View};
-use crate::config::JobConfig;
+use crate::config::{Config, JobConfig, TargetConfig};
 use crate::health::{self, Finding, since, words};
 use crate::model::{ByteSize, JobName, Outcome, TargetName, WarningCounts};
 use crate::state::{HealthStatus, JobState, JobTargetState, Run};
@@ -156,13 +156,21 @@ struct CopyRow {
     corrupt: u64,
     read_back: Option<When>,
     read_back_differs: bool,
+    /// Why nothing is read back there, where that is meant so.
+    not_read_back: Option<&'static str>,
     /// What keeps copies or retention from it.
     errors: Vec<String>,
 }
 
 impl Copies {
     /// Of the targets of the configuration, in its order; without one, of those the state knows.
-    pub(super) fn new(job: Option<&JobConfig>, state: Option<&JobState>, now: DateTime<Utc>, tz: Tz) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        job: Option<&JobConfig>,
+        state: Option<&JobState>,
+        now: DateTime<Utc>,
+        tz: Tz,
+    ) -> Self {
         let nothing = JobTargetState::default();
         let known = |target: &TargetName| state.and_then(|state| state.targets.get(target));
         let targets: Vec<&TargetName> = match job {
@@ -182,6 +190,7 @@ impl Copies {
                 corrupt: at.corrupt,
                 read_back: at.last_verify.map(|last| When::short(last, now, tz)),
                 read_back_differs: at.last_verify_ok == Some(false),
+                not_read_back: config.target.get(target).and_then(TargetConfig::not_read_back),
                 errors: errors
                     .into_iter()
                     .filter_map(|(what, error)| Some((what, error.as_deref()?)))

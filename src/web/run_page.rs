@@ -10,6 +10,7 @@ use super::frame::Frame;
 use super::parts::{Mark, Progress, counted, living, run_mark, zone};
 use super::text::{Marked, clip, cost_of, marked, tail};
 use super::when::{When, took};
+use crate::config::TargetConfig;
 use crate::event::Step;
 use crate::model::{ByteSize, ChannelName, ComponentName, JobName, RunId, Sha256, TargetName, WarningKind};
 use crate::notify::hints;
@@ -83,6 +84,8 @@ struct ComponentRow {
 struct CopyRow {
     target: TargetName,
     mark: Mark,
+    /// Why it was not read back, where that is meant so.
+    not_read_back: Option<&'static str>,
     since: When,
     folder: Option<String>,
     error: Option<String>,
@@ -147,7 +150,11 @@ pub(super) fn render(view: &View, record: &RunRecord) -> askama::Result<String> 
         steps: steps(run),
         components: run.components.iter().take(COMPONENTS).map(ComponentRow::new).collect(),
         components_left_out: run.components.len().saturating_sub(COMPONENTS),
-        copies: copies.iter().take(COPIES).map(|copy| CopyRow::new(copy, when)).collect(),
+        copies: copies
+            .iter()
+            .take(COPIES)
+            .map(|copy| CopyRow::new(copy, view.config.target.get(&copy.target), when))
+            .collect(),
         notes: run.degraded.iter().take(NOTES).map(|note| clip(note, 400).into_owned()).collect(),
         told: messages.iter().take(MESSAGES).map(|message| ToldRow::new(message, when)).collect(),
         files: Files::new(run),
@@ -212,7 +219,7 @@ impl ComponentRow {
 }
 
 impl CopyRow {
-    fn new(copy: &Copy, when: impl Fn(DateTime<Utc>) -> When) -> Self {
+    fn new(copy: &Copy, target: Option<&TargetConfig>, when: impl Fn(DateTime<Utc>) -> When) -> Self {
         let (class, word, since) = match copy.status {
             CopyStatus::Pending if copy.permanent => ("critical", "stopped", copy.queued_at),
             CopyStatus::Pending => ("warning", "waits", copy.queued_at),
@@ -224,6 +231,9 @@ impl CopyRow {
         Self {
             target: copy.target.clone(),
             mark: Mark { class, word },
+            not_read_back: target
+                .filter(|_| copy.status == CopyStatus::Complete)
+                .and_then(TargetConfig::not_read_back),
             since: when(since),
             folder: copy.location.as_deref().map(|folder| clip(folder, 200).into_owned()),
             error: copy.last_error.as_deref().map(|error| clip(error, 300).into_owned()),

@@ -12,6 +12,7 @@ mod locks;
 mod mail;
 #[cfg(feature = "real-peers")]
 mod mysql;
+mod read_back;
 mod restore;
 #[path = "../support/smtp.rs"]
 mod smtp;

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::fault_proxy::{FaultProxy, Harm, Way};
-use crate::kinds::{Kind, SFTP, WEBDAV};
+use crate::kinds::{Kind, S3, SFTP, WEBDAV};
 use crate::world::invariants::Expect;
 use crate::world::{Setup, World};
 
@@ -17,15 +17,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Each run has a folder of its own, also within one minute.
 const LINES: &str = "template = \"{host}/daily/%Y/%m/%d/%H%M%S%3f\"";
-const JOB: &str = "copy_stall = \"20s\"";
-
 fn further_target(kind: &Kind) -> (World, FaultProxy, Box<dyn std::any::Any>) {
-    let world = World::with(Setup { nas: true, nas_lines: LINES, job: JOB, ..Setup::default() });
+    let world = World::with(Setup { nas: true, nas_lines: LINES, job: kind.job, ..Setup::default() });
+    in_haste(&world);
     let (address, server) = (kind.start)(&world, "nas");
     let proxy = FaultProxy::to(address);
     kind.use_for(&world, "nas", proxy.address);
     world.recover();
     (world, proxy, server)
+}
+
+/// Pauses between attempts pass five times as fast: there are as many attempts.
+fn in_haste(world: &World) {
+    world.env.borrow_mut().push(("BACKUP_AGENT_FAILPOINT_HASTE", "5"));
 }
 
 /// A run with a fault at its further target, and the next attempt without.
@@ -107,6 +111,7 @@ fn a_restore_goes_on_where_it_broke(kind: &Kind) {
 
 fn a_primary_target_fails_the_run(kind: &Kind) {
     let world = World::with(Setup { local: LINES, ..Setup::default() });
+    in_haste(&world);
     let (address, _server) = (kind.start)(&world, "local");
     let proxy = FaultProxy::to(address);
     kind.use_for(&world, "local", proxy.address);
@@ -132,7 +137,7 @@ fn a_primary_target_fails_the_run(kind: &Kind) {
 fn a_copy_that_stands_still_is_given_up(kind: &Kind) {
     let (world, proxy, _server) = further_target(kind);
     world.edit_config("timeout = \"2s\"", "timeout = \"2m\"");
-    world.edit_config(JOB, "copy_stall = \"4s\"");
+    world.edit_config(kind.job, "copy_stall = \"4s\"");
     proxy.harm(Harm::Stall, Way::Up, IN_THE_ARCHIVE, ALWAYS);
     degrades(&world, &proxy, "stall", || proxy.fired() > 0);
 }
@@ -165,4 +170,29 @@ fn webdav_a_copy_that_stands_still_is_given_up() {
 #[test]
 fn sftp_harm_degrades_and_the_next_attempt_works() {
     harm_degrades_and_the_next_attempt_works(&SFTP);
+}
+
+#[test]
+fn s3_harm_degrades_and_the_next_attempt_works() {
+    harm_degrades_and_the_next_attempt_works(&S3);
+}
+
+#[test]
+fn s3_small_harm_is_overcome() {
+    small_harm_is_overcome(&S3);
+}
+
+#[test]
+fn s3_a_restore_goes_on_where_it_broke() {
+    a_restore_goes_on_where_it_broke(&S3);
+}
+
+#[test]
+fn s3_a_primary_target_fails_the_run() {
+    a_primary_target_fails_the_run(&S3);
+}
+
+#[test]
+fn s3_a_copy_that_stands_still_is_given_up() {
+    a_copy_that_stands_still_is_given_up(&S3);
 }

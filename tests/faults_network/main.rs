@@ -14,5 +14,7 @@ mod lies;
 mod lying;
 #[path = "../peers/mod.rs"]
 mod peers;
+#[path = "../support/s3.rs"]
+mod s3;
 #[path = "../support/world.rs"]
 mod world;

@@ -152,6 +152,7 @@ impl World {
     /// Invariants 1 and 3.
     #[track_caller]
     pub fn check_backups(&self) -> Vec<Value> {
+        self.look();
         let all = self.run(&["list", "--all", "--json"]).expect(0).json();
         let all = all.as_array().unwrap();
         let list: Vec<Value> = all.iter().filter(|c| c["status"] != "expired").cloned().collect();

@@ -59,6 +59,10 @@ pub struct World {
     known_good: RefCell<BTreeSet<(String, String)>>,
     /// Whether the last run was told to be bad, so that the next bad one need not be told again.
     in_trouble: Cell<bool>,
+    /// Variables of the environment that the program gets.
+    pub env: RefCell<Vec<(&'static str, &'static str)>>,
+    /// Brings what a store without files holds into the folder of its target, before anybody looks there.
+    pub mirror: RefCell<Option<Box<dyn Fn()>>>,
 }
 
 impl World {
@@ -78,6 +82,8 @@ impl World {
             compared: RefCell::default(),
             known_good: RefCell::default(),
             in_trouble: Cell::new(false),
+            env: RefCell::default(),
+            mirror: RefCell::default(),
         };
         for folder in ["local", "nas", "src"] {
             fs::create_dir(world.path(folder)).unwrap();
@@ -183,6 +189,7 @@ to = ["admin@example.org"]
         }
         command.arg("--config").arg(self.path("config.toml")).args(args).stdin(Stdio::null());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", "/");
+        command.envs(self.env.borrow().iter().copied());
         command
     }
 
@@ -258,6 +265,13 @@ to = ["admin@example.org"]
         self.run(&["history", "--json", "-n", "1000"]).expect(0).json().as_array().unwrap().clone()
     }
 
+    /// Lets the folders of targets hold what the targets hold.
+    fn look(&self) {
+        if let Some(mirror) = &*self.mirror.borrow() {
+            mirror();
+        }
+    }
+
     /// The folder of a copy.
     pub fn folder(&self, copy: &Value) -> PathBuf {
         self.path(copy["target"].as_str().unwrap()).join(copy["location"].as_str().unwrap())
@@ -290,6 +304,7 @@ to = ["admin@example.org"]
 
     /// What is left at the targets of unfinished backups and removals.
     pub fn leftovers(&self) -> Vec<PathBuf> {
+        self.look();
         let mut found = Vec::new();
         for target in ["local", "nas"] {
             let Ok(entries) = fs::read_dir(self.path(target)) else { continue };
@@ -306,6 +321,7 @@ to = ["admin@example.org"]
 
     /// Every folder at a target that holds a manifest.
     pub fn stored(&self, target: &str) -> Vec<PathBuf> {
+        self.look();
         let mut found = Vec::new();
         let mut folders = vec![self.path(target)];
         while let Some(folder) = folders.pop() {

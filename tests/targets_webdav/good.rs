@@ -166,3 +166,31 @@ fn a_backup_that_comes_into_an_empty_folder_while_it_is_removed_stays() {
     let names = fs::read_dir(world.path("nas")).unwrap().map(|e| e.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["testhost"]);
 }
+
+#[test]
+fn an_empty_folder_that_was_moved_aside_by_a_process_that_died_is_removed_by_a_later_one() {
+    let lines = "keep = { last = 1 }\ntemplate = \"{host}/%Y%m%dT%H%M%S%3f/b\"";
+    let world = World::with(Setup { nas: true, nas_lines: lines, ..Setup::default() });
+    let server = WebDav::rclone(&world.path("nas"), None);
+    use_webdav(&world, "nas", &format!("http://{}", server.address), "");
+    world.recover();
+    world.change();
+    let (out, fired) = world.run_at("webdav-aside=kill", &["backup", "web", "--json"]);
+    assert!(fired, "{}", out.all());
+    let left = world.leftovers();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].file_name().unwrap().to_string_lossy().starts_with(".empty-"), "{left:?}");
+
+    // What is no such folder stays, and so does one with something in it.
+    let (others, holds) = (world.path("nas/.empty-by-somebody"), world.path("nas/.empty-0123456789abcdef"));
+    fs::create_dir(&others).unwrap();
+    fs::create_dir_all(holds.join("b")).unwrap();
+    world.change();
+    world.backup();
+    let mut left = world.leftovers();
+    left.sort();
+    assert_eq!(left, [holds.clone(), others.clone()]);
+    fs::remove_dir_all(holds).unwrap();
+    fs::remove_dir(others).unwrap();
+    world.recover();
+}

@@ -11,6 +11,7 @@ use crate::notify::facts::{GoodBackup, LastGood, RunFacts, Streak};
 use crate::notify::hints;
 use crate::notify::message::Kind;
 use crate::notify::text::{between, line, lines, moment, span};
+use crate::state::CopyStatus;
 
 /// Lines of an error chain a message shows at most.
 const SHOWN_ERROR_LINES: usize = 12;
@@ -98,24 +99,35 @@ fn error_lines(error: Option<&str>) -> Vec<String> {
 /// The newest verified backup, as a message about a run names it: a good run that was read back is itself the
 /// newest; the state may not know it yet.
 pub fn newest_verified(facts: &RunFacts) -> LastGood {
-    match facts.copies.iter().find(|c| facts.outcome.is_good() && c.state == "verified") {
-        Some(copy) => LastGood::Backup(GoodBackup {
+    let own = |state: CopyStatus| {
+        let copy = facts.copies.iter().find(|c| facts.outcome.is_good() && c.state == state.as_str())?;
+        Some(GoodBackup {
             run_id: facts.run_id.clone(),
             taken: facts.started,
             target: copy.target.clone(),
             location: None,
-        }),
-        None => facts.newest_verified.clone(),
+        })
+    };
+    match (own(CopyStatus::Verified), &facts.newest_verified) {
+        (Some(own), _) => LastGood::Backup(own),
+        (None, LastGood::Unread(_) | LastGood::Nothing) => {
+            own(CopyStatus::Complete).map_or_else(|| facts.newest_verified.clone(), LastGood::Unread)
+        }
+        (None, known) => known.clone(),
     }
 }
 
 pub(super) fn still_good(kind: Kind, facts: &RunFacts, now: DateTime<Utc>) -> Section {
     let mut blocks = Vec::new();
     match &newest_verified(facts) {
-        LastGood::Backup(backup) => {
+        newest @ (LastGood::Backup(backup) | LastGood::Unread(backup)) => {
             let age = span(between(backup.taken, now));
+            let what = match newest {
+                LastGood::Backup(_) => "The newest verified backup is",
+                _ => "No backup of this job was read back. The newest that was stored is",
+            };
             blocks.push(para(format!(
-                "The newest verified backup is {age} old: {} of {}, at {}{}.",
+                "{what} {age} old: {} of {}, at {}{}.",
                 backup.run_id,
                 moment(backup.taken, facts.timezone),
                 backup.target,
@@ -194,7 +206,7 @@ pub(super) fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     let look = format!("Look closer (on {}):", line(&facts.host, 64));
     let mut rows = vec![(look, format!("{command} show {}", facts.run_id))];
     if kind == Kind::Degraded || (kind == Kind::Reminder && facts.outcome.is_good()) {
-        rows.push(("Try again what is pending:".to_owned(), format!("{command} tend")));
+        rows.push(("Try again what is pending:".to_owned(), format!("{command} tend --retry")));
     } else {
         rows.push((
             "Once the cause is gone, do not wait for the schedule:".to_owned(),

@@ -61,6 +61,7 @@ impl World {
             command: "agent".to_owned(),
             next_run: None,
             target_paths: BTreeMap::from([(TargetName::new("local").unwrap(), "/var/backups".to_owned())]),
+            not_read_back: BTreeMap::new(),
             channels: None,
             paused: false,
             notes: Vec::new(),

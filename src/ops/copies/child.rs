@@ -83,6 +83,7 @@ pub(in crate::ops) fn copy(
     }
 }
 
+/// Copies all files; gives the bytes of those that a backup's size counts, as [`manifest::Manifest::stored_bytes`].
 fn copy_files(
     source: &dyn Target,
     location: &str,
@@ -104,7 +105,7 @@ fn copy_files(
         total += bytes;
     }
     for name in [manifest::RESTORE_FILE, manifest::SUMS_FILE, manifest::FILE] {
-        total += copy_file(source, location, stage, name, progress)?.0;
+        copy_file(source, location, stage, name, progress)?;
     }
     Ok(total)
 }

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 
 use super::Pass;
 use super::pauses::{self, Fault};
-use crate::config::{IoNice, ReadBack};
+use crate::config::{IoNice, ReadBack, TargetConfig};
 use crate::crypt::KeyFiles;
-use crate::event::{Event, Level, Observer, Progress, is_interruption};
+use crate::event::{Event, Level, Looked, Observer, Progress, is_interruption};
 use crate::failpoint;
 use crate::log;
 use crate::ops::isolate::{self, At, FromSource, Reply, Request, TimeUp, verify_copy};
@@ -60,7 +60,8 @@ impl Making<'_> {
         }
         observer.event(&Event::CopyStarted(copy.target.clone()));
         let result = failpoint::hit("copy").and_then(|()| make(agent, copy, deadline, progress));
-        let told = result.as_ref().map(|_| ()).map_err(|e| format!("{e:#}"));
+        let looked = || agent.config.target.get(&copy.target).map_or(Looked::AtAll, TargetConfig::looked_at);
+        let told = result.as_ref().map(|()| looked()).map_err(|e| format!("{e:#}"));
         observer.event(&Event::CopyEnded(copy.target.clone(), told));
         match result {
             Ok(()) => {

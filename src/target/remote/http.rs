@@ -16,9 +16,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use rustls::CertificateError;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
+use super::proxy;
 use crate::target::Permanent;
 
 /// The longest time for a connection, with the look-up of the name and the TLS handshake.
@@ -35,12 +36,14 @@ pub(super) struct HttpSettings {
     pub(super) ca_file: Option<PathBuf>,
     /// The longest time without a byte from or to the server.
     pub(super) silence: Duration,
+    /// Threads that send and receive.
+    pub(super) threads: usize,
 }
 
 /// Makes the client alone. The process must have installed a TLS provider before.
 ///
 /// # Errors
-/// The file with certificates cannot be read, or holds none.
+/// The file with certificates cannot be read, or holds none; a proxy of the environment cannot be used.
 pub(super) fn client(settings: &HttpSettings) -> Result<Client> {
     let mut builder = Client::builder()
         // One large body at a time: HTTP/2 gains nothing, and its library logs paths.
@@ -59,6 +62,7 @@ pub(super) fn client(settings: &HttpSettings) -> Result<Client> {
             .ok_or_else(|| Permanent(format!("`ca_file` {} holds no PEM certificate", path.display())))?;
         builder = builder.tls_certs_merge(certificates);
     }
+    proxy::check(|name| std::env::var(name).ok())?;
     builder.build().context("cannot set up HTTP")
 }
 
@@ -67,6 +71,7 @@ pub(super) fn client(settings: &HttpSettings) -> Result<Client> {
 pub(super) struct Http {
     /// None only while it is dropped.
     runtime: Option<Runtime>,
+    handle: Handle,
     client: Client,
     silence: Duration,
 }
@@ -78,12 +83,13 @@ impl Http {
     /// As [`client`]; no thread can be started.
     pub(super) fn new(settings: &HttpSettings) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(settings.threads)
             .thread_name("http")
             .enable_all()
             .build()
             .context("cannot start a thread for HTTP")?;
-        Ok(Self { runtime: Some(runtime), client: client(settings)?, silence: settings.silence })
+        let handle = runtime.handle().clone();
+        Ok(Self { runtime: Some(runtime), handle, client: client(settings)?, silence: settings.silence })
     }
 
     /// The client, to begin requests with.
@@ -96,8 +102,9 @@ impl Http {
         self.silence
     }
 
-    fn runtime(&self) -> io::Result<&Runtime> {
-        self.runtime.as_ref().ok_or_else(|| io::Error::other("HTTP is shut down"))
+    /// Its runtime, for what has limits of time of its own. Not to be waited on by a thread of a runtime.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Waits for something asynchronous, at most `limit`. Not to be called by a thread of a runtime.
@@ -106,8 +113,7 @@ impl Http {
         limit: Duration,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let runtime = self.runtime().map_err(|e| Failure::passing(e.to_string()))?;
-        runtime.block_on(async {
+        self.handle.block_on(async {
             match tokio::time::timeout(limit, work).await {
                 Ok(done) => done,
                 Err(_) => Err(Failure::silent(limit)),
@@ -119,8 +125,8 @@ impl Http {
     pub(super) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> io::Result<JoinHandle<T>> {
-        Ok(self.runtime()?.spawn(work))
+    ) -> JoinHandle<T> {
+        self.handle.spawn(work)
     }
 
     /// Sends a request whose body is small, and gives the answer's head, whatever it says; the body is still to
@@ -171,16 +177,16 @@ impl Failure {
             return failure;
         }
         let reason = causes(error);
+        let proxy = error.url().and_then(proxy::of);
         if reason.contains("proxy authorization required") {
-            return Self::permanent(
-                "the proxy wants a login; write it into HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT",
-            );
+            return Self::permanent(proxy::wants_login(proxy.as_ref()));
         }
-        let through = if reason.contains("tunnel") {
-            "; the connection goes through a proxy of the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY)"
-        } else {
-            ""
-        };
+        let through = proxy.map_or_else(String::new, |proxy| {
+            format!(
+                "; the connection goes through the proxy {}, which the environment names; NO_PROXY leaves hosts out",
+                proxy.at
+            )
+        });
         let what = match error {
             e if e.is_timeout() => "the server did not answer in time",
             e if e.is_connect() => "cannot reach the server",
@@ -196,11 +202,12 @@ impl Failure {
         match status.as_u16() {
             401 => permanent("; check the login and the password"),
             403 => permanent("; this login may not do that"),
-            407 => permanent("; the proxy wants a login"),
+            407 => permanent(&format!("; {}", proxy::wants_login(None))),
             411 => permanent(
                 "; it takes no object whose length is not known beforehand, so it can be a further target only",
             ),
             413 => permanent("; the object is larger than it takes, which its configuration limits"),
+            423 => passing("; an upload that broke off is still open there, or somebody else has it open"),
             507 => permanent("; it is full, or the quota is used up: make room"),
             300..=399 => {
                 let to = location.map_or_else(String::new, |to| format!(" to {to}"));
@@ -314,7 +321,8 @@ mod tests {
     fn a_ca_file_that_is_none_is_named_and_is_no_passing_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");
-        let settings = HttpSettings { ca_file: Some(path.clone()), silence: Duration::from_secs(1) };
+        let settings =
+            HttpSettings { ca_file: Some(path.clone()), silence: Duration::from_secs(1), threads: 1 };
         for content in [None, Some("no certificate")] {
             if let Some(content) = content {
                 std::fs::write(&path, content).unwrap();

@@ -100,7 +100,7 @@ impl Outgoing {
                 let request = request.body(reqwest::Body::wrap(body));
                 request.send().await.map_err(|e| Failure::unreached(&e))
             };
-            let answer = self.http.spawn(work).map_err(|e| Failure::passing(e.to_string()))?;
+            let answer = self.http.spawn(work);
             self.under_way = Some(UnderWay { pieces, answer });
         }
         if self.buffer.is_empty() {
@@ -279,7 +279,7 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/x", listener.local_addr().unwrap());
-        let http = Arc::new(Http::new(&HttpSettings { ca_file: None, silence }).unwrap());
+        let http = Arc::new(Http::new(&HttpSettings { ca_file: None, silence, threads: 1 }).unwrap());
         let request = http.client().put(&url);
         let server = thread::spawn(move || serve(listener.accept().unwrap().0));
         (Outgoing::new(http, request, url), server)

@@ -13,6 +13,7 @@ mod objects;
 #[cfg(feature = "azblob")]
 mod opendal;
 mod patient;
+mod proxy;
 pub mod s3;
 pub mod sftp;
 mod shared;
@@ -94,6 +95,12 @@ pub trait Tree: Send + Sync {
 
     /// Removes a folder that is empty; true when it is gone, false when it is not empty.
     fn remove_empty(&self, path: &str) -> Result<bool>;
+
+    /// Removes what [`Tree::remove_empty`] left where the program died in the middle of it; true when there was
+    /// something.
+    fn tidy(&self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// What an upload does with an object that is there.

@@ -55,7 +55,7 @@ impl OpendalStore {
 
     fn new(builder: impl opendal::Builder, place: Place, kind: &'static str) -> Result<Self> {
         // A client of its own: its connections live on this store's threads.
-        let settings = http::HttpSettings { ca_file: None, silence: IDLE };
+        let settings = http::HttpSettings { ca_file: None, silence: IDLE, threads: 1 };
         let transport = HttpTransporter::new(ReqwestTransport::new(http::client(&settings)?));
         let operator = Operator::new(builder)
             .map_err(|e| Permanent(format!("{}: {}", place.address(""), e.message())))?

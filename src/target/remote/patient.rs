@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use super::{AlreadyThere, Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
+use crate::failpoint;
 use crate::target::{Permanent, Published, Space, is_permanent};
 
 /// How often one operation is tried.
@@ -24,7 +25,7 @@ pub(super) fn patiently<T>(mut operation: impl FnMut() -> Result<T>) -> Result<T
         match operation() {
             Err(error) if !is_permanent(&error) && !error.chain().any(is_answer) => {
                 tracing::debug!("trying again: {error:#}");
-                std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
+                std::thread::sleep(failpoint::pause(pause.mul_f64(rand::random_range(0.7..1.3))));
                 pause *= 2;
             }
             done => return done,
@@ -116,6 +117,11 @@ impl Patient {
     pub(super) fn remove_empty(&self, path: &str) -> Result<bool> {
         let tree = self.tree()?;
         patiently(|| tree.remove_empty(path))
+    }
+
+    pub(super) fn tidy(&self) -> Result<bool> {
+        let tree = self.tree()?;
+        patiently(|| tree.tidy())
     }
 }
 

@@ -62,6 +62,9 @@ impl TreeTarget {
         }
         self.store().remove_all(&expired)?;
         self.remove_empty_parents(location);
+        if let Err(e) = self.store().tidy() {
+            tracing::debug!("what an earlier removal left stays for now: {e:#}");
+        }
         Ok(Removal::Removed)
     }
 }
@@ -155,6 +158,7 @@ impl Target for TreeTarget {
         for folder in [partial(run), expired(run)] {
             found |= self.base.named(self.store().remove_all(&folder))?;
         }
+        self.base.named(self.store().tidy())?;
         Ok(found)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use reqwest::header::HeaderMap;
-use reqwest::{Certificate, Method, Response, Url};
+use reqwest::{Method, Response, Url};
 
 use super::S3Settings;
 use super::body::{Body, Payload, Taken};
@@ -14,6 +14,7 @@ use super::error::{Answer, Fault};
 use super::sign::{self, Credentials, Signed};
 use super::xml;
 use crate::clock::Clock;
+use crate::failpoint;
 
 /// How much of an answer that is read as a whole may come: a page of a listing has some hundred kilobytes.
 const LONGEST_ANSWER: usize = 32 << 20;
@@ -23,8 +24,6 @@ const LONGEST_REFUSAL: usize = 64 << 10;
 /// How long things may take, and how often they are tried.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Until a connection stands.
-    pub connect: Duration,
     /// Without any byte going or coming.
     pub idle: Duration,
     /// How often a piece of an upload is sent before the upload fails.
@@ -38,7 +37,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(20),
             idle: Duration::from_secs(60),
             attempts: 6,
             pause: Duration::from_millis(500),
@@ -116,7 +114,8 @@ pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 }
 
 impl Client {
-    pub(super) fn new(settings: &S3Settings) -> Result<Self> {
+    /// `http` has the limits of the same settings.
+    pub(super) fn new(settings: &S3Settings, http: reqwest::Client) -> Result<Self> {
         let endpoint = settings.endpoint.clone();
         let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", settings.region));
         let url = Url::parse(&endpoint).with_context(|| format!("`endpoint` {endpoint:?} is no address"))?;
@@ -132,24 +131,9 @@ impl Client {
             true => (format!("{name}{port}"), format!("{base}/{}", sign::encode(&settings.bucket, false))),
             false => (format!("{}.{name}{port}", settings.bucket), base.to_owned()),
         };
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(settings.limits.connect)
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_keepalive(Duration::from_secs(30))
-            .user_agent(concat!("backup-agent/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &settings.ca_file {
-            let pem =
-                std::fs::read(path).with_context(|| format!("cannot read `ca_file` {}", path.display()))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .ok()
-                .filter(|found| !found.is_empty())
-                .with_context(|| format!("`ca_file` {} holds no PEM certificate", path.display()))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
         let prefix = settings.prefix.trim_matches('/');
         Ok(Self {
-            http: builder.build().context("cannot set up HTTP for an object store")?,
+            http,
             origin: format!("{}://{host}", url.scheme()),
             above,
             host,
@@ -255,7 +239,7 @@ impl Client {
         let (mut last, mut quiet) = (taken.get(), 0);
         loop {
             tokio::select! {
-                answer = &mut sending => return answer.map_err(unreached),
+                answer = &mut sending => return answer.map_err(|e| Fault::unreached(&e)),
                 () = tokio::time::sleep(self.limits.idle) => {}
             }
             quiet = if taken.get() == last { quiet + 1 } else { 0 };
@@ -279,7 +263,7 @@ impl Client {
     /// The next piece of an answer; none at its end.
     pub(super) async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Fault> {
         match tokio::time::timeout(self.limits.idle, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(unreached),
+            Ok(chunk) => chunk.map_err(|e| Fault::unreached(&e)),
             Err(_) => {
                 let seconds = self.limits.idle.as_secs();
                 Err(Fault::broken(format!("nothing came for {seconds} seconds")))
@@ -323,28 +307,11 @@ impl Client {
                     ambiguous |= fault.is_ambiguous();
                     let key = call.key.as_deref().unwrap_or_default();
                     tracing::debug!("sending again: {:#}", self.error(fault, "writing", key));
-                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.7..1.3))).await;
+                    tokio::time::sleep(failpoint::pause(pause.mul_f64(rand::random_range(0.7..1.3)))).await;
                     pause = (pause * 2).min(self.limits.longest_pause);
                 }
             }
         }
         Err((Fault::broken("it was not tried"), false))
     }
-}
-
-/// A request that came to nothing, in words without the address.
-fn unreached(error: reqwest::Error) -> Fault {
-    let error = error.without_url();
-    let mut causes: Vec<String> = Vec::new();
-    let mut source: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !causes.iter().any(|known| known.contains(&text)) {
-            causes.push(text);
-        }
-        source = cause.source();
-    }
-    let text = causes.join(": ");
-    let certificate = text.contains("certificate") || text.contains("UnknownIssuer");
-    Fault::Broken { text, certificate }
 }

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::xml::ErrorBody;
 use crate::target::Permanent;
+use crate::target::remote::http::Failure;
 
 /// How much of a store's own words is passed on.
 const LONGEST_MESSAGE: usize = 200;
@@ -19,8 +20,8 @@ pub(super) enum Fault {
     Broken {
         /// Why, as a sentence without its beginning.
         text: String,
-        /// The certificate is not trusted.
-        certificate: bool,
+        /// No attempt succeeds before somebody changed something: the certificate is not accepted, say.
+        permanent: bool,
     },
 }
 
@@ -38,9 +39,15 @@ pub(super) struct Answer {
 }
 
 impl Fault {
+    /// A request that came to nothing.
+    pub(super) fn unreached(error: &reqwest::Error) -> Self {
+        let Failure { reason, permanent } = Failure::unreached(error);
+        Self::Broken { text: reason, permanent }
+    }
+
     /// No answer, for this reason.
     pub(super) fn broken(text: impl Into<String>) -> Self {
-        Self::Broken { text: text.into(), certificate: false }
+        Self::Broken { text: text.into(), permanent: false }
     }
 
     /// The store's code, or nothing.
@@ -82,7 +89,7 @@ impl Fault {
     /// The same request may well succeed a moment later.
     pub(super) fn passes(&self) -> bool {
         match self {
-            Self::Broken { certificate, .. } => !certificate,
+            Self::Broken { permanent, .. } => !permanent,
             Self::Answer(answer) => {
                 let code = answer.body.code.as_str();
                 if matches!(code, "QuotaExceeded" | "XMinioStorageFull" | "NotImplemented") {
@@ -106,7 +113,7 @@ impl Fault {
     /// Whether the request may have been carried out all the same.
     pub(super) fn is_ambiguous(&self) -> bool {
         match self {
-            Self::Broken { certificate, .. } => !certificate,
+            Self::Broken { permanent, .. } => !permanent,
             Self::Answer(answer) => answer.status >= 500 && answer.status != 501,
         }
     }
@@ -114,7 +121,7 @@ impl Fault {
     /// No attempt succeeds before somebody changed something.
     fn is_permanent(&self) -> bool {
         match self {
-            Self::Broken { certificate, .. } => *certificate,
+            Self::Broken { permanent, .. } => *permanent,
             Self::Answer(answer) => {
                 matches!(answer.status, 301 | 307 | 308 | 401 | 403 | 405 | 501 | 507)
                     || matches!(
@@ -155,14 +162,8 @@ struct Told<'a> {
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let answer = match self.fault {
-            Fault::Broken { text, certificate } => {
-                let hint = if *certificate {
-                    "; check the certificate, `ca_file` and this machine's clock"
-                } else {
-                    ""
-                };
-                return write!(f, "{}{hint}", one_line(text));
-            }
+            // These are this program's own words.
+            Fault::Broken { text, .. } => return f.write_str(text),
             Fault::Answer(answer) => answer,
         };
         match answer.body.code.as_str() {
@@ -260,7 +261,7 @@ mod tests {
             assert!(text.contains(expected), "{text}");
             assert!(!fault(status, code).passes(), "{text}");
         }
-        let broken = Fault::Broken { text: "invalid peer certificate".to_owned(), certificate: true };
+        let broken = Fault::Broken { text: "the certificate has expired".to_owned(), permanent: true };
         assert!(told(broken).1);
     }
 

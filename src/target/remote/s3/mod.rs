@@ -1,6 +1,6 @@
 //! Buckets of AWS and of stores that speak its protocol, S3.
 //!
-//! One request at a time is blocking for the caller; below it a small runtime of the store's own sends the parts
+//! One request at a time is blocking for the caller; below it the threads of the store's HTTP send the parts
 //! of an upload at the same time. Everything is signed with the digest of the body, so that the store refuses what
 //! changed on the way.
 
@@ -15,7 +15,6 @@ mod upload;
 mod xml;
 
 use std::future::Future;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,18 +23,22 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
 use reqwest::Method;
-use tokio::runtime::Runtime;
 
 pub use client::Limits;
 pub use plan::{PartPlan, Tier};
 
 use self::client::{Call, Client, header};
 use self::error::Fault;
+use super::http::{Http, HttpSettings};
+use super::patient::into_io;
 use super::{Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ObjectLock, S3Place, TargetConfig, open_to_others, resolve_secret};
 use crate::model::Secret;
-use crate::target::{Permanent, Space, is_permanent};
+use crate::target::{Permanent, Space};
+
+/// Threads that send and receive: several parts are on their way at once, and encrypting them is work.
+const THREADS: usize = 2;
 
 /// Where a bucket is, and how it is used.
 #[derive(Clone)]
@@ -133,7 +136,7 @@ pub struct S3Store {
 /// What an object or upload needs of its store.
 struct Inner {
     client: Arc<Client>,
-    runtime: Runtime,
+    http: Http,
     lock: Option<Lock>,
     write_only: bool,
     plan: PartPlan,
@@ -141,15 +144,15 @@ struct Inner {
     conditional: AtomicBool,
 }
 
-/// What a part on its way needs. Not the runtime, which must not end on one of its own threads.
+/// What a part on its way needs. Not the threads it is sent by, which end with the store.
 struct ForTask {
     client: Arc<Client>,
 }
 
 impl Inner {
-    /// Waits for something on the store's runtime.
+    /// Waits for something on the store's threads.
     fn wait<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+        self.http.handle().block_on(future)
     }
 
     fn for_task(&self) -> Arc<ForTask> {
@@ -169,33 +172,22 @@ impl Inner {
     }
 }
 
-/// Keeps the mark of what is final on its way through `Write`.
-fn into_io(error: anyhow::Error) -> io::Error {
-    match is_permanent(&error) {
-        true => io::Error::other(Permanent(format!("{error:#}"))),
-        false => io::Error::other(format!("{error:#}")),
-    }
-}
-
 impl S3Store {
     /// Checks the settings; no connection is made. The process must have installed a TLS provider before.
     ///
     /// # Errors
     /// An endpoint that is none, a certificate that cannot be read.
     pub fn new(settings: S3Settings) -> Result<Self> {
-        let client = Arc::new(Client::new(&settings)?);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .max_blocking_threads(8)
-            .thread_name("s3")
-            .enable_io()
-            .enable_time()
-            .build()
-            .context("cannot start threads for an object store")?;
+        let http = Http::new(&HttpSettings {
+            ca_file: settings.ca_file.clone(),
+            silence: settings.limits.idle,
+            threads: THREADS,
+        })?;
+        let client = Arc::new(Client::new(&settings, http.client().clone())?);
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
-                runtime,
+                http,
                 lock: settings.lock,
                 write_only: settings.write_only,
                 plan: settings.plan,
@@ -253,10 +245,11 @@ pub fn open(place: &S3Place, target: &TargetConfig, scratch: Option<&Path>) -> R
         region: place.region.clone(),
         prefix: place.prefix.clone(),
         path_style: place.path_style,
-        ca_file: place.ca_file.clone(),
+        ca_file: place.http.ca_file.clone(),
         lock,
         write_only: place.write_only,
         plan,
+        limits: Limits { idle: place.http.timeout, ..Limits::default() },
         ..S3Settings::new(&place.bucket, &place.access_key_id, secret)
     })
 }

@@ -150,7 +150,7 @@ impl S3Upload {
             source: filling.into_source(),
             _permit: permit,
         };
-        multipart.sending.spawn_on(part.send(), self.inner.runtime.handle());
+        multipart.sending.spawn_on(part.send(), self.inner.http.handle());
         (self.tier, self.number) = (next, self.number + 1);
         self.filling = match next.in_file {
             true => {
@@ -169,7 +169,7 @@ impl S3Upload {
         let Some(multipart) = &mut self.multipart else { return Ok(()) };
         loop {
             let joined = match all {
-                true => self.inner.runtime.block_on(multipart.sending.join_next()),
+                true => self.inner.wait(multipart.sending.join_next()),
                 false => multipart.sending.try_join_next(),
             };
             match joined {

@@ -19,6 +19,7 @@ use super::http::{Failure, Http, HttpSettings, SLOW_ANSWER, location};
 use super::http_body::Outgoing;
 use super::{Entry, Mode, Object, Store, Tree, Upload};
 use crate::config::{self, WebdavPlace};
+use crate::failpoint;
 use crate::model::Secret;
 use crate::target::{Permanent, Published, Space, is_permanent};
 
@@ -26,6 +27,8 @@ use crate::target::{Permanent, Published, Space, is_permanent};
 const LONGEST_ANSWER: usize = 64 << 20;
 /// How often a rename is tried, or looked after when its answer got lost.
 const ATTEMPTS: u32 = 4;
+/// Begins the name of an empty folder that is about to be removed.
+const ASIDE: &str = ".empty-";
 /// The first pause before that; it doubles.
 const PAUSE: Duration = Duration::from_millis(400);
 
@@ -54,7 +57,9 @@ pub(super) fn open(place: &WebdavPlace) -> Result<WebdavStore> {
     if let Ok(mut parts) = root.path_segments_mut() {
         parts.pop_if_empty().push("");
     }
-    let http = Http::new(&HttpSettings { ca_file: place.ca_file.clone(), silence: place.timeout })?;
+    let settings =
+        HttpSettings { ca_file: place.http.ca_file.clone(), silence: place.http.timeout, threads: 1 };
+    let http = Http::new(&settings)?;
     let password = config::resolve_secret(place.password.as_ref(), place.password_file.as_deref())?;
     let login = place.user.clone().zip(password);
     Ok(WebdavStore { server: Arc::new(Server { http: Arc::new(http), root, shown, login }) })
@@ -231,7 +236,7 @@ impl Server {
                 Err(failure) => failure,
             };
             tracing::debug!("trying again to rename {from}: {}", failure.reason);
-            std::thread::sleep(pause.mul_f64(rand::random_range(0.7..1.3)));
+            std::thread::sleep(failpoint::pause(pause.mul_f64(rand::random_range(0.7..1.3))));
             pause *= 2;
         }
         unreachable!("the loop ends by itself")
@@ -409,7 +414,7 @@ impl Tree for WebdavStore {
             if !server.list(path)?.is_empty() {
                 return Ok(false);
             }
-            let aside = format!(".empty-{:016x}", rand::random::<u64>());
+            let aside = format!("{ASIDE}{:016x}", rand::random::<u64>());
             match server.rename(path, &aside) {
                 Ok(Published::Done) => {}
                 Ok(Published::Taken) => return Ok(false),
@@ -417,6 +422,7 @@ impl Tree for WebdavStore {
                     return if server.is_folder(path)? { Err(failure) } else { Ok(true) };
                 }
             }
+            failpoint::hit("webdav-aside").map_err(|e| Failure::passing(e.to_string()))?;
             if server.list(&aside)?.is_empty() {
                 server.remove(&aside, true)?;
                 return Ok(true);
@@ -437,6 +443,33 @@ impl Tree for WebdavStore {
             error
         })
     }
+
+    /// Empty folders that were taken out of sight, and that nobody came back for. One that another process is just
+    /// about to remove may be removed by either.
+    fn tidy(&self) -> Result<bool> {
+        let server = &self.server;
+        let remove = || {
+            let mut found = false;
+            for entry in server.list("")?.into_iter().filter(is_aside) {
+                if server.list(&entry.name)?.is_empty() {
+                    found |= server.remove(&entry.name, true)?;
+                } else {
+                    tracing::warn!(
+                        "{} holds what came into an empty folder while it was removed: move it back",
+                        server.address(&entry.name)
+                    );
+                }
+            }
+            Ok(found)
+        };
+        remove().map_err(|failure: Failure| failure.at(&server.shown))
+    }
+}
+
+/// Whether [`WebdavStore::remove_empty`] gave a folder its name.
+fn is_aside(entry: &Entry) -> bool {
+    let digits = entry.name.strip_prefix(ASIDE).filter(|_| entry.length.is_none());
+    digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
