@@ -105,7 +105,7 @@ fn another_kind_of_file_system_is_noticed_even_without_a_sentinel() {
     system("mount", &["--bind", disk.to_str().unwrap(), path.to_str().unwrap()]);
     let _bound = Mount::made(&path);
     let out = world.backup().expect(1);
-    assert!(out.all().contains("nothing was written there"), "{}", out.all());
+    assert!(out.all().contains("nothing is written there"), "{}", out.all());
     assert!(names(&disk).is_empty(), "{:?}", names(&disk));
 }
 

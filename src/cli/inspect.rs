@@ -98,6 +98,11 @@ pub fn show(global: &Global, args: &Show) -> Result<u8> {
     Ok(code::OK)
 }
 
+/// Why a copy is not made yet.
+fn waits_for(copy: &Copy) -> Option<String> {
+    copy.last_error.clone().filter(|_| copy.status == CopyStatus::Pending)
+}
+
 /// How a copy stands, and what keeps it.
 fn state_of(copy: &Copy, now: DateTime<Utc>) -> String {
     let mut text = copy.status.to_string();
@@ -186,7 +191,7 @@ fn describe(
                 c.target.to_string(),
                 state_of(c, now),
                 local(since, zone),
-                c.location.clone().or_else(|| c.last_error.clone()).unwrap_or_else(|| "-".to_owned()),
+                c.location.clone().or_else(|| waits_for(c)).unwrap_or_else(|| "-".to_owned()),
             ]);
         }
         text.push_str(&table.render(Some(1)));

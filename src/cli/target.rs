@@ -105,12 +105,21 @@ fn describe_keys(
     let mut text = format!(
         "{} shows these host keys. Whoever is in between could show others: compare the fingerprint with what the\n\
          server itself says, there: for f in /etc/ssh/ssh_host_*_key.pub; do ssh-keygen -lf $f; done\n\
-         Then put one line, best the first, into [target.{name}]:\n",
-        place.host
+         Then put one line, best the first, into {}:\n",
+        place.host,
+        match &place.known_hosts_file {
+            Some(file) => file.display().to_string(),
+            None => format!("[target.{name}]"),
+        }
     );
     for key in keys {
         let pinned = if is_pinned(key) { "  (this one is pinned)" } else { "" };
-        text.push_str(&format!("\n# {}{pinned}\nhost_key = \"{}\"\n", key.fingerprint, key.line()));
+        let line = match (&place.known_hosts_file, place.port.unwrap_or(22)) {
+            (None, _) => format!("host_key = \"{}\"", key.line()),
+            (Some(_), 22) => format!("{} {}", place.host, key.line()),
+            (Some(_), port) => format!("[{}]:{port} {}", place.host, key.line()),
+        };
+        text.push_str(&format!("\n# {}{pinned}\n{line}\n", key.fingerprint));
     }
     text
 }

@@ -122,7 +122,7 @@ impl Sources {
         let before = text[..line_start].lines().next_back().unwrap_or_default();
         let line_text = match secret_goes_on(before) {
             true => "…".to_owned(),
-            false => mask(text[line_start..line_end].trim_end()),
+            false => mask(before, text[line_start..line_end].trim_end()),
         };
         let column = text[line_start..start].chars().count() + 1;
         let width = text[start..end].chars().count();
@@ -153,10 +153,13 @@ fn floor_boundary(text: &str, mut at: usize) -> usize {
 }
 
 /// A line as it may be shown: what follows a key that sounds like a secret, and the login in an address,
-/// become `…`. Errors end up in logs and mails.
-pub(super) fn mask(line: &str) -> String {
+/// become `…`. Errors end up in logs and mails. `before` is the line above it: a slip of the finger may have broken
+/// the key in two.
+pub(super) fn mask(before: &str, line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    let mut cut = secret_value(line).unwrap_or(line.len());
+    let begun = if before.contains('=') { "" } else { before.trim() };
+    let broken = || secret_value(&format!("{begun}{line}"))?.checked_sub(begun.len());
+    let mut cut = secret_value(line).or_else(broken).unwrap_or(line.len());
     // A private key where a public one belongs.
     for word in ["age-secret-key-", "age-plugin-", "-----begin"] {
         if let Some(at) = lower.find(word).filter(|at| line.is_char_boundary(*at)) {

@@ -81,6 +81,11 @@ fn state(visit: &Visit) -> Finding {
                 .unknown_if(error.kind() == std::io::ErrorKind::PermissionDenied);
         }
     };
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none()) {
+        return Finding::bad(&table::STATE_FOLDER, format!("there is no state in {shown} yet"))
+            .warning_if(true)
+            .fix("The first backup makes it");
+    }
     let mode = meta.permissions().mode() & 0o7777;
     let me = rustix::process::geteuid().as_raw();
     if !meta.is_dir() {

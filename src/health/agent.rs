@@ -77,8 +77,11 @@ pub(super) fn targets(view: &AgentView<'_>) -> Option<Verdict> {
                 Some(at) => format!("down for {}", words(since(at, now))),
                 None => "not usable, and never was".to_owned(),
             };
-            let reason =
-                probe.error.as_deref().map(|error| format!(": {}", first_line(error))).unwrap_or_default();
+            // The sentence says already which target it is about.
+            let about = format!("target {name}: ");
+            let reason = probe.error.as_deref().map(first_line).map_or_else(String::new, |error| {
+                format!(": {}", error.strip_prefix(about.as_str()).unwrap_or(error.as_ref()))
+            });
             lines.push(format!("target {name} is {last}{reason}"));
             statuses.push(if primary { Critical } else { Warning });
         } else if now - probe.at > delta(view.limits.probe_age) {

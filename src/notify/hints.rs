@@ -73,6 +73,10 @@ const HINTS: &[(&[&str], &str)] = &[
     ),
     (&["timed out"], "Something did not answer in time: is the database, disk or share overloaded or gone?"),
     (&["deadline"], "Something did not answer in time: is the database, disk or share overloaded or gone?"),
+    (
+        &["goes through the proxy"],
+        "The connection goes through a proxy that the environment of the service names: is it up, and may it reach the server?",
+    ),
     (&["connection refused"], "Nobody listens at that address: is the service running?"),
 ];
 

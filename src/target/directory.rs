@@ -98,7 +98,7 @@ impl DirectoryTarget {
         }
         if self.mount == Mount::Required && !is_below_mount(&self.path)? {
             bail!(
-                "target {}: {} is not mounted (require_mount): nothing was written there; mount it and try again",
+                "target {}: {} is not mounted (require_mount): nothing is written there; mount it and try again",
                 self.name,
                 self.path.display()
             );

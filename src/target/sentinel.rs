@@ -106,7 +106,7 @@ pub fn compare(target: &TargetName, folder: &Path, expected: &TargetIdentity) ->
     if found != expected.file_system {
         bail!(
             "target {target}: another file system is mounted at {shown}: it is {found}, and was {} on {}; \
-             nothing was written there; {accept}",
+             nothing is written there; {accept}",
             expected.file_system,
             day(expected.recorded)
         );
@@ -137,7 +137,7 @@ pub(super) fn compare_id(
         // Nothing brings the right one back by itself; one without the file may only not be mounted yet.
         Some(sentinel) => Err(Permanent(format!(
             "target {target}: another {stands}: its {SENTINEL_FILE} has the id {}, made by {} on {}, and this \
-             target's id is {id}; nothing was written there; {accept}",
+             target's id is {id}; nothing is written there; {accept}",
             sentinel.id,
             sentinel.host,
             day(sentinel.created)
@@ -145,7 +145,7 @@ pub(super) fn compare_id(
         .into()),
         None => bail!(
             "target {target}: another {stands}: it has no {SENTINEL_FILE}, and this target has one with \
-             the id {id}; nothing was written there; {accept}"
+             the id {id}; nothing is written there; {accept}"
         ),
     }
 }

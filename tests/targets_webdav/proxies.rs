@@ -86,5 +86,27 @@ fn the_proxy_of_the_environment_is_used_and_left_out_where_it_says_so() {
 
     world.edit_config(&near, "https://blocked.example.test/");
     let out = backup("").expect(4);
-    assert!(out.all().contains("the proxy wants a login"), "{}", out.all());
+    let wants = format!("the proxy {} wants a login", proxy.address);
+    assert!(out.all().contains(&wants), "{}", out.all());
+}
+
+#[test]
+fn a_proxy_that_is_away_or_no_proxy_is_what_the_error_is_about() {
+    let world = World::with(Setup { nas: true, ..Setup::default() });
+    let server = WebDav::rclone(&world.path("nas"), None);
+    let address = format!("http://{}/", server.address);
+    use_webdav(&world, "nas", &address, "");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let backup = |variable: &str, proxy: &str| {
+        let mut command = world.agent(&["backup", "web", "--json"]);
+        command.env(variable, proxy).env("NO_PROXY", "");
+        output(command).expect(4).all()
+    };
+    let away = backup("http_proxy", &format!("http://user:canary@{closed}"));
+    assert!(away.contains(&format!("through the proxy {closed}")), "{away}");
+    // Going straight there instead would pass by what somebody wanted in between.
+    let wrong = backup("HTTPS_PROXY", "http://user:canary@");
+    assert!(wrong.contains("HTTPS_PROXY of the environment is no address of a proxy"), "{wrong}");
+    assert!(world.stored("nas").is_empty());
+    assert!(!away.contains("canary") && !wrong.contains("canary"));
 }

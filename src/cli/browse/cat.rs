@@ -13,7 +13,7 @@ use crate::ops::browse::{self, OutputError};
 
 pub fn cat(global: &Global, args: &Cat) -> Result<u8> {
     let agent = common::open_backup(global, args.of.target.as_ref(), &args.id)?;
-    let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
+    let run = common::find_run_at(&agent, &args.id, args.of.job.as_ref(), args.of.target.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let printed = with_backup(&agent, &run, &args.of, |stored| {

@@ -17,10 +17,11 @@ use crate::state::ImportedFile;
 
 pub fn diff(global: &Global, args: &Diff) -> Result<u8> {
     let agent = common::open_backup(global, args.of.target.as_ref(), &args.earlier)?;
-    let earlier = common::find_run(&agent, &args.earlier, args.of.job.as_ref())?;
+    let target = args.of.target.as_ref();
+    let earlier = common::find_run_at(&agent, &args.earlier, args.of.job.as_ref(), target)?;
     let later = args.later.as_deref().unwrap_or("latest");
     let later_job = if args.later.is_none() { Some(&earlier.job) } else { args.of.job.as_ref() };
-    let later = common::find_run(&agent, later, later_job)?;
+    let later = common::find_run_at(&agent, later, later_job, target)?;
     with_backup(&agent, &earlier, &args.of, |before| {
         with_backup(&agent, &later, &args.of, |after| {
             let mut shown = Shown { json: args.json, counts: Counts::default(), lines: Lines::new() };

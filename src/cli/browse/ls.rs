@@ -18,7 +18,7 @@ use crate::ops::stored::Backup;
 
 pub fn ls(global: &Global, args: &Ls) -> Result<u8> {
     let agent = common::open_backup(global, args.of.target.as_ref(), &args.id)?;
-    let run = common::find_run(&agent, &args.id, args.of.job.as_ref())?;
+    let run = common::find_run_at(&agent, &args.id, args.of.job.as_ref(), args.of.target.as_ref())?;
     let zone = agent.config.job.get(&run.job).map_or(agent.config.timezone, |j| agent.config.job_timezone(j));
     with_backup(&agent, &run, &args.of, |stored| {
         let path = in_archive(&args.path);

@@ -141,8 +141,10 @@ fn secrets_on_a_shown_line_are_masked() {
         ("smtp = \"smtp://u:hunter2@host/\"", "smtp = \"smtp://…@host/\""),
         ("schedule = \"0 3 * * *\"", "schedule = \"0 3 * * *\""),
     ] {
-        assert_eq!(positions::mask(line), shown);
+        assert_eq!(positions::mask("[notify.x]", line), shown);
     }
+    assert_eq!(positions::mask("pas", "[sword = \"hunter2\""), "[sword = …");
+    assert_eq!(positions::mask("to", "ken = \"hunter2\""), "ken = …");
 }
 
 #[test]

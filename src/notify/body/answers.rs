@@ -206,7 +206,7 @@ pub(super) fn to_do(kind: Kind, facts: &RunFacts) -> Section {
     let look = format!("Look closer (on {}):", line(&facts.host, 64));
     let mut rows = vec![(look, format!("{command} show {}", facts.run_id))];
     if kind == Kind::Degraded || (kind == Kind::Reminder && facts.outcome.is_good()) {
-        rows.push(("Try again what is pending:".to_owned(), format!("{command} tend")));
+        rows.push(("Try again what is pending:".to_owned(), format!("{command} tend --retry")));
     } else {
         rows.push((
             "Once the cause is gone, do not wait for the schedule:".to_owned(),

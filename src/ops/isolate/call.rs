@@ -16,8 +16,11 @@ use crate::target;
 
 /// The error of work that was stopped at its deadline.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} did not end in time; it was stopped")]
-pub struct TimeUp(String);
+#[error("{what} did not end in time{}; it was stopped", if *.progressed { "" } else { ", nor get on at all: the storage hangs, or is not reachable" })]
+pub struct TimeUp {
+    what: String,
+    progressed: bool,
+}
 
 /// The error of a copy that failed where it is copied from.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +50,7 @@ pub fn call(
         }
         let now = Instant::now();
         if deadline.is_some_and(|d| now >= d) {
-            return Err(TimeUp(describe(request)).into());
+            return Err(TimeUp { what: describe(request), progressed: last_bytes > 0 }.into());
         }
         if now.duration_since(last_change) >= stall {
             bail!(

@@ -19,6 +19,7 @@ use rustls::CertificateError;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
+use super::proxy;
 use crate::target::Permanent;
 
 /// The longest time for a connection, with the look-up of the name and the TLS handshake.
@@ -42,7 +43,7 @@ pub(super) struct HttpSettings {
 /// Makes the client alone. The process must have installed a TLS provider before.
 ///
 /// # Errors
-/// The file with certificates cannot be read, or holds none.
+/// The file with certificates cannot be read, or holds none; a proxy of the environment cannot be used.
 pub(super) fn client(settings: &HttpSettings) -> Result<Client> {
     let mut builder = Client::builder()
         // One large body at a time: HTTP/2 gains nothing, and its library logs paths.
@@ -61,6 +62,7 @@ pub(super) fn client(settings: &HttpSettings) -> Result<Client> {
             .ok_or_else(|| Permanent(format!("`ca_file` {} holds no PEM certificate", path.display())))?;
         builder = builder.tls_certs_merge(certificates);
     }
+    proxy::check(|name| std::env::var(name).ok())?;
     builder.build().context("cannot set up HTTP")
 }
 
@@ -175,16 +177,16 @@ impl Failure {
             return failure;
         }
         let reason = causes(error);
+        let proxy = error.url().and_then(proxy::of);
         if reason.contains("proxy authorization required") {
-            return Self::permanent(
-                "the proxy wants a login; write it into HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT",
-            );
+            return Self::permanent(proxy::wants_login(proxy.as_ref()));
         }
-        let through = if reason.contains("tunnel") {
-            "; the connection goes through a proxy of the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY)"
-        } else {
-            ""
-        };
+        let through = proxy.map_or_else(String::new, |proxy| {
+            format!(
+                "; the connection goes through the proxy {}, which the environment names; NO_PROXY leaves hosts out",
+                proxy.at
+            )
+        });
         let what = match error {
             e if e.is_timeout() => "the server did not answer in time",
             e if e.is_connect() => "cannot reach the server",
@@ -200,11 +202,12 @@ impl Failure {
         match status.as_u16() {
             401 => permanent("; check the login and the password"),
             403 => permanent("; this login may not do that"),
-            407 => permanent("; the proxy wants a login"),
+            407 => permanent(&format!("; {}", proxy::wants_login(None))),
             411 => permanent(
                 "; it takes no object whose length is not known beforehand, so it can be a further target only",
             ),
             413 => permanent("; the object is larger than it takes, which its configuration limits"),
+            423 => passing("; an upload that broke off is still open there, or somebody else has it open"),
             507 => permanent("; it is full, or the quota is used up: make room"),
             300..=399 => {
                 let to = location.map_or_else(String::new, |to| format!(" to {to}"));

@@ -13,6 +13,7 @@ mod objects;
 #[cfg(feature = "azblob")]
 mod opendal;
 mod patient;
+mod proxy;
 pub mod s3;
 pub mod sftp;
 mod shared;

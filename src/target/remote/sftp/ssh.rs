@@ -136,9 +136,17 @@ impl Destination {
             ));
         }
         if stderr.contains("host key is known for") || stderr.contains("Host key verification failed") {
+            let missing = self.place.known_hosts_file.as_ref().filter(|file| !file.exists());
+            if let Some(file) = missing {
+                return SftpError::Final(format!(
+                    "no host key is known for {host}: `known_hosts_file` {} does not exist; {see}, as a line for it, to \
+                     be compared with the server's own",
+                    file.display()
+                ));
+            }
             return SftpError::Final(format!(
-                "the host key of {host} is not known, and unknown keys are not accepted: {see}, as a line for \
-                 the configuration, to be compared with the server's own{said}"
+                "the host key of {host} is not known, and unknown keys are not accepted: {see}, as a line to be \
+                 put down, to be compared with the server's own{said}"
             ));
         }
         if stderr.contains("Permission denied (") || stderr.contains("Too many authentication failures") {
