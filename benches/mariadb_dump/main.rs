@@ -9,18 +9,17 @@
 //! needs about half as much room, and TMPDIR, where the server keeps its data, twice as much; where there is less, it
 //! ends before it begins.
 
-#[allow(dead_code)]
-#[path = "../../tests/peers/mariadb.rs"]
-mod mariadb;
 #[path = "../first_backup/measure.rs"]
 mod measure;
+#[path = "../../tests/peers/mod.rs"]
+mod peers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use mariadb::MariaDb;
+use peers::mariadb::MariaDb;
 
 /// What is asked: a dump costs hardly more than by hand, and little memory.
 const MOST_RATIO: f64 = 1.05;

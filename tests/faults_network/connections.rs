@@ -12,8 +12,8 @@ use crate::world::{Setup, World};
 const ALWAYS: u64 = u64::MAX;
 /// What a login and a listing need passes; the archive is three times as long.
 const IN_THE_ARCHIVE: u64 = 100_000;
-/// The longest time a run may take with a fault.
-const LIMIT: Duration = Duration::from_secs(60);
+/// The longest time a run may take with a fault, on a machine that has much else to do.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Each run has a folder of its own, also within one minute.
 const LINES: &str = "template = \"{host}/daily/%Y/%m/%d/%H%M%S%3f\"";
@@ -50,18 +50,19 @@ fn degrades(world: &World, proxy: &FaultProxy, what: &str, fired: impl Fn() -> b
     world.recover();
 }
 
-fn harm_degrades_and_the_next_attempt_works(kind: &Kind) {
+fn harm_in_the_archive_degrades_and_the_next_attempt_works(kind: &Kind) {
     let (world, proxy, _server) = further_target(kind);
-    for (harm, way, after) in [
-        (Harm::Cut, Way::Up, IN_THE_ARCHIVE),
-        (Harm::Reset, Way::Up, IN_THE_ARCHIVE),
-        (Harm::Stall, Way::Up, IN_THE_ARCHIVE),
-        (Harm::Cut, Way::Down, 10),
-        (Harm::Reset, Way::Down, 10),
-        (Harm::Stall, Way::Down, 10),
-    ] {
-        proxy.harm(harm, way, after, ALWAYS);
-        degrades(&world, &proxy, &format!("{harm:?} {way:?} after {after}"), || proxy.fired() > 0);
+    for harm in [Harm::Cut, Harm::Reset, Harm::Stall] {
+        proxy.harm(harm, Way::Up, IN_THE_ARCHIVE, ALWAYS);
+        degrades(&world, &proxy, &format!("{harm:?} in the archive"), || proxy.fired() > 0);
+    }
+}
+
+fn harm_of_each_answer_degrades_and_the_next_attempt_works(kind: &Kind) {
+    let (world, proxy, _server) = further_target(kind);
+    for harm in [Harm::Cut, Harm::Reset, Harm::Stall] {
+        proxy.harm(harm, Way::Down, 10, ALWAYS);
+        degrades(&world, &proxy, &format!("{harm:?} of each answer"), || proxy.fired() > 0);
     }
     let before = proxy.connections();
     proxy.go_away();
@@ -143,8 +144,13 @@ fn a_copy_that_stands_still_is_given_up(kind: &Kind) {
 }
 
 #[test]
-fn webdav_harm_degrades_and_the_next_attempt_works() {
-    harm_degrades_and_the_next_attempt_works(&WEBDAV);
+fn webdav_harm_in_the_archive_degrades_and_the_next_attempt_works() {
+    harm_in_the_archive_degrades_and_the_next_attempt_works(&WEBDAV);
+}
+
+#[test]
+fn webdav_harm_of_each_answer_degrades_and_the_next_attempt_works() {
+    harm_of_each_answer_degrades_and_the_next_attempt_works(&WEBDAV);
 }
 
 #[test]
@@ -168,13 +174,23 @@ fn webdav_a_copy_that_stands_still_is_given_up() {
 }
 
 #[test]
-fn sftp_harm_degrades_and_the_next_attempt_works() {
-    harm_degrades_and_the_next_attempt_works(&SFTP);
+fn sftp_harm_in_the_archive_degrades_and_the_next_attempt_works() {
+    harm_in_the_archive_degrades_and_the_next_attempt_works(&SFTP);
 }
 
 #[test]
-fn s3_harm_degrades_and_the_next_attempt_works() {
-    harm_degrades_and_the_next_attempt_works(&S3);
+fn sftp_harm_of_each_answer_degrades_and_the_next_attempt_works() {
+    harm_of_each_answer_degrades_and_the_next_attempt_works(&SFTP);
+}
+
+#[test]
+fn s3_harm_in_the_archive_degrades_and_the_next_attempt_works() {
+    harm_in_the_archive_degrades_and_the_next_attempt_works(&S3);
+}
+
+#[test]
+fn s3_harm_of_each_answer_degrades_and_the_next_attempt_works() {
+    harm_of_each_answer_degrades_and_the_next_attempt_works(&S3);
 }
 
 #[test]

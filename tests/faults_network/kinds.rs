@@ -50,8 +50,8 @@ pub const WEBDAV: Kind = Kind {
 const LINES: &str = "sftp-lines";
 
 pub const SFTP: Kind = Kind {
-    // There is no other limit of a server's silence that is short.
-    job: "copy_stall = \"8s\"",
+    // There is no other limit of a server's silence that is short. A login must have its time on a busy machine.
+    job: "copy_stall = \"12s\"",
     start: |world, folder| {
         let server = Sshd::start();
         fs::write(world.path(LINES), server.lines(&world.path(folder))).unwrap();
