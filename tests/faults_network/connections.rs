@@ -12,8 +12,8 @@ use crate::world::{Setup, World};
 const ALWAYS: u64 = u64::MAX;
 /// What a login and a listing need passes; the archive is three times as long.
 const IN_THE_ARCHIVE: u64 = 100_000;
-/// The longest time a run may take with a fault.
-const LIMIT: Duration = Duration::from_secs(60);
+/// The longest time a run may take with a fault, on a machine that has much else to do.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Each run has a folder of its own, also within one minute.
 const LINES: &str = "template = \"{host}/daily/%Y/%m/%d/%H%M%S%3f\"";

@@ -1,0 +1,161 @@
+//! What the checks found, and troubles of the agent itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::block_on;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fsutil;
+use crate::health::{self, Finding};
+use crate::model::ChannelName;
+use crate::notify::facts::{AgentFacts, CheckFacts, FindingFacts};
+use crate::notify::outbox::{self, Delivery};
+use crate::notify::{Channel, plan};
+use crate::ops::Agent;
+use crate::ops::channels::channels;
+use crate::state::{FactKey, HealthStatus};
+
+/// How often the same findings of the health checks are mailed again.
+const TELL_CHECK_AGAIN: TimeDelta = TimeDelta::hours(24);
+
+/// Tells what the health checks found, unless the very same was told within the last day.
+pub fn findings(agent: &Agent, summary: &str, problems: &[&Finding]) -> Result<()> {
+    let now = agent.now();
+    let told = agent.state.fact(FactKey::CheckMailed)?;
+    let same = problems
+        .iter()
+        .map(|f| format!("{:?}/{}/{:?}", f.job, f.check, f.status))
+        .collect::<Vec<_>>()
+        .join(";");
+    if told.is_some_and(|fact| fact.value == same && now - fact.at < TELL_CHECK_AGAIN) {
+        return Ok(());
+    }
+    let status = |s: HealthStatus| format!("{s:?}").to_uppercase();
+    let findings = problems.iter().map(|f| FindingFacts {
+        status: status(f.status),
+        job: f.job.clone(),
+        check: f.check.to_owned(),
+        // Commands as they are to be typed on this host.
+        text: f.text().replace("`agent ", &format!("`{} ", agent.command)),
+    });
+    let facts = CheckFacts {
+        host: agent.config.host_name(),
+        timezone: agent.config.timezone,
+        at: now,
+        status: status(health::worst(problems.iter().map(|f| f.status))),
+        findings: findings.collect(),
+        command: agent.command.clone(),
+    };
+    tracing::debug!("telling: {summary}");
+    plan::check(&agent.channels, &facts, now).enqueue(&agent.state, now)?;
+    Ok(agent.state.set_fact(FactKey::CheckMailed, &same, now)?)
+}
+
+/// Where it is kept when it was last told that the state cannot be used: in the folder of the state, which
+/// may still take a file.
+const TOLD_FILE: &str = "check-told";
+
+/// Tells that the state cannot be used, so that nothing is known of any backup: past the state, and unless
+/// that was told within the last day.
+pub fn state_unusable(
+    config: &Config,
+    command: &str,
+    reason: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<Delivery> {
+    let now = clock.now();
+    let told = config.state_dir.join(TOLD_FILE);
+    let last = fs::read_to_string(&told).ok().and_then(|text| text.trim().parse::<DateTime<Utc>>().ok());
+    if last.is_some_and(|at| at <= now && now - at < TELL_CHECK_AGAIN) {
+        return Ok(Delivery::default());
+    }
+    let finding = FindingFacts {
+        status: "UNKNOWN".to_owned(),
+        job: None,
+        check: "state".to_owned(),
+        text: reason.to_owned(),
+    };
+    let facts = CheckFacts {
+        host: config.host_name(),
+        timezone: config.timezone,
+        at: now,
+        status: "UNKNOWN".to_owned(),
+        findings: vec![finding],
+        command: command.to_owned(),
+    };
+    let channels = channels(config);
+    let due = plan::check(&channels, &facts, now);
+    let delivery = block_on(outbox::tell_without_state(&config.state_dir, &due.messages, &channels, clock))?;
+    // Where this cannot be kept, it is told more often than need be, which is the better mistake.
+    let _ = fsutil::write_atomic(&told, format!("{}\n", now.to_rfc3339()).as_bytes(), 0o644);
+    Ok(delivery)
+}
+
+/// Queues a message about the agent itself to every channel with readers.
+pub fn agent_trouble(agent: &Agent, title: &str, meaning: &str, details: &str, advice: &str) -> Result<()> {
+    let now = agent.now();
+    let facts = AgentFacts {
+        host: agent.config.host_name(),
+        timezone: agent.config.timezone,
+        at: now,
+        title: title.to_owned(),
+        meaning: meaning.to_owned(),
+        details: details.lines().map(str::to_owned).collect(),
+        advice: Some(advice.to_owned()),
+        command: agent.command.clone(),
+    };
+    Ok(plan::agent(&agent.channels, &facts, now).enqueue(&agent.state, now)?)
+}
+
+/// Records which channels cannot be used as they should, for checks and metrics, and tells the others of what
+/// is new.
+pub(super) fn broken_channels(agent: &Agent) -> Result<()> {
+    let now = agent.now();
+    let found: BTreeMap<&ChannelName, String> = agent
+        .channels
+        .iter()
+        .map(|channel| (&channel.name, channel.problems().join("; ")))
+        .filter(|(_, problems)| !problems.is_empty())
+        .collect();
+    let value = serde_json::to_string(&found).context("writing down which channels cannot be used")?;
+    let known = agent.state.fact(FactKey::ChannelsBroken)?;
+    if known.as_ref().map_or("{}", |fact| fact.value.as_str()) == value {
+        return Ok(());
+    }
+    let before: BTreeMap<ChannelName, String> =
+        known.and_then(|fact| serde_json::from_str(&fact.value).ok()).unwrap_or_default();
+    for (name, problems) in &found {
+        if before.get(*name) == Some(problems) {
+            continue;
+        }
+        let facts = AgentFacts {
+            host: agent.config.host_name(),
+            timezone: agent.config.timezone,
+            at: now,
+            title: format!("the channel {name} does not work as it should"),
+            meaning:
+                "Backups are made as ever. Messages for this channel wait for three days at most, or have \
+                      their built-in texts; other channels are told as ever"
+                    .to_owned(),
+            details: vec![problems.clone()],
+            advice: Some(format!(
+                "Put it right, look at it with `{0} config check`, try it with `{0} notify test {name}`. A daemon \
+                 is told by `systemctl reload backup-agent`",
+                agent.command
+            )),
+            command: agent.command.clone(),
+        };
+        let others: Vec<&Arc<Channel>> = agent.channels.iter().filter(|c| c.name != **name).collect();
+        plan::agent(&others, &facts, now).enqueue(&agent.state, now)?;
+    }
+    match found.is_empty() {
+        true => agent.state.clear_fact(FactKey::ChannelsBroken)?,
+        false => agent.state.set_fact(FactKey::ChannelsBroken, &value, now)?,
+    }
+    Ok(())
+}
