@@ -89,7 +89,12 @@ pub enum Event {
     /// further targets and for those who are told.
     Recorded,
     /// A copy to a further target begins.
-    CopyStarted(TargetName),
+    CopyStarted {
+        /// The target.
+        target: TargetName,
+        /// Whether it is read back once it is written.
+        read_back: bool,
+    },
     /// A copy to a further target ended: it is there, or why it is not.
     CopyEnded(TargetName, Result<Looked, String>),
     /// Something a person should know, in a sentence.

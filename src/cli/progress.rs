@@ -259,11 +259,11 @@ impl Observer for BackupBar {
             Event::ComponentEnded { stored_bytes, .. } => {
                 self.stored.fetch_add(*stored_bytes, Ordering::Relaxed);
             }
-            // A copy is written, then read back.
-            Event::CopyStarted(target) => {
+            // A copy is written, then read back where its target says so.
+            Event::CopyStarted { target, read_back } => {
                 let mut copying = self.copying.lock().unwrap_or_else(|e| e.into_inner());
                 copying.push(target.clone());
-                let bytes = 2 * stored().unwrap_or(0);
+                let bytes = if *read_back { 2 } else { 1 } * stored().unwrap_or(0);
                 match copying.len() {
                     1 => self.begin(&copies(&copying), Counts::Targets, Some(bytes)),
                     _ => self.bar.rename(&copies(&copying), bytes),
@@ -287,6 +287,21 @@ impl Observer for BackupBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_is_not_read_back_is_counted_once() {
+        let progress = Arc::new(Progress::default());
+        let bar = BackupBar::start(&progress);
+        let component = "application".parse().unwrap();
+        bar.event(&Event::ComponentEnded { component, source_bytes: 500, stored_bytes: 100, warnings: 0 });
+        let target: TargetName = "nas".parse().unwrap();
+        for (read_back, expected) in [(true, 200), (false, 100)] {
+            bar.event(&Event::CopyStarted { target: target.clone(), read_back });
+            assert_eq!(bar.bar.shown.lock().unwrap().expected, Some(expected));
+            bar.event(&Event::CopyEnded(target.clone(), Err("gone".to_owned())));
+        }
+        bar.finish();
+    }
 
     #[test]
     fn what_is_done_is_cut_to_the_room_beside_the_figures() {

@@ -120,7 +120,7 @@ struct Logged;
 impl Observer for Logged {
     fn event(&self, event: &Event) {
         match event {
-            Event::CopyStarted(target) => tracing::info!("making a late copy at {target}"),
+            Event::CopyStarted { target, .. } => tracing::info!("making a late copy at {target}"),
             Event::CopyEnded(target, Ok(looked)) => {
                 tracing::info!("the late copy at {target} is made, {looked}")
             }

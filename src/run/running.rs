@@ -132,7 +132,7 @@ impl Observer for Running<'_> {
                 ByteSize(*source_bytes),
                 ByteSize(*stored_bytes)
             ),
-            Event::CopyStarted(target) => tracing::info!("copying to {target}"),
+            Event::CopyStarted { target, .. } => tracing::info!("copying to {target}"),
             Event::CopyEnded(target, Ok(looked)) => tracing::info!("the copy at {target} is there, {looked}"),
             Event::CopyEnded(target, Err(error)) => tracing::warn!("no copy at {target}: {error}"),
             _ => {}

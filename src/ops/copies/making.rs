@@ -58,10 +58,11 @@ impl Making<'_> {
         if spare(agent, copy, deadline, progress)? {
             return Ok(Became::Spared);
         }
-        observer.event(&Event::CopyStarted(copy.target.clone()));
+        let looked = agent.config.target.get(&copy.target).map_or(Looked::AtAll, TargetConfig::looked_at);
+        let read_back = !matches!(looked, Looked::NotAt(_));
+        observer.event(&Event::CopyStarted { target: copy.target.clone(), read_back });
         let result = failpoint::hit("copy").and_then(|()| make(agent, copy, deadline, progress));
-        let looked = || agent.config.target.get(&copy.target).map_or(Looked::AtAll, TargetConfig::looked_at);
-        let told = result.as_ref().map(|()| looked()).map_err(|e| format!("{e:#}"));
+        let told = result.as_ref().map(|()| looked).map_err(|e| format!("{e:#}"));
         observer.event(&Event::CopyEnded(copy.target.clone(), told));
         match result {
             Ok(()) => {
