@@ -13,7 +13,7 @@ use super::{code, output};
 use crate::clock::SystemClock;
 use crate::config::{self, TargetConfig};
 use crate::event::{Looked, Progress};
-use crate::model::{ByteSize, JobName, Outcome, RunId, TargetName, WarningCounts};
+use crate::model::{ByteSize, JobName, Outcome, RunId, TargetName, WarningCounts, plural};
 use crate::ops::Agent;
 use crate::run::{End, Ran, Request, run_job};
 use crate::state::{RunTrigger, StepTime};
@@ -256,8 +256,11 @@ impl Answer {
         }
         let name_width = self.components.iter().map(|c| c.name.len()).max().unwrap_or(0);
         for part in &self.components {
-            let entries =
-                if part.entries > 0 { format!(", {} entries", part.entries) } else { String::new() };
+            let entries = if part.entries > 0 {
+                format!(", {}", plural(part.entries, "entry", "entries"))
+            } else {
+                String::new()
+            };
             let warnings = warnings(&part.warnings);
             text.push_str(&format!(
                 "  {:name_width$}  {:>9} read, {:>9} stored{entries}{warnings}\n",

@@ -11,7 +11,7 @@ use super::args::{Drill as Args, Global};
 use super::progress::{Bar, Counts};
 use super::{code, common, key, output};
 use crate::event::{Interrupted, Progress};
-use crate::model::{ByteSize, JobName};
+use crate::model::{ByteSize, JobName, plural};
 use crate::ops::{Agent, drill, tell, touch_job};
 use crate::state::Drill;
 
@@ -89,24 +89,23 @@ pub fn described(drill: &Drill, zone: Tz) -> String {
         }
         _ => format!("FAILED: was not restored from {}", drill.target),
     };
-    let mut text = format!("{what} ({at}): {} entries, {}", result.entries, ByteSize(result.bytes));
+    let mut text =
+        format!("{what} ({at}): {}, {}", plural(result.entries, "entry", "entries"), ByteSize(result.bytes));
     if result.compared + result.changed > 0 {
-        text.push_str(&format!(", {} files compared with the live ones", result.compared));
+        text.push_str(&format!(", {} compared with the live ones", plural(result.compared, "file", "files")));
     }
     if result.changed > 0 {
         text.push_str(&format!(" ({} more have changed since)", result.changed));
     }
     if result.databases > 0 {
-        let s = |count: u64| if count == 1 { "" } else { "s" };
-        let (databases, tables) = (result.databases, result.tables);
         text.push_str(&format!(
-            ", {databases} database{} with {tables} table{} loaded",
-            s(databases),
-            s(tables)
+            ", {} with {} loaded",
+            plural(result.databases, "database", "databases"),
+            plural(result.tables, "table", "tables")
         ));
     }
     if result.checks > 0 {
-        text.push_str(&format!(", {} checks", result.checks));
+        text.push_str(&format!(", {}", plural(result.checks, "check", "checks")));
     }
     text.push('\n');
     for problem in &result.problems {

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::event::{Event, Level, Observer, Progress, Step};
-use crate::model::TargetName;
+use crate::model::{TargetName, plural};
 
 /// All bars; log lines are written above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -111,7 +111,7 @@ impl Shown {
         let figures = if self.expected.is_some() { BAR_FIGURES } else { SPINNER_FIGURES };
         let room = columns.saturating_sub(figures).max(8);
         let entries = progress.entries().saturating_sub(self.base.1);
-        let long = format!("{}, {entries} entries", self.what);
+        let long = format!("{}, {}", self.what, plural(entries, "entry", "entries"));
         if self.counts == Counts::Sources && entries > 0 && long.chars().count() <= room {
             long
         } else if self.what.chars().count() <= room {

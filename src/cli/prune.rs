@@ -14,7 +14,7 @@ use super::{code, target};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, TargetConfig};
 use crate::event::Progress;
-use crate::model::{ByteSize, RunId, TargetName};
+use crate::model::{ByteSize, RunId, TargetName, plural};
 use crate::ops::isolate::At;
 use crate::ops::prune::hosts::{self, Group, Rules};
 use crate::ops::prune::{self, Stays};
@@ -124,12 +124,12 @@ impl Answer {
 fn would_go<'d>(decisions: impl Iterator<Item = &'d Decision>) -> String {
     let going: Vec<_> = decisions.filter(|decision| !decision.keep).collect();
     let bytes = ByteSize(going.iter().map(|decision| decision.bytes).sum());
-    format!("{} would be removed, {bytes}\n\n", counted(going.len(), "backup"))
+    format!("{} would be removed, {bytes}\n\n", plural(going.len() as u64, "backup", "backups"))
 }
 
 /// What became of the removals, in a line; `stays` are those that nothing failed with.
 fn was_done(removed: usize, stays: &[(RunId, Stays)]) -> String {
-    let mut text = format!("{} removed", counted(removed, "backup"));
+    let mut text = format!("{} removed", plural(removed as u64, "backup", "backups"));
     for (run, because) in stays {
         text.push_str(&format!("\n{run} stays: {because}"));
     }
@@ -313,9 +313,4 @@ fn of_group(
         })
     }));
     Ok(good)
-}
-
-/// `1 backup`, `3 backups`.
-pub(super) fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

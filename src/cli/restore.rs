@@ -10,7 +10,7 @@ use super::progress::{Bar, Counts};
 use super::{code, common, key, output};
 use crate::archive::RestoreOptions;
 use crate::event::Progress;
-use crate::model::ByteSize;
+use crate::model::{ByteSize, plural};
 use crate::ops::Agent;
 use crate::ops::import::{self, Brought};
 use crate::ops::load::{self, WantedDatabase};
@@ -129,10 +129,10 @@ fn into_database(
 fn print_text(run: &Run, copy: &Copy, restored: &Restored) {
     for (name, folder, summary) in &restored.components {
         output::print(&format!(
-            "restored {name} of {} from {}: {} entries, {} into {}\n",
+            "restored {name} of {} from {}: {}, {} into {}\n",
             run.run_id,
             copy.target,
-            summary.entries,
+            plural(summary.entries, "entry", "entries"),
             ByteSize(summary.bytes),
             folder.display()
         ));
@@ -218,9 +218,9 @@ fn imported(
                     continue;
                 }
                 output::print(&format!(
-                    "restored {file} of {run} from {}: {} entries, {} into {}\n",
+                    "restored {file} of {run} from {}: {}, {} into {}\n",
                     copy.target,
-                    summary.entries,
+                    plural(summary.entries, "entry", "entries"),
                     ByteSize(summary.bytes),
                     folder.display()
                 ));

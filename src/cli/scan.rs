@@ -10,13 +10,12 @@ use serde_json::json;
 
 use super::args::{Global, TargetScan};
 use super::output::Table;
-use super::prune::counted;
 use super::target::{known_target, only_target};
 use super::{code, common, output};
 use crate::clock::{Clock, SystemClock};
 use crate::event::Progress;
 use crate::health;
-use crate::model::{ByteSize, RunId, TargetName};
+use crate::model::{ByteSize, RunId, TargetName, plural};
 use crate::ops::isolate::At;
 use crate::ops::scan::{self as scanning, Freshness, Known, freshness};
 use crate::state::{Copy, HealthStatus, State, StateError};
@@ -158,7 +157,7 @@ fn as_plugin(answer: &Answer, args: &TargetScan, max_age: Duration, now: DateTim
     let summary = match (&*stale, oldest) {
         ([], Some((at, sum))) => format!(
             "{} at {} fresh, the oldest is {} of {}, {} old",
-            counted(answer.sums.len(), "job"),
+            plural(answer.sums.len() as u64, "job", "jobs"),
             answer.target,
             sum.job,
             sum.host,
@@ -226,17 +225,17 @@ fn describe(answer: &Answer, zone: Tz, now: DateTime<Utc>) -> String {
     match &answer.adopted {
         Some(runs) => text.push_str(&format!(
             "\n{} recorded as complete; one counts as verified once `agent verify ID` has read it back\n",
-            counted(runs.len(), "backup")
+            plural(runs.len() as u64, "backup", "backups")
         )),
         None if new > 0 => text.push_str(&format!(
             "\n{} not known to the state; record those of this host with --adopt\n",
-            counted(new, "backup")
+            plural(new as u64, "backup", "backups")
         )),
         None => {}
     }
     if !answer.missing.is_empty() {
         let verb = if answer.forgotten { "forgotten" } else { "known to the state and not there" };
-        text.push_str(&format!("\n{} {verb}:\n", counted(answer.missing.len(), "backup")));
+        text.push_str(&format!("\n{} {verb}:\n", plural(answer.missing.len() as u64, "backup", "backups")));
         for copy in &answer.missing {
             let folder = copy.location.as_deref().unwrap_or("-");
             text.push_str(&format!("  {} of {}, in {folder}\n", copy.run_id, copy.job));

@@ -1,11 +1,11 @@
 //! The checks of the agent as a whole: daemon, targets, channels, configuration, clock.
 
 use super::checks::{AgentView, Verdict};
-use super::job::{delta, first_line, plural};
+use super::job::{delta, first_line};
 use super::report::{Perf, Unit};
 use super::{moment, since, words, worst};
 use crate::config::{TargetConfig, Trigger};
-use crate::model::{ByteSize, TargetName};
+use crate::model::{ByteSize, TargetName, plural};
 use crate::state::HealthStatus::{Critical, Ok, Unknown, Warning};
 use crate::state::Probe;
 

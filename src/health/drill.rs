@@ -6,11 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::checks::{JobView, Verdict};
-use super::job::{first_line, plural};
+use super::job::first_line;
 use super::report::{Perf, Unit};
 use super::{moment, since, words};
 use crate::config::{Config, JobConfig};
-use crate::model::ByteSize;
+use crate::model::{ByteSize, plural};
 use crate::schedule::Schedule;
 use crate::state::{JobDrills, JobState};
 
@@ -47,9 +47,9 @@ pub(super) fn drill(view: &JobView<'_>) -> Option<Verdict> {
         n => format!(", {} loaded", plural(n, "database", "databases")),
     };
     let text = format!(
-        "the backup came back in {} in the drill {ago} ago: {} entries, {}{compared}{loaded}",
+        "the backup came back in {} in the drill {ago} ago: {}, {}{compared}{loaded}",
         words(restore),
-        last.result.entries,
+        plural(last.result.entries, "entry", "entries"),
         ByteSize(last.result.bytes)
     );
     Some(Verdict::ok(text).perf(Perf::new(format!("{name}_recovery"), restore.as_secs_f64(), Unit::Seconds)))

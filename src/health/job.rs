@@ -8,7 +8,7 @@ use super::checks::{JobView, Verdict};
 use super::report::{Perf, Unit};
 use super::{allowance, measured_run, moment, next_due, shrunk, since, words, worst};
 use crate::config::ReadBack;
-use crate::model::{ByteSize, Outcome, TargetName};
+use crate::model::{ByteSize, Outcome, TargetName, plural};
 use crate::state::HealthStatus::{Critical, Warning};
 use crate::state::{JobTargetState, Run};
 
@@ -395,11 +395,6 @@ fn ran(view: &JobView<'_>, run: &Run) -> String {
 
 fn files_word(count: u64) -> String {
     plural(count, "file", "files")
-}
-
-/// `1 copy`, `3 copies`.
-pub(super) fn plural(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Errors may carry a program's output; one line of it is enough here.

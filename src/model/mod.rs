@@ -23,6 +23,11 @@ pub use self::outcome::{Outcome, WarningCounts, WarningKind};
 pub use self::secret::Secret;
 pub use self::size::ByteSize;
 
+/// A number and its noun: `1 copy`, `3 copies`.
+pub fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// A value that does not have the form its type asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not {expected}")]

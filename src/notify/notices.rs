@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::body::{Block, Body, SHOWN_LOG_LINES, Section, Tone, footer, para, plural, section};
+use super::body::{Block, Body, SHOWN_LOG_LINES, Section, Tone, footer, para, section};
 use super::facts::{AgentFacts, CheckFacts, DigestFacts, FindingFacts, LastGood, TestFacts};
 use super::text::{between, line, lines, moment, span};
-use crate::model::ByteSize;
+use crate::model::{ByteSize, plural};
 
 /// The subject's part of a digest.
 pub fn digest_summary(facts: &DigestFacts) -> String {

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::body::{Block, Body, Section, Tone, footer, para, plural, section};
+use super::body::{Block, Body, Section, Tone, footer, para, section};
 use super::facts::{LastGood, VerifyFacts};
 use super::text::{between, line, moment, span};
+use crate::model::plural;
 
 /// The subject's part.
 pub fn summary(facts: &VerifyFacts) -> String {

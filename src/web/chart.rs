@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use askama::Template;
 
-use super::text::plural;
 use super::when::took;
-use crate::model::{ByteSize, Outcome};
+use crate::model::{ByteSize, Outcome, plural};
 use crate::state::RunBrief;
 
 /// Bars a chart has room for; the newest stands at the right.

@@ -7,11 +7,11 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::parts::Mark;
-use super::text::{clip, plural};
+use super::text::clip;
 use super::when::{When, took};
 use crate::config::{Config, JobConfig};
 use crate::health;
-use crate::model::{ByteSize, RunId, TargetName};
+use crate::model::{ByteSize, RunId, TargetName, plural};
 use crate::state::{Drill, JobState};
 
 /// Problems the page lists, and bytes of each.

@@ -11,12 +11,12 @@ use super::chart::{Chart, charts, good_runs, small};
 use super::drill::Drills;
 use super::frame::Frame;
 use super::parts::{Copies, Mark, Progress, Todos, class, counted, job_mark, living, of_job, zone};
-use super::text::{clip, plural};
+use super::text::clip;
 use super::when::{When, took};
 use crate::config::{JobConfig, Trigger};
 use crate::health::{self, Finding};
 use crate::manifest::FileWarning;
-use crate::model::{ByteSize, JobName, RunId, WarningKind};
+use crate::model::{ByteSize, JobName, RunId, WarningKind, plural};
 use crate::state::{HealthStatus, JobState, Run};
 
 /// Up to so many jobs, each has a card. With more, those in order become lines of a table.

@@ -7,12 +7,12 @@ use askama::Template;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::text::{Marked, clip, first_line, marked, plural};
+use super::text::{Marked, clip, first_line, marked};
 use super::when::When;
 use super::{RunProgress, View};
 use crate::config::{Config, JobConfig, TargetConfig};
 use crate::health::{self, Finding, since, words};
-use crate::model::{ByteSize, JobName, Outcome, TargetName, WarningCounts};
+use crate::model::{ByteSize, JobName, Outcome, TargetName, WarningCounts, plural};
 use crate::state::{HealthStatus, JobState, JobTargetState, Run};
 
 /// Bytes of one message on a page, and of the advice that goes with it.

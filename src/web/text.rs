@@ -119,11 +119,6 @@ pub(super) fn tail(text: &str, lines: usize, room: usize, line: usize) -> (Strin
     (kept.join("\n"), left_out)
 }
 
-/// A number and its noun: `1 file`, `2 files`.
-pub(super) fn plural(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
-
 /// A sentence in which pieces between backticks are commands or values, for the template `code.html`.
 #[derive(Debug, Clone, PartialEq, Eq, askama::Template)]
 #[template(path = "code.html")]

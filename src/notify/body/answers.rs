@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 
 use super::captured::stored;
 use super::headline::one_line;
-use super::{Block, Section, para, plural, section};
+use super::{Block, Section, para, section};
 use crate::event::Step;
-use crate::model::{ByteSize, ComponentName, Outcome, WarningKind};
+use crate::model::{ByteSize, ComponentName, Outcome, WarningKind, plural};
 use crate::notify::facts::{GoodBackup, LastGood, RunFacts, Streak};
 use crate::notify::hints;
 use crate::notify::message::Kind;

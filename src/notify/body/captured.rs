@@ -1,7 +1,7 @@
 //! What was captured, and the files that made trouble.
 
-use super::{Block, SHOWN_WARNINGS, Section, para, plural, section};
-use crate::model::{ByteSize, WarningKind};
+use super::{Block, SHOWN_WARNINGS, Section, para, section};
+use crate::model::{ByteSize, WarningKind, plural};
 use crate::notify::facts::RunFacts;
 use crate::notify::text::line;
 
@@ -18,7 +18,11 @@ pub(super) fn sizes(facts: &RunFacts) -> Option<Section> {
         .iter()
         .take(30)
         .map(|c| {
-            let entries = if c.entries > 0 { format!(", {} entries", c.entries) } else { String::new() };
+            let entries = if c.entries > 0 {
+                format!(", {}", plural(c.entries, "entry", "entries"))
+            } else {
+                String::new()
+            };
             format!(
                 "{}: {} read, {} stored{entries}",
                 c.name,

@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
+use super::Tone;
 use super::captured::stored;
-use super::{Tone, plural};
-use crate::model::{ByteSize, Outcome};
+use crate::model::{ByteSize, Outcome, plural};
 use crate::notify::facts::{RunFacts, Streak};
 use crate::notify::message::Kind;
 use crate::notify::text::{between, line, moment, span};

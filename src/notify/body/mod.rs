@@ -96,10 +96,6 @@ pub(super) fn footer(host: &str, command: &str) -> String {
     )
 }
 
-pub(super) fn plural(count: u64, one: &str, many: &str) -> String {
-    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
-}
-
 /// The message about one run.
 pub fn run(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<Utc>) -> Body {
     let (tone, headline) = headline::headline(kind, facts, streak, now);
