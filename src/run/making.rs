@@ -164,7 +164,9 @@ impl Running<'_> {
     fn read_back(&self, primary: &Primary<'_>, backup: &Backup, depth: Depth) -> Result<()> {
         let target = primary.target.as_ref();
         let report = verify(target, &backup.location, &self.run_id, depth, self.progress)?;
-        report.result().map_err(|problems| anyhow!("reading the backup back: {problems}"))
+        report
+            .result()
+            .map_err(|problems| anyhow!("the backup could not be read back as it was written: {problems}"))
     }
 
     /// Removes a backup that does not read back: it must not be found by somebody who needs one.

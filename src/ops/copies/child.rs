@@ -78,7 +78,7 @@ pub(in crate::ops) fn copy(
         Err(e) => {
             // It stays in the queue, so that a better one is made; this one must not be found meanwhile.
             let _ = target.remove(&location, run); // the error to report is the first one
-            Err(e.context("reading the copy back"))
+            Err(e.context("the copy could not be read back as it was written"))
         }
     }
 }
