@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::outlet::Outlet;
-use super::path_order;
+use super::{below, path_order};
 use crate::crypt::Seal;
 use crate::manifest::PathText;
 use crate::model::Sha256;
@@ -275,14 +275,7 @@ impl<R: Fn(u64, usize) -> Result<Vec<u8>>> IndexReader<R> {
     }
 
     fn range_below(&self, root: &[u8]) -> Range<usize> {
-        if root.is_empty() {
-            return 0..self.directory.len();
-        }
-        let is_past = |first: &[u8]| {
-            let is_below =
-                first.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"));
-            !is_below && path_order(first, root).is_gt()
-        };
+        let is_past = |first: &[u8]| below(root, first).is_none() && path_order(first, root).is_gt();
         let end = self.directory.partition_point(|line| !is_past(&line.first.0));
         self.last_chunk_before(root)..end
     }

@@ -101,6 +101,20 @@ pub fn path_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     a.iter().map(key).cmp(b.iter().map(key))
 }
 
+/// What of `entry` stands below `path`, which ends without `/`; empty for `path` itself, none outside. The empty path
+/// is the root.
+pub fn below<'e>(path: &[u8], entry: &'e [u8]) -> Option<&'e [u8]> {
+    if path.is_empty() {
+        return Some(entry);
+    }
+    let rest = entry.strip_prefix(path)?;
+    match rest.first() {
+        None => Some(rest),
+        Some(b'/') => Some(&rest[1..]),
+        Some(_) => None,
+    }
+}
+
 /// The compressed sizes and slices below decide the bytes of every archive: changing one changes what the
 /// same tree is stored as.
 mod limits {

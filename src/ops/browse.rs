@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::stored::{Backup, Index, ReadIndex};
-use crate::archive::{EntryKind, FrameReader, IndexEntry, IndexReader, copy_entry, path_order};
+use crate::archive::{EntryKind, FrameReader, IndexEntry, IndexReader, below, copy_entry, path_order};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::{Component, Kind, PathText};
 
@@ -83,19 +83,6 @@ impl<'p> Level<'p> {
 /// Whether `entry` is `path` or stands below it.
 pub fn is_below(path: &[u8], entry: &[u8]) -> bool {
     below(path, entry).is_some()
-}
-
-/// What of `entry` stands below `path`; empty for `path` itself, none outside.
-fn below<'e>(path: &[u8], entry: &'e [u8]) -> Option<&'e [u8]> {
-    if path.is_empty() {
-        return Some(entry);
-    }
-    let rest = entry.strip_prefix(path)?;
-    match rest.first() {
-        None => Some(rest),
-        Some(b'/') => Some(&rest[1..]),
-        Some(_) => None,
-    }
 }
 
 /// Writes the content of the file at `path` (as it stands in the archive) and gives its tree and length;

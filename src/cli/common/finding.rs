@@ -50,9 +50,13 @@ pub fn find_run_at(
     jobs.sort_unstable();
     jobs.dedup();
     if jobs.len() > 1 {
-        return Err(UsageError(format!("`latest` of which job? Say --job: {}", jobs.join(", "))).into());
+        return Err(which_job(&jobs));
     }
     agent.state.run(&newest.run_id)?.with_context(|| format!("the state has lost run {}", newest.run_id))
+}
+
+fn which_job(names: &[&str]) -> anyhow::Error {
+    UsageError(format!("`latest` of which job? Say --job: {}", names.join(", "))).into()
 }
 
 /// The run an id means: whole, its beginning, its last six characters, or `latest` good backup.
@@ -68,7 +72,7 @@ pub fn find_run(agent: &Agent, id: &str, job: Option<&JobName>) -> Result<Run> {
         }
         if job.is_none() && found.len() > 1 {
             let names: Vec<&str> = found.iter().map(|run| run.job.as_str()).collect();
-            return Err(UsageError(format!("`latest` of which job? Say --job: {}", names.join(", "))).into());
+            return Err(which_job(&names));
         }
         return found.pop().context("there is no good backup yet");
     }
