@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
 use std::thread;
 
 use backup_agent::event::Progress;
@@ -30,6 +31,7 @@ const CLAUSES: &[Clause] = &[
     ("a removal is whole, can be repeated, and spares another run's backup", removal),
     ("a pin stands beside its backup, is found again, and goes with it", pins),
     ("two writers at the same time do not mix", two_writers),
+    ("writers that need the same new folders at the same time get them", new_folders_at_once),
     ("a file name or location that leaves the backup is refused", names_stay_inside),
     ("an incomplete file is not accepted", incomplete_is_refused),
     ("a file that is not there is an error and no empty file", absent_is_an_error),
@@ -305,6 +307,33 @@ fn two_writers(open: Open<'_>) {
     scanned.sort();
     assert_eq!(scanned, places);
     assert!(target.unfinished().unwrap().is_empty());
+}
+
+fn new_folders_at_once(open: Open<'_>) {
+    const WRITERS: usize = 6;
+    let mut expected = Vec::new();
+    for month in ["10", "11", "12"] {
+        let together = Barrier::new(WRITERS);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let id = run(&format!("{month}{writer:04}"));
+                let location = format!("web1/daily/2026/{month}/24/190{writer}");
+                expected.push((location.clone(), id.clone()));
+                let together = &together;
+                scope.spawn(move || {
+                    let target = open();
+                    let mut stage = target.stage(&id, std::slice::from_ref(&location)).unwrap();
+                    put(stage.as_mut(), manifest::FILE, &manifest_of(&id, "web1", "2026-11-24T18:00:00Z"));
+                    together.wait();
+                    assert_eq!(publish(stage.as_mut(), std::slice::from_ref(&location)), location);
+                });
+            }
+        });
+    }
+    let mut scanned = found(open().as_ref());
+    scanned.sort();
+    expected.sort();
+    assert_eq!(scanned, expected);
 }
 
 fn names_stay_inside(open: Open<'_>) {

@@ -172,28 +172,34 @@ impl Server {
     }
 
     fn make_folder(&self, path: &str) -> Result<(), Failure> {
-        let made = self.ask("MKCOL", self.url(path, true), self.http.silence(), &[])?;
-        match made.status().as_u16() {
-            200..=299 => Ok(()),
-            // It is there already, or somebody made it in this moment.
-            405 | 409 if self.is_folder(path)? => Ok(()),
-            // One above it is missing.
-            404 | 409 => match path.rsplit_once('/') {
-                Some((above, _)) => {
-                    self.make_folder(above)?;
-                    let made = self.ask("MKCOL", self.url(path, true), self.http.silence(), &[])?;
-                    match made.status().as_u16() {
-                        200..=299 => Ok(()),
-                        405 if self.is_folder(path)? => Ok(()),
-                        _ => Err(refused(&made)),
-                    }
-                }
-                None if !self.is_folder("")? => Err(self.no_root()),
-                None => Err(refused(&made)),
-            },
-            405 if self.stat(path)?.is_some() => {
+        let Some(refusal) = self.try_make_folder(path)? else { return Ok(()) };
+        if let StatusCode::NOT_FOUND | StatusCode::CONFLICT = refusal.status() {
+            match path.rsplit_once('/') {
+                Some((above, _)) => self.make_folder(above)?,
+                None if !self.is_folder("")? => return Err(self.no_root()),
+                None => {}
+            }
+        }
+        // Also where nothing was missing: who was quicker may have taken the folder away again since, as empty.
+        match self.try_make_folder(path)? {
+            None => Ok(()),
+            Some(refusal)
+                if refusal.status() == StatusCode::METHOD_NOT_ALLOWED && self.stat(path)?.is_some() =>
+            {
                 Err(Failure::permanent("something that is no folder stands there"))
             }
+            Some(refusal) => Err(refused(&refusal)),
+        }
+    }
+
+    /// What the server answered when no folder stands there afterwards.
+    fn try_make_folder(&self, path: &str) -> Result<Option<Response>, Failure> {
+        let made = self.ask("MKCOL", self.url(path, true), self.http.silence(), &[])?;
+        match made.status().as_u16() {
+            200..=299 => Ok(None),
+            // It may be there already. Where somebody else makes it in the same moment, Apache answers 403: its
+            // mkdir(2) fails after it found nothing there.
+            403..=405 | 409 => Ok(if self.is_folder(path)? { None } else { Some(made) }),
             _ => Err(refused(&made)),
         }
     }
