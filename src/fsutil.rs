@@ -71,20 +71,26 @@ pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `relative` and its parents below `base` (which must exist), and makes each new name durable.
+/// Makes `relative` and its parents below `base` (which must exist), and makes each new name durable. One that
+/// somebody removes meanwhile, since it is empty, is made again.
 pub fn create_dirs_below(base: &Path, relative: &Path) -> Result<()> {
-    let mut path = base.to_owned();
-    for part in relative.components() {
-        let Component::Normal(name) = part else {
-            bail!("the folder {} would leave {}", relative.display(), base.display());
-        };
-        let parent = path.clone();
-        path.push(name);
+    if let Some(part) = relative.components().find(|part| !matches!(part, Component::Normal(_))) {
+        bail!("the folder {} would leave {} ({part:?})", relative.display(), base.display());
+    }
+    let mut below: Vec<&Path> = relative.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
+    below.reverse();
+    let (mut next, mut repeated) = (0, 0);
+    while let Some(path) = below.get(next).map(|path| base.join(path)) {
         match fs::create_dir(&path) {
-            Ok(()) => fsync_dir(&parent)?,
+            Ok(()) => fsync_dir(path.parent().unwrap_or(base))?,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(_) if !path.exists() && repeated < 4 => {
+                (next, repeated) = (0, repeated + 1);
+                continue;
+            }
             Err(e) => return Err(e).with_context(|| format!("making folder {}", path.display())),
         }
+        next += 1;
     }
     Ok(())
 }

@@ -7,21 +7,24 @@
 //! Whoever looks at a dead network share waits in the kernel and cannot be woken. So what is left out for good where
 //! one is mounted is told by its path, and not looked at.
 
+mod names;
+mod roots;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use self::names::SortedNames;
+use self::roots::{Skipped, archive_path, roots};
 use super::TreeSpec;
 use super::limits::SEGMENT;
 use super::meta::{Meta, unchanged};
@@ -80,74 +83,6 @@ impl Start<'_> {
             Start::Root(path) => &fsutil::path_bytes(path)[1..],
             Start::Virtual(path, _) => path,
         }
-    }
-}
-
-/// The roots with their links resolved, sorted, without those that stand below another. A root that is a
-/// symbolic link stays as an entry of its own beside what it names: `current -> releases/42` is what people
-/// give as a path, and an archive with nothing but the link in it would be no backup.
-fn roots(spec: &TreeSpec) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for root in &spec.roots {
-        if !root.is_absolute() {
-            bail!("{}: a path to back up must be absolute", root.display());
-        }
-        let resolved = match std::fs::canonicalize(root) {
-            Ok(resolved) => resolved,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && spec.allow_missing_roots => continue,
-            Err(e) => {
-                return Err(e).with_context(|| {
-                    format!(
-                        "{}: this path to back up cannot be opened; is it mounted, is the name right?",
-                        root.display()
-                    )
-                });
-            }
-        };
-        let parent = root.parent().map(std::fs::canonicalize).transpose()?;
-        if let (Some(parent), Some(name)) = (parent, root.file_name())
-            && root.is_symlink()
-        {
-            found.push(parent.join(name));
-        }
-        found.push(resolved);
-    }
-    found.sort_by(|a, b| super::path_order(fsutil::path_bytes(a), fsutil::path_bytes(b)));
-    found.dedup();
-    let mut kept: Vec<PathBuf> = Vec::new();
-    for path in found {
-        if !kept.iter().any(|k| path.starts_with(k) && !k.is_symlink()) {
-            kept.push(path);
-        }
-    }
-    Ok(kept)
-}
-
-/// A path as it stands in the archive, without `/` at its end.
-fn archive_path(path: &Path) -> Vec<u8> {
-    fsutil::path_bytes(path).strip_prefix(b"/").unwrap_or_default().to_vec()
-}
-
-/// Folders that are never captured: by what they are, so that no other way to them counts as another folder, and by
-/// their path where to ask what they are may hang.
-#[derive(Default)]
-struct Skipped {
-    folders: HashSet<(u64, u64)>,
-    paths: HashSet<Vec<u8>>,
-}
-
-impl Skipped {
-    fn new(skip: &[PathBuf], mounts: &Mounts) -> Self {
-        let mut skipped = Self::default();
-        for path in skip {
-            match mounts.follow(path) {
-                Ok((path, Some(mount))) if mount.is_remote() => {
-                    skipped.paths.insert(archive_path(&path));
-                }
-                _ => skipped.folders.extend(std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))),
-            }
-        }
-        skipped
     }
 }
 
@@ -285,6 +220,14 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
         }
     }
 
+    /// The extended attributes of what is open; none, with a warning, where they cannot be read.
+    fn xattrs(&mut self, open: impl AsFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        fsutil::xattrs(open).or_else(|e| {
+            let detail = format!("reading its extended attributes: {e}");
+            self.warn(WarningKind::Unreadable, path.to_vec(), detail).map(|()| Vec::new())
+        })
+    }
+
     /// The folder that something is mounted over. What it is like shows only when the share is away.
     fn mount_point(&mut self, mut path: Vec<u8>) -> Result<()> {
         path.push(b'/');
@@ -326,17 +269,7 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
                 return self.warn(WarningKind::Unreadable, path, format!("opening the folder: {e}"));
             }
         };
-        let xattrs = match fsutil::xattrs(&dir) {
-            Ok(xattrs) => xattrs,
-            Err(e) => {
-                self.warn(
-                    WarningKind::Unreadable,
-                    path.clone(),
-                    format!("reading its extended attributes: {e}"),
-                )?;
-                Vec::new()
-            }
-        };
+        let xattrs = self.xattrs(&dir, &path)?;
         if !path.is_empty() {
             let item = Item::Dir { path: path.clone(), meta: Meta::of(&stat), xattrs };
             self.planner.add(&path, 0, item)?;
@@ -409,17 +342,7 @@ impl<F: FnMut(Vec<Item>) -> Result<()>> Walker<'_, F> {
 
     fn big_file(&mut self, file: File, path: Vec<u8>, stat: Stat) -> Result<()> {
         let size = stat.st_size as u64;
-        let xattrs = match fsutil::xattrs(&file) {
-            Ok(xattrs) => xattrs,
-            Err(e) => {
-                self.warn(
-                    WarningKind::Unreadable,
-                    path.clone(),
-                    format!("reading its extended attributes: {e}"),
-                )?;
-                Vec::new()
-            }
-        };
+        let xattrs = self.xattrs(&file, &path)?;
         let extents = extents_of(&file, &stat);
         let data_length = extents.as_ref().map_or(size, |e| e.iter().map(|(_, length)| length).sum());
         if data_length == 0 {
@@ -450,52 +373,4 @@ fn special_name(kind: FileType) -> &'static str {
         FileType::BlockDevice => "a block device",
         _ => "neither file, folder nor link",
     }
-}
-
-/// The names of one folder, sorted by their bytes, in one block of memory.
-struct SortedNames {
-    bytes: Vec<u8>,
-    spans: Vec<(u32, u16)>,
-}
-
-impl SortedNames {
-    fn read(dir: &OwnedFd) -> io::Result<Self> {
-        let mut names = Self { bytes: Vec::new(), spans: Vec::new() };
-        let mut buffer = [MaybeUninit::uninit(); 32 << 10];
-        let mut entries = rustix::fs::RawDir::new(dir, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let start = u32::try_from(names.bytes.len())
-                .map_err(|_| io::Error::other("the names in this folder exceed 4 GiB"))?;
-            names.spans.push((start, name.len() as u16));
-            names.bytes.extend_from_slice(name);
-        }
-        let bytes = std::mem::take(&mut names.bytes);
-        names.spans.sort_unstable_by(|a, b| span(&bytes, *a).cmp(span(&bytes, *b)));
-        names.bytes = bytes;
-        names.bytes.shrink_to_fit();
-        names.spans.shrink_to_fit();
-        Ok(names)
-    }
-
-    fn get(&self, position: usize) -> Option<&[u8]> {
-        self.spans.get(position).map(|s| span(&self.bytes, *s))
-    }
-
-    fn contains(&self, name: &[u8]) -> bool {
-        self.spans.binary_search_by(|s| span(&self.bytes, *s).cmp(name)).is_ok()
-    }
-
-    fn keep_only(&mut self, name: &[u8]) {
-        let bytes = &self.bytes;
-        self.spans.retain(|s| span(bytes, *s) == name);
-    }
-}
-
-fn span(bytes: &[u8], (start, length): (u32, u16)) -> &[u8] {
-    &bytes[start as usize..start as usize + length as usize]
 }

@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(3)
         }
         Err(e) => {
-            output::error(&e);
+            output::error_text(&common::as_called(&cli.global, &format!("{e:#}")));
             ExitCode::from(if is_doctor {
                 3
             } else if e.is::<common::UsageError>() {

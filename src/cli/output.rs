@@ -50,8 +50,13 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 
 /// Prints an error as one chain of reasons.
 pub fn error(error: &anyhow::Error) {
+    error_text(&format!("{error:#}"));
+}
+
+/// Prints what went wrong.
+pub fn error_text(text: &str) {
     let label = if colour_on_stderr() { format!("{RED}error:{PLAIN}") } else { "error:".to_owned() };
-    let _ = writeln!(io::stderr(), "{label} {}", harmless(&format!("{error:#}")));
+    let _ = writeln!(io::stderr(), "{label} {}", harmless(text));
 }
 
 /// Prints what a person should know beside the answer.

@@ -29,6 +29,8 @@ pub struct Plan<'a> {
     pub skip: Vec<PathBuf>,
     /// Limits on how far a component may shrink.
     pub limits: Limits,
+    /// The command that accepts a shrink as the new normal.
+    pub accept: String,
     /// What each component usually holds.
     pub baselines: &'a BTreeMap<ComponentName, Baseline>,
     /// Seconds since 1970, the date of files made up for the archive.
@@ -109,7 +111,7 @@ fn capture_source(
         Some(ready) => ready,
         None => preflight::one(source, context, observer)?,
     };
-    shrink::check_missing(source.name(), &ready.parts, plan.baselines, plan.limits, observer)
+    shrink::check_missing(source.name(), &ready.parts, plan, observer)
         .map_err(|e| ComponentError { component: source.name().clone(), source: e })?;
     let lanes = source.parallel().min(ready.parts.len()).max(1);
     let job = Job { source, stage, plan, observer };
@@ -182,7 +184,7 @@ impl Job<'_, '_> {
         self.observer.event(&Event::ComponentStarted { component: name.clone(), expected_bytes });
         let component = self
             .capture_one(part, context, options)
-            .and_then(|c| shrink::check(&c, baseline, self.plan.limits, self.observer).map(|()| c))
+            .and_then(|c| shrink::check(&c, baseline, self.plan, self.observer).map(|()| c))
             .map_err(|e| ComponentError { component: name.clone(), source: e })?;
         self.observer.event(&Event::ComponentEnded {
             component: name.clone(),

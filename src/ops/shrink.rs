@@ -1,10 +1,9 @@
 //! A source that lost most of its content is an unmounted disk or a wrong path more often than it is right.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, bail};
 
-use crate::config::{Limits, OnShrink};
+use super::capture::Plan;
+use crate::config::OnShrink;
 use crate::event::{Event, Level, Observer};
 use crate::manifest::Component;
 use crate::model::{ByteSize, ComponentName};
@@ -15,7 +14,7 @@ use crate::state::Baseline;
 pub fn check(
     component: &Component,
     baseline: Option<&Baseline>,
-    limits: Limits,
+    plan: &Plan<'_>,
     observer: &dyn Observer,
 ) -> Result<()> {
     let Some(baseline) = baseline else { return Ok(()) };
@@ -23,7 +22,7 @@ pub fn check(
         ("bytes", component.source_bytes, baseline.source_bytes),
         ("entries", component.entries, baseline.entries),
     ] {
-        let least = usual as f64 * (1.0 - limits.max_shrink);
+        let least = usual as f64 * (1.0 - plan.limits.max_shrink);
         if (now as f64) >= least {
             continue;
         }
@@ -32,9 +31,9 @@ pub fn check(
             "it shrank to {}; the median of the last good runs is {}, and max_shrink allows {:.0} %",
             amount(now),
             amount(usual),
-            limits.max_shrink * 100.0
+            plan.limits.max_shrink * 100.0
         );
-        return tell(&component.name, &text, limits, observer);
+        return tell(&component.name, &text, plan, observer);
     }
     Ok(())
 }
@@ -44,11 +43,11 @@ pub fn check(
 pub fn check_missing(
     source: &ComponentName,
     parts: &[Part],
-    baselines: &BTreeMap<ComponentName, Baseline>,
-    limits: Limits,
+    plan: &Plan<'_>,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let made = baselines.iter().filter(|(name, usual)| name.source() == source.as_str() && usual.runs > 0);
+    let made =
+        plan.baselines.iter().filter(|(name, usual)| name.source() == source.as_str() && usual.runs > 0);
     for (name, usual) in made {
         if parts.iter().any(|part| part.name == *name) {
             continue;
@@ -57,18 +56,18 @@ pub fn check_missing(
             "it was in the last good backups, with {}, and is not there any more: was it dropped or renamed, or is it no longer chosen?",
             ByteSize(usual.source_bytes)
         );
-        tell(name, &text, limits, observer)?;
+        tell(name, &text, plan, observer)?;
     }
     Ok(())
 }
 
-fn tell(component: &ComponentName, text: &str, limits: Limits, observer: &dyn Observer) -> Result<()> {
-    match limits.on_shrink {
-        OnShrink::Fail => bail!("{text} If that is right: agent ack JOB", text = sentence(text)),
-        OnShrink::Warn => observer.event(&Event::Note(
-            Level::Warning,
-            format!("{component}: {} If that is right: agent ack JOB", sentence(text)),
-        )),
+fn tell(component: &ComponentName, text: &str, plan: &Plan<'_>, observer: &dyn Observer) -> Result<()> {
+    let text = format!("{} If that is right: `{}`", sentence(text), plan.accept);
+    match plan.limits.on_shrink {
+        OnShrink::Fail => bail!("{text}"),
+        OnShrink::Warn => {
+            observer.event(&Event::Note(Level::Warning, format!("{component}: {text}")));
+        }
     }
     Ok(())
 }

@@ -100,7 +100,8 @@ pub fn identify(folder: &Path, now: DateTime<Utc>) -> Result<TargetIdentity> {
 /// Compares what stands at `folder` with what the target was; the error says what is different.
 pub fn compare(target: &TargetName, folder: &Path, expected: &TargetIdentity) -> Result<()> {
     let shown = folder.display();
-    let accept = format!("mount the right one, or accept this one with: agent target init {target} --force");
+    let accept =
+        format!("mount the right one, or accept this one with: `agent target init {target} --force`");
     let found = file_system(folder)
         .with_context(|| format!("target {target}: asking for the file system of {shown}"))?;
     if found != expected.file_system {
@@ -131,7 +132,7 @@ pub(super) fn compare_id(
 ) -> Result<()> {
     let Some(id) = &expected.id else { return Ok(()) };
     let accept =
-        format!("bring the right one back, or accept this one with: agent target init {target} --force");
+        format!("bring the right one back, or accept this one with: `agent target init {target} --force`");
     match found {
         Some(sentinel) if sentinel.id == *id => Ok(()),
         // Nothing brings the right one back by itself; one without the file may only not be mounted yet.

@@ -32,6 +32,7 @@ const CLAUSES: &[Clause] = &[
     ("a pin stands beside its backup, is found again, and goes with it", pins),
     ("two writers at the same time do not mix", two_writers),
     ("writers that need the same new folders at the same time get them", new_folders_at_once),
+    ("a publication is not disturbed by removals that leave its folders empty", removals_beside),
     ("a file name or location that leaves the backup is refused", names_stay_inside),
     ("an incomplete file is not accepted", incomplete_is_refused),
     ("a file that is not there is an error and no empty file", absent_is_an_error),
@@ -334,6 +335,30 @@ fn new_folders_at_once(open: Open<'_>) {
     scanned.sort();
     expected.sort();
     assert_eq!(scanned, expected);
+}
+
+fn removals_beside(open: Open<'_>) {
+    const WRITERS: usize = 3;
+    let together = Barrier::new(WRITERS);
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let together = &together;
+            scope.spawn(move || {
+                let target = open();
+                for round in 0..6 {
+                    let id = run(&format!("{writer:03}{round:03}"));
+                    let location = format!("web1/daily/2026/{round:02}/24/190{writer}");
+                    let mut stage = target.stage(&id, std::slice::from_ref(&location)).unwrap();
+                    put(stage.as_mut(), manifest::FILE, &manifest_of(&id, "web1", "2026-11-24T18:00:00Z"));
+                    together.wait();
+                    assert_eq!(publish(stage.as_mut(), std::slice::from_ref(&location)), location);
+                    assert!(target.holds(&location, &id).unwrap());
+                    assert_eq!(target.remove(&location, &id).unwrap(), Removal::Removed);
+                }
+            });
+        }
+    });
+    assert!(found(open().as_ref()).is_empty());
 }
 
 fn names_stay_inside(open: Open<'_>) {

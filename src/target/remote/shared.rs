@@ -71,7 +71,7 @@ impl Base {
         let name = &self.settings.name;
         if expected.file_system != self.store.kind() {
             bail!(
-                "target {name} was {} on {}, and is {} now; accept that with: agent target init {name} --force",
+                "target {name} was {} on {}, and is {} now; accept that with: `agent target init {name} --force`",
                 expected.file_system,
                 expected.recorded.format("%Y-%m-%d"),
                 self.store.kind()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use reqwest::{Response, StatusCode};
 
-use super::{Server, refused};
+use super::server::{Server, refused};
 use crate::archive::ReadAt;
 use crate::target::remote::http::Failure;
 use crate::target::remote::http_body::{Incoming, Outgoing};
@@ -97,8 +97,12 @@ impl DavObject {
         let range = format!("bytes={offset}-{}", end - 1);
         let headers = [("Range", range.as_str())];
         let headers = if whole { &headers[..0] } else { &headers[..] };
-        let response =
-            self.server.ask("GET", self.server.url(&self.key, false), self.server.http.silence(), headers)?;
+        let response = self.server.ask(
+            "GET",
+            self.server.url(&self.key, false),
+            self.server.http().silence(),
+            headers,
+        )?;
         let skip = match response.status() {
             StatusCode::PARTIAL_CONTENT if begins_at(&response, offset) => 0,
             StatusCode::PARTIAL_CONTENT => {
@@ -115,7 +119,7 @@ impl DavObject {
             _ => return Err(refused(&response)),
         };
         let address = self.server.address(&self.key);
-        let mut body = Incoming::new(Arc::clone(&self.server.http), response, end - offset, address);
+        let mut body = Incoming::new(Arc::clone(self.server.http()), response, end - offset, address);
         body.skip(skip)?;
         Ok(body)
     }

@@ -1,17 +1,19 @@
 //! A folder as a target: on a local disk, or on a mounted share.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+mod stage;
+
+use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
+use self::stage::{DirectoryFile, DirectoryStage};
 use super::scan::{self, Scan};
 use super::sentinel::{self, Sentinel};
-use super::{Cache, Published, Removal, Space, Stage, StagedFile, StoredFile, Target, is_safe_location};
-use crate::archive::ReadAt;
+use super::{Cache, Removal, Space, Stage, StoredFile, Target, is_safe_location};
 use crate::event::Progress;
 use crate::failpoint::hit_at;
 use crate::fsutil;
@@ -197,13 +199,7 @@ impl Target for DirectoryTarget {
             .with_context(|| {
                 format!("target {}: making the staging folder {}", self.name, folder.display())
             })?;
-        Ok(Box::new(DirectoryStage {
-            target: self.clone(),
-            run: run.clone(),
-            folder,
-            device,
-            scratch: false,
-        }))
+        Ok(Box::new(DirectoryStage::new(self.clone(), run.clone(), folder, device)))
     }
 
     fn open(&self, location: &str, file: &str, cache: Cache) -> Result<Box<dyn StoredFile>> {
@@ -228,7 +224,7 @@ impl Target for DirectoryTarget {
         let advice =
             if cache == Cache::Cold { rustix::fs::Advice::DontNeed } else { rustix::fs::Advice::Sequential };
         let _ = rustix::fs::fadvise(&opened, 0, None, advice);
-        Ok(Box::new(DirectoryFile { file: opened, cold: cache == Cache::Cold }))
+        Ok(Box::new(DirectoryFile::new(opened, cache)))
     }
 
     fn holds(&self, location: &str, run: &RunId) -> Result<bool> {
@@ -336,176 +332,5 @@ impl DirectoryTarget {
                 return;
             }
         }
-    }
-}
-
-struct DirectoryStage {
-    target: DirectoryTarget,
-    run: RunId,
-    /// Where it stands: the staging folder, the published one afterwards.
-    folder: PathBuf,
-    device: u64,
-    scratch: bool,
-}
-
-impl DirectoryStage {
-    fn scratch_path(&self) -> PathBuf {
-        self.folder.join(".scratch")
-    }
-}
-
-impl Stage for DirectoryStage {
-    fn create(&mut self, file: &str) -> Result<Box<dyn StagedFile>> {
-        let path = self.folder.join(file);
-        let opened = hit_at(self.target.name.as_str(), "create")
-            .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path))
-            .with_context(|| format!("target {}: creating {}", self.target.name, path.display()))?;
-        let target = self.target.name.clone();
-        Ok(Box::new(DirectoryStagedFile { file: opened, path, target, written: 0, begun: 0 }))
-    }
-
-    fn scratch(&mut self) -> Result<PathBuf> {
-        let path = self.scratch_path();
-        if !self.scratch {
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&path)
-                .with_context(|| format!("target {}: making {}", self.target.name, path.display()))?;
-            self.scratch = true;
-        }
-        Ok(path)
-    }
-
-    fn place(&self) -> String {
-        self.folder.strip_prefix(&self.target.path).unwrap_or(&self.folder).to_string_lossy().into_owned()
-    }
-
-    fn publish(&mut self, location: &str) -> Result<Published> {
-        let target = &self.target;
-        let place = |name: &str| hit_at(target.name.as_str(), name);
-        let folder = target.folder(location)?;
-        if self.scratch {
-            let scratch = self.scratch_path();
-            fs::remove_dir_all(&scratch).with_context(|| format!("removing {}", scratch.display()))?;
-            self.scratch = false;
-        }
-        // A share that was unmounted during the run leaves the bare folder below it.
-        if target.check()? != self.device {
-            bail!(
-                "target {}: another file system stands at {} than when the run began",
-                target.name,
-                target.path.display()
-            );
-        }
-        place("fsync-folder")?;
-        fsutil::fsync_dir(&self.folder)?;
-        let parent = Path::new(location).parent().unwrap_or(Path::new(""));
-        place("make-parents")?;
-        fsutil::create_dirs_below(&target.path, parent)?;
-        match place("rename").and_then(|()| fsutil::rename_noreplace(&self.folder, &folder)) {
-            Ok(()) => {}
-            // Some file systems say that a folder is not empty instead.
-            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
-                return Ok(Published::Taken);
-            }
-            Err(e) => {
-                return Err(e)
-                    .with_context(|| format!("target {}: publishing {}", target.name, folder.display()));
-            }
-        }
-        // From here on `abandon` has to take it out of sight first.
-        self.folder = folder;
-        place("fsync-parents")?;
-        fsutil::fsync_dir(&target.path.join(parent))?;
-        fsutil::fsync_dir(&target.path)?;
-        place("published")?;
-        Ok(Published::Done)
-    }
-
-    fn abandon(&mut self) -> Result<()> {
-        let partial = self.target.partial(&self.run);
-        if self.folder != partial && fs::rename(&self.folder, &partial).is_ok() {
-            self.folder = partial;
-        }
-        match fs::remove_dir_all(&self.folder) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e)
-                .with_context(|| format!("target {}: removing {}", self.target.name, self.folder.display())),
-            _ => Ok(()),
-        }
-    }
-}
-
-struct DirectoryStagedFile {
-    file: File,
-    path: PathBuf,
-    target: TargetName,
-    written: u64,
-    /// Up to where the kernel was asked to begin writing.
-    begun: u64,
-}
-
-/// The disk writes while the processors compress: without this nearly everything is still in memory when
-/// fsync comes, and the run waits for the disk with idle processors.
-const WRITEBACK: u64 = 8 << 20;
-
-impl Write for DirectoryStagedFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = hit_at(self.target.as_str(), "write")
-            .and_then(|()| self.file.write(bytes))
-            .map_err(|e| io::Error::new(e.kind(), format!("writing {}: {e}", self.path.display())))?;
-        self.written += written as u64;
-        if self.written - self.begun >= WRITEBACK {
-            crate::sys::begin_writeback(&self.file, self.begun, self.written - self.begun);
-            self.begun = self.written;
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl StagedFile for DirectoryStagedFile {
-    fn finish(self: Box<Self>, length: u64) -> Result<()> {
-        let describe = |what: &str| format!("{what} {}", self.path.display());
-        let found = self.file.metadata().with_context(|| describe("looking at"))?.len();
-        if found != length {
-            bail!("{}: {found} bytes are there, {length} were written", describe("the file is incomplete:"));
-        }
-        // A failed fsync is final: the kernel may have dropped the pages, and a second call would succeed.
-        hit_at(self.target.as_str(), "fsync")
-            .and_then(|()| self.file.sync_all())
-            .with_context(|| describe("making durable (fsync)"))?;
-        let path = self.path.clone();
-        hit_at(self.target.as_str(), "close")
-            .and_then(|()| fsutil::close(self.file))
-            .with_context(|| format!("closing {}", path.display()))
-    }
-}
-
-struct DirectoryFile {
-    file: File,
-    cold: bool,
-}
-
-impl Read for DirectoryFile {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.file.read(out)
-    }
-}
-
-impl Drop for DirectoryFile {
-    fn drop(&mut self) {
-        // A read-back must not push the web server's files out of memory.
-        if self.cold {
-            let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
-        }
-    }
-}
-
-impl StoredFile for DirectoryFile {
-    fn read_at(&self) -> &dyn ReadAt {
-        &self.file
     }
 }
