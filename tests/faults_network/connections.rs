@@ -110,6 +110,26 @@ fn a_restore_goes_on_where_it_broke(kind: &Kind) {
     assert!(proxy.fired() > 0);
 }
 
+/// A copy that counts as damaged is told, and retention may remove it.
+fn a_server_that_goes_while_it_is_read_is_no_damage(kind: &Kind) {
+    let (world, proxy, _server) = further_target(kind);
+    let verify = ["verify", "latest", "--target", "nas"];
+    world.run(&verify).expect(0);
+    let status = || {
+        let list = world.list();
+        list.iter().find(|copy| copy["target"] == "nas").unwrap()["status"].as_str().unwrap().to_owned()
+    };
+    let (before, mails) = (status(), world.mails().len());
+    proxy.harm(Harm::Leave, Way::Down, IN_THE_ARCHIVE, ALWAYS);
+    let out = world.run(&verify);
+    assert!(proxy.fired() > 0, "the fault did not fire\n{}", out.all());
+    assert_ne!(out.code, 0, "{}", out.all());
+    assert!(out.stderr.contains("reading "), "{}", out.all());
+    assert_eq!((status(), world.mails().len()), (before, mails), "{}", out.all());
+    proxy.heal();
+    world.run(&verify).expect(0);
+}
+
 fn a_primary_target_fails_the_run(kind: &Kind) {
     let world = World::with(Setup { local: LINES, ..Setup::default() });
     in_haste(&world);
@@ -191,6 +211,21 @@ fn s3_harm_in_the_archive_degrades_and_the_next_attempt_works() {
 #[test]
 fn s3_harm_of_each_answer_degrades_and_the_next_attempt_works() {
     harm_of_each_answer_degrades_and_the_next_attempt_works(&S3);
+}
+
+#[test]
+fn webdav_a_server_that_goes_while_it_is_read_is_no_damage() {
+    a_server_that_goes_while_it_is_read_is_no_damage(&WEBDAV);
+}
+
+#[test]
+fn sftp_a_server_that_goes_while_it_is_read_is_no_damage() {
+    a_server_that_goes_while_it_is_read_is_no_damage(&SFTP);
+}
+
+#[test]
+fn s3_a_server_that_goes_while_it_is_read_is_no_damage() {
+    a_server_that_goes_while_it_is_read_is_no_damage(&S3);
 }
 
 #[test]
