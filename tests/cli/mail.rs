@@ -86,19 +86,20 @@ fn a_failure_is_told_at_once_not_again_at_once_and_its_end_once() {
 #[test]
 fn a_failure_that_lasts_is_told_again_when_its_time_has_come() {
     let server = SmtpServer::plain();
-    let world = World::new(&config(&server, "remind = \"2s\""));
+    let world = World::new(&config(&server, "remind = \"1h\""));
     world.sh("mv data elsewhere");
     world.agent("backup").exits(1);
     world.agent("tend").exits(0);
     assert_eq!(server.mails().len(), 1);
-    std::thread::sleep(Duration::from_millis(2500));
+    world.write("config.toml", &world.read("config.toml").replace("remind = \"1h\"", "remind = \"1s\""));
+    std::thread::sleep(Duration::from_millis(1500));
     world.agent("tend").exits(0).says(&["1 message was sent"]);
     let told = subjects(&server);
     assert_eq!(told.len(), 2);
     assert!(told[1].contains("web on web1"), "{told:?}");
     // A paused job is left alone.
     world.agent("pause web --until 1h").exits(0);
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(1500));
     world.agent("tend").exits(0);
     assert_eq!(server.mails().len(), 2, "{:?}", subjects(&server));
 }
