@@ -189,6 +189,24 @@ fn a_copying_process_that_is_stopped_is_given_up_and_ended() {
 }
 
 #[test]
+fn a_machine_that_stood_still_gives_no_copy_up() {
+    let world = World::with(Setup { nas: true, job: PATIENT, ..Setup::default() });
+    world.recover();
+    let soon = "copy_stall = \"8s\"\ncopy_wait = \"1h\"";
+    world.edit_config(PATIENT, soon);
+    let run = world.pause_at("nas:write", &BACKUP);
+    // It notices nothing of the time in which the copy did not get on.
+    run.signal("STOP");
+    std::thread::sleep(Duration::from_secs(10));
+    fs::write(world.path("pause.go"), "").unwrap();
+    run.signal("CONT");
+    let out = run.wait();
+    world.edit_config(soon, PATIENT);
+    world.after(&out, Expect::Success);
+    world.recover();
+}
+
+#[test]
 fn copies_wait_no_longer_than_the_run_may() {
     let world = World::with(Setup { nas: true, job: PATIENT, ..Setup::default() });
     let out = hangs_at(&world, "nas:write", "copy_stall = \"1h\"\ncopy_wait = \"5s\"");
