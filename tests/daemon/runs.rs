@@ -69,9 +69,10 @@ fn a_schedule_that_comes_due_starts_a_run() {
             std::thread::sleep(Duration::from_millis(100));
         }
         let run = host.last_ended_run();
-        assert_eq!((run.outcome, run.trigger), (Some(Outcome::Success), RunTrigger::Schedule));
+        assert_eq!(run.outcome, Some(Outcome::Success));
         late.push((run.started - run.scheduled_for.unwrap()).num_milliseconds());
     }
+    assert_eq!(host.last_ended_run().trigger, RunTrigger::Schedule);
     assert_eq!(daemon.stop().code(), Some(0));
 }
 

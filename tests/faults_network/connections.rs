@@ -46,11 +46,6 @@ fn with_limits<T>(world: &World, limits: &Limits, something: impl FnOnce() -> T)
     done
 }
 
-/// The limits with which a fault is met: only a server that says nothing is given up by them.
-fn limits_for(kind: &Kind, harm: Harm) -> &'static Limits {
-    if harm == Harm::Stall { kind.hasty } else { &[] }
-}
-
 /// A run with a fault at its further target, and the next attempt without.
 fn degrades(world: &World, proxy: &FaultProxy, what: &str, limits: &Limits, fired: impl Fn() -> bool) {
     // Shown when the test fails.
@@ -73,9 +68,7 @@ fn harm_in_the_archive_degrades_and_the_next_attempt_works(kind: &Kind) {
     let (world, proxy, _server) = further_target(kind);
     for harm in [Harm::Cut, Harm::Reset, Harm::Stall] {
         proxy.harm(harm, Way::Up, IN_THE_ARCHIVE, ALWAYS);
-        degrades(&world, &proxy, &format!("{harm:?} in the archive"), limits_for(kind, harm), || {
-            proxy.fired() > 0
-        });
+        degrades(&world, &proxy, &format!("{harm:?} in the archive"), kind.hasty, || proxy.fired() > 0);
     }
 }
 
@@ -83,13 +76,11 @@ fn harm_of_each_answer_degrades_and_the_next_attempt_works(kind: &Kind) {
     let (world, proxy, _server) = further_target(kind);
     for harm in [Harm::Cut, Harm::Reset, Harm::Stall] {
         proxy.harm(harm, Way::Down, 10, ALWAYS);
-        degrades(&world, &proxy, &format!("{harm:?} of each answer"), limits_for(kind, harm), || {
-            proxy.fired() > 0
-        });
+        degrades(&world, &proxy, &format!("{harm:?} of each answer"), kind.hasty, || proxy.fired() > 0);
     }
     let before = proxy.connections();
     proxy.go_away();
-    degrades(&world, &proxy, "away", &[], || proxy.connections() > before);
+    degrades(&world, &proxy, "away", kind.hasty, || proxy.connections() > before);
 }
 
 /// A few faults on the way pass unnoticed: what was asked is asked again, and a read goes on where it broke.
@@ -149,7 +140,7 @@ fn a_primary_target_fails_the_run(kind: &Kind) {
         world.change();
         proxy.harm(harm, Way::Up, IN_THE_ARCHIVE, ALWAYS);
         let begun = Instant::now();
-        let out = with_limits(&world, limits_for(kind, harm), || world.backup());
+        let out = with_limits(&world, kind.hasty, || world.backup());
         let fired = proxy.fired();
         assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
         proxy.heal();
