@@ -117,7 +117,7 @@ fn hanging(world: &World) -> Child {
     drill
 }
 
-const HANG: &str = "[job.web.drill.check.hang]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/hangs; sleep 100\"]\n";
+const HANG: &str = "[job.web.drill.check.hang]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/hangs; sleep 1000\"]\n";
 
 #[test]
 fn a_mariadb_dump_is_loaded_beside_the_live_databases_asked_and_dropped() {
