@@ -79,7 +79,7 @@ impl Sshd {
             let text = format!(
                 "ListenAddress 127.0.0.1:{}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\n\
                  UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-                 UseDNS no\n{}",
+                 UseDNS no\nMaxStartups 100\n{}",
                 self.port,
                 self.path("hostkey").display(),
                 self.path("authorized_keys").display(),
