@@ -274,7 +274,7 @@ pub fn live() -> Day {
     host.run("22:00:00", "pause lab --until 3days", 0);
 
     // And at the end of the day a run that takes long.
-    host.script("tape", "echo reel; exec sleep 600");
+    host.script("tape", "echo reel; exec sleep 3000");
     host.pass_until(at("23:30:00"));
     let long = host.agent("backup archive").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let long = Ended(long);
