@@ -1,5 +1,6 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
+pub mod at_work;
 pub mod browse;
 pub mod capture;
 pub mod channels;

@@ -1,17 +1,18 @@
 //! Runs that died: found, cleaned up after, and told.
 //!
 //! A `running` row whose private lock is free belongs to a run that was killed, or to a machine that lost
-//! its power. If its final folder stands, the run died between the rename and the record: the backup is
-//! read back and taken over. Else its leftovers are removed and it is marked interrupted.
+//! its power; or it ended in a process that lives on, and the state did not take the end. If its final folder
+//! stands, the run died between the rename and the record: the backup is read back and taken over. Else its
+//! leftovers are removed and it is marked interrupted.
 
 use anyhow::{Context, Result};
 
 use super::hooks::{Hooks, Verdict};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, tell};
+use super::{Agent, at_work, prune, tell};
 use crate::config::JobConfig;
 use crate::event::{Looked, Progress, Silent, Step};
-use crate::lock::{FileLock, LockMode, ProcessIdentity};
+use crate::lock::{FileLock, LockMode};
 use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::state::{ComponentSummary, CopyStatus, EndedRun, NewCopy, Run};
@@ -59,9 +60,15 @@ fn try_lock(agent: &Agent, job: &JobName) -> Result<Option<FileLock>> {
     Ok(FileLock::try_acquire(&path, LockMode::Private)?)
 }
 
-/// True when the run's process lives although its lock is free: somebody removed the lock file.
+/// True when the run goes on although its lock is free: somebody removed the lock file. Of another process it is only
+/// known that it lives; a run that this process has left does not go on.
 pub fn is_alive(run: &Run) -> bool {
-    run.process.as_ref().is_some_and(ProcessIdentity::is_alive)
+    run.process.as_ref().is_some_and(|process| at_work::goes_on(process, run.run_id.as_str()))
+}
+
+/// Whether a run that has no end in the state came to its end all the same: its process lives.
+fn has_ended(run: &Run) -> bool {
+    run.process.as_ref().is_some_and(at_work::is_own)
 }
 
 /// Removes at a job's primary target what its ended runs could not remove themselves, because the target
@@ -107,16 +114,23 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
         (None, None) => None,
     };
     let config = target.as_ref().and_then(|name| agent.config.target.get(name));
+    let ended = has_ended(run);
     if let (Some(name), Some(_), Some(location)) = (&target, config, &run.location) {
-        match adopt(agent, run, job, name, location) {
+        let how =
+            if ended { "the state did not take its end" } else { "it died after its backup was published" };
+        match adopt(agent, run, name, location, how) {
             Ok(Some(outcome)) => return Ok(Fate::Adopted(outcome)),
             Ok(None) => {}
             Err(e) => return Ok(Fate::Unknown(format!("{e:#}"))),
         }
     }
     let mut reason = format!(
-        "the run ended without a word{}: its process was killed, or the machine went down",
-        run.step.map(|step| format!(" in step {step}")).unwrap_or_default()
+        "the run ended without a word{}: {}",
+        run.step.map(|step| format!(" in step {step}")).unwrap_or_default(),
+        match ended {
+            true => "the state did not take its end, the log has the reason",
+            false => "its process was killed, or the machine went down",
+        }
     );
     if let (Some(name), Some(_)) = (&target, config)
         && let Err(e) = agent.open_target(name).and_then(|target| target.clean(&run.run_id))
@@ -135,7 +149,7 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
 }
 
 /// Ends what the hooks of a dead run began: nobody else takes a site out of its maintenance mode. Which of
-/// them had begun is not known beyond the step the run died in.
+/// them had begun is not known beyond the step the run died in. A run that came to its end did it itself.
 fn make_up_hooks(
     agent: &Agent,
     run: &Run,
@@ -143,7 +157,8 @@ fn make_up_hooks(
     outcome: Outcome,
     error: Option<&str>,
 ) -> Vec<String> {
-    let Some(job) = job.filter(|_| run.step.is_some_and(|step| step >= Step::Preflight)) else {
+    let begun = run.step.is_some_and(|step| step >= Step::Preflight);
+    let Some(job) = job.filter(|_| begun && !has_ended(run)) else {
         return Vec::new();
     };
     let hooks = Hooks::new(agent, &run.job, job, &run.run_id, &Silent);
@@ -151,14 +166,17 @@ fn make_up_hooks(
     hooks.problems()
 }
 
-/// Takes over a backup that was published but not recorded. `None` when there is none at its location.
-fn adopt(
-    agent: &Agent,
-    run: &Run,
-    job: Option<&JobConfig>,
-    name: &TargetName,
-    location: &str,
-) -> Result<Option<Outcome>> {
+/// Takes over what a run of this process has published, when the state did not take its end for this reason. `None`
+/// when it has published nothing that is still there and whole. The caller holds the job's private lock.
+pub(super) fn take_over(agent: &Agent, run: &Run, error: &str) -> Result<Option<Outcome>> {
+    let (Some(name), Some(location)) = (&run.target, &run.location) else { return Ok(None) };
+    adopt(agent, run, name, location, &format!("the state did not take its end at once ({error})"))
+}
+
+/// Takes over a backup that was published but not recorded; `how` that came. `None` when there is none at its
+/// location.
+fn adopt(agent: &Agent, run: &Run, name: &TargetName, location: &str, how: &str) -> Result<Option<Outcome>> {
+    let job = agent.config.job.get(&run.job);
     let target = agent.open_target(name)?;
     if !target.holds(location, &run.run_id)? {
         return Ok(None);
@@ -175,10 +193,9 @@ fn adopt(
     let mut ended = ended_by_manifest(&manifest, agent.now());
     ended.degraded.push(match config.looked_at() {
         Looked::NotAt(why) => format!(
-            "run: it died after its backup was published; the backup counts, its files have the lengths they should \
-             have, and was not read back: {why}"
+            "run: {how}; the backup counts, its files have the lengths they should have, and was not read back: {why}"
         ),
-        looked => format!("run: it died after its backup was published; the backup was {looked} and counts"),
+        looked => format!("run: {how}; the backup was {looked} and counts"),
     });
     ended.degraded.extend(make_up_hooks(agent, run, job, manifest.outcome, None));
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
