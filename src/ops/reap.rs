@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::hooks::{Hooks, Verdict};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, at_work, prune, tell};
+use super::{Agent, at_work, prune, repair, tell};
 use crate::config::JobConfig;
 use crate::event::{Looked, Progress, Silent, Step};
 use crate::lock::{FileLock, LockMode};
@@ -17,6 +17,9 @@ use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::state::{ComponentSummary, CopyStatus, EndedRun, NewCopy, Run};
 use crate::target::Target;
+
+#[cfg(test)]
+mod tests;
 
 /// How many of the latest runs are looked at for backups that should not be there.
 const LOOK_BACK: usize = 30;
@@ -79,21 +82,28 @@ pub fn leftovers(agent: &Agent, job: &JobName, target: &dyn Target) -> Result<()
         let Some(run) = state.run(&run_id)?.filter(|run| run.job == *job && !run.is_running()) else {
             continue; // another job's, another host's, or at work
         };
-        // What another process copies here belongs to an ended run, too.
-        let copy = state.copy(&run.run_id, target.name())?;
-        if copy.is_none_or(|copy| copy.status != CopyStatus::Pending) {
-            target.clean(&run_id)?;
-        }
+        // What another process copies here belongs to an ended run, too; and so does what replaces a damaged copy.
+        let _no_repair = match state.copy(&run.run_id, target.name())?.map(|copy| copy.status) {
+            None => None,
+            Some(CopyStatus::Pending) => continue,
+            Some(_) => match repair::try_lock(agent)? {
+                Some(lock) => Some(lock),
+                None => continue,
+            },
+        };
+        target.clean(&run_id)?;
     }
-    // A backup that was visible when its run failed, and could not be taken away.
+    // A backup that was visible when its run failed, and could not be taken away. One that is listed since then
+    // (`agent target scan --adopt`) is somebody's, and so is one that is pinned at the target.
     let bad = |run: &Run| matches!(run.outcome, Some(Outcome::Failure | Outcome::Interrupted));
     for run in state.runs(Some(job), LOOK_BACK)?.iter().filter(|run| bad(run)) {
         let Some(location) = run.location.as_ref().filter(|_| run.target.as_ref() == Some(target.name()))
         else {
             continue;
         };
-        if target.holds(location, &run.run_id)? {
-            target.remove(location, &run.run_id)?;
+        let is_listed = state.copy(&run.run_id, target.name())?.is_some();
+        if !is_listed && target.holds(location, &run.run_id)? {
+            prune::remove(target, location, &run.run_id)?;
         }
     }
     Ok(())
