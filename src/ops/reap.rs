@@ -38,13 +38,14 @@ pub enum Fate {
 /// Looks at all running rows, and reaps those that are dead.
 pub fn all(agent: &Agent) -> Result<Vec<(RunId, Fate)>> {
     let mut reaped = Vec::new();
-    for run in agent.state.all_running()? {
+    for Run { run_id, job, .. } in agent.state.all_running()? {
         // Held for as long as the run is dealt with, so that nobody starts one of this job meanwhile.
-        let Some(_lock) = try_lock(agent, &run.job)? else { continue };
-        if is_alive(&run) {
+        let Some(_lock) = try_lock(agent, &job)? else { continue };
+        // To deal with the one before may have taken hours, and this one may have ended in them.
+        let Some(run) = agent.state.run(&run_id)?.filter(|run| run.is_running() && !is_alive(run)) else {
             continue;
-        }
-        reaped.push((run.run_id.clone(), one(agent, &run)?));
+        };
+        reaped.extend(one(agent, &run)?.map(|fate| (run_id, fate)));
     }
     Ok(reaped)
 }
@@ -52,7 +53,8 @@ pub fn all(agent: &Agent) -> Result<Vec<(RunId, Fate)>> {
 /// Reaps the dead runs of one job, whose private lock the caller holds.
 pub fn of_job(agent: &Agent, job: &JobName) -> Result<Vec<(RunId, Fate)>> {
     let dead = agent.state.all_running()?.into_iter().filter(|run| run.job == *job && !is_alive(run));
-    dead.map(|run| Ok((run.run_id.clone(), one(agent, &run)?))).collect()
+    let reaped = dead.map(|run| Ok(one(agent, &run)?.map(|fate| (run.run_id, fate))));
+    reaped.filter_map(Result::transpose).collect()
 }
 
 fn try_lock(agent: &Agent, job: &JobName) -> Result<Option<FileLock>> {
@@ -109,7 +111,8 @@ pub fn leftovers(agent: &Agent, job: &JobName, target: &dyn Target) -> Result<()
     Ok(())
 }
 
-fn one(agent: &Agent, run: &Run) -> Result<Fate> {
+/// None when somebody else has ended the run meanwhile.
+fn one(agent: &Agent, run: &Run) -> Result<Option<Fate>> {
     let scratch = agent.scratch_path(&run.job);
     match std::fs::remove_dir_all(&scratch) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -129,9 +132,9 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
         let how =
             if ended { "the state did not take its end" } else { "it died after its backup was published" };
         match adopt(agent, run, name, location, how) {
-            Ok(Some(outcome)) => return Ok(Fate::Adopted(outcome)),
+            Ok(Some(outcome)) => return Ok(Some(Fate::Adopted(outcome))),
             Ok(None) => {}
-            Err(e) => return Ok(Fate::Unknown(format!("{e:#}"))),
+            Err(e) => return Ok(Some(Fate::Unknown(format!("{e:#}")))),
         }
     }
     let mut reason = format!(
@@ -154,8 +157,7 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
     ended.error = Some(reason);
     ended.failed_step = run.step;
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
-    agent.state.end_run(&ended, &[], &messages)?;
-    Ok(Fate::Interrupted)
+    Ok(agent.state.end_run(&ended, &[], &messages)?.then_some(Fate::Interrupted))
 }
 
 /// Ends what the hooks of a dead run began: nobody else takes a site out of its maintenance mode. Which of
@@ -209,9 +211,10 @@ fn adopt(agent: &Agent, run: &Run, name: &TargetName, location: &str, how: &str)
     });
     ended.degraded.extend(make_up_hooks(agent, run, job, manifest.outcome, None));
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
-    agent.state.end_run(&ended, &copies, &messages)?;
+    let is_recorded = agent.state.end_run(&ended, &copies, &messages)?;
     // It may have died in its own retention.
-    if manifest.outcome.is_good()
+    if is_recorded
+        && manifest.outcome.is_good()
         && let Err(e) = prune::at_target(agent, &run.job, name, Some(target.as_ref()), &Progress::default())
     {
         tell::degraded(agent, &run.run_id, &format!("retention {name}: {e:#}"))?;

@@ -4,14 +4,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::*;
+use crate::clock::Clock;
+use crate::config::HookConfig;
 use crate::event::Silent;
+use crate::lock::ProcessIdentity;
 use crate::manifest::Pin;
 use crate::ops::copies::Host;
 use crate::run::{End, Request, run_job};
-use crate::state::{FoundBackup, RunTrigger};
+use crate::state::{FoundBackup, NewRun, RunTrigger, State};
 
 fn web() -> JobName {
     "web".parse().unwrap()
@@ -99,4 +102,55 @@ fn what_a_repair_stages_stays_until_the_repair_is_over() {
     drop(repairing);
     leftovers(&agent, &web(), target.as_ref()).unwrap();
     assert!(!staged(&damaged).exists());
+}
+
+/// A run whose process is gone.
+fn dead_run(agent: &Agent, job: &str) -> RunId {
+    let run_id = RunId::generate(agent.now());
+    let process = ProcessIdentity { start_ticks: Some(1), ..ProcessIdentity::current() };
+    let run = NewRun {
+        run_id: run_id.clone(),
+        job: job.parse().unwrap(),
+        trigger: RunTrigger::Cron,
+        scheduled_for: None,
+        process,
+        started: agent.now(),
+    };
+    agent.state.begin_run(&run).unwrap();
+    agent.state.set_step(&run_id, Step::Capture, agent.now()).unwrap();
+    run_id
+}
+
+/// A clock by which a run ends well in the moment somebody asks for the time.
+struct Meanwhile(State, RunId, DateTime<Utc>);
+
+impl Clock for Meanwhile {
+    fn now(&self) -> DateTime<Utc> {
+        self.0.end_run(&EndedRun::new(self.1.clone(), Outcome::Success, self.2), &[], &[]).unwrap();
+        self.2
+    }
+}
+
+#[test]
+fn a_run_that_ends_while_another_is_dealt_with_keeps_its_end_and_its_hooks_do_not_run_again() {
+    let mut host = Host::new(&[]);
+    let mut other = host.config.job[&web()].clone();
+    let ran = host.source().join("ran");
+    let hook = format!("after = [\"touch\", \"{0}\"]\nfailure = [\"touch\", \"{0}\"]", ran.display());
+    let hook: HookConfig = toml::from_str(&hook).unwrap();
+    other.hook.insert("site".parse().unwrap(), hook);
+    host.config.job.insert("shop".parse().unwrap(), other);
+    let agent = host.agent();
+    // The newest is dealt with first.
+    let ends = dead_run(&agent, "shop");
+    let dead = dead_run(&agent, "web");
+    let clock = Arc::new(Meanwhile(agent.state.clone(), ends.clone(), agent.now()));
+    let reaped = all(&Agent { clock, ..agent.clone() }).unwrap();
+    assert_eq!(reaped, [(dead, Fate::Interrupted)]);
+    assert_eq!(agent.state.run(&ends).unwrap().unwrap().outcome, Some(Outcome::Success));
+    assert!(!ran.exists(), "a hook of a run that ended well ran again");
+    // As it does when the run is dead.
+    dead_run(&agent, "shop");
+    assert_eq!(all(&agent).unwrap().len(), 1);
+    assert!(ran.exists());
 }
