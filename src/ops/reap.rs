@@ -5,6 +5,9 @@
 //! stands, the run died between the rename and the record: the backup is read back and taken over. Else its
 //! leftovers are removed and it is marked interrupted.
 
+use std::path::Path;
+use std::{fs, io};
+
 use anyhow::{Context, Result};
 
 use super::hooks::{Hooks, Verdict};
@@ -47,6 +50,7 @@ pub fn all(agent: &Agent) -> Result<Vec<(RunId, Fate)>> {
         };
         reaped.extend(one(agent, &run)?.map(|fate| (run_id, fate)));
     }
+    remove_old_scratch(agent)?;
     Ok(reaped)
 }
 
@@ -60,7 +64,7 @@ pub fn of_job(agent: &Agent, job: &JobName) -> Result<Vec<(RunId, Fate)>> {
 fn try_lock(agent: &Agent, job: &JobName) -> Result<Option<FileLock>> {
     let path = agent.lock_path(job);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
     }
     Ok(FileLock::try_acquire(&path, LockMode::Private)?)
 }
@@ -113,13 +117,8 @@ pub fn leftovers(agent: &Agent, job: &JobName, target: &dyn Target) -> Result<()
 
 /// None when somebody else has ended the run meanwhile.
 fn one(agent: &Agent, run: &Run) -> Result<Option<Fate>> {
-    let scratch = agent.scratch_path(&run.job);
-    match std::fs::remove_dir_all(&scratch) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!("removing {}, which holds data in clear: {e}", scratch.display());
-        }
-        _ => {}
-    }
+    remove_scratch(&agent.scratch_path(&run.job));
+    remove_scratch(&agent.scratch_folder().join(run.run_id.as_str()));
     let job = agent.config.job.get(&run.job);
     let target = match (&run.target, job) {
         (Some(target), _) => Some(target.clone()),
@@ -158,6 +157,28 @@ fn one(agent: &Agent, run: &Run) -> Result<Option<Fate>> {
     ended.failed_step = run.step;
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
     Ok(agent.state.end_run(&ended, &[], &messages)?.then_some(Fate::Interrupted))
+}
+
+/// Removes what runs that are over have left of the folders in which their sources worked, each named like its run.
+fn remove_old_scratch(agent: &Agent) -> Result<()> {
+    let Ok(entries) = fs::read_dir(agent.scratch_folder()) else { return Ok(()) }; // no run ever needed it
+    for entry in entries.flatten() {
+        let Some(run_id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Asked after the folder was seen: the state knows a run before it makes its folder.
+        if !agent.state.run(&run_id)?.is_some_and(|run| run.is_running()) {
+            remove_scratch(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn remove_scratch(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("removing {}, which holds data in clear: {e}", folder.display());
+        }
+        _ => {}
+    }
 }
 
 /// Ends what the hooks of a dead run began: nobody else takes a site out of its maintenance mode. Which of

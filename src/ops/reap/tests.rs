@@ -154,3 +154,39 @@ fn a_run_that_ends_while_another_is_dealt_with_keeps_its_end_and_its_hooks_do_no
     assert_eq!(all(&agent).unwrap().len(), 1);
     assert!(ran.exists());
 }
+
+#[test]
+fn what_runs_that_are_over_put_down_in_clear_is_removed_and_that_of_a_run_at_work_is_not() {
+    let host = Host::new(&[]);
+    let agent = host.agent();
+    let folder = |name: &str| {
+        let folder = host.config.state_dir.join("scratch").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("shop.sqlite"), "all customers").unwrap();
+        folder
+    };
+    // By the next run of the job alone.
+    let dead = folder(dead_run(&agent, "web").as_str());
+    assert_eq!(of_job(&agent, &web()).unwrap().len(), 1);
+    assert!(!dead.exists());
+
+    let ended = dead_run(&agent, "web");
+    agent.state.interrupt_run(&ended, agent.now(), "killed", &[]).unwrap();
+    let unknown = RunId::generate(agent.now());
+    let gone = [&ended, &dead_run(&agent, "web"), &unknown].map(|run| folder(run.as_str()));
+    let at_work = RunId::generate(agent.now());
+    let _at_work = at_work::begin(at_work.as_str());
+    let run = NewRun {
+        run_id: at_work.clone(),
+        job: "shop".parse().unwrap(),
+        trigger: RunTrigger::Cron,
+        scheduled_for: None,
+        process: ProcessIdentity::current(),
+        started: agent.now(),
+    };
+    agent.state.begin_run(&run).unwrap();
+    let stay = [folder(at_work.as_str()), folder("shop"), folder("something-else")];
+    all(&agent).unwrap();
+    assert_eq!(gone.map(|folder| folder.exists()), [false; 3]);
+    assert_eq!(stay.map(|folder| folder.exists()), [true; 3]);
+}
