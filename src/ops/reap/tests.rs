@@ -74,7 +74,8 @@ fn the_backup_of_a_failed_run_goes_unless_it_is_listed_or_pinned_again() {
         components: Vec::new(),
         warning_counts: Default::default(),
     };
-    assert_eq!(agent.state.adopt(&local(), &[found], agent.now()).unwrap(), [listed.run_id.clone()]);
+    let adopted = agent.state.adopt(&local(), &[found], agent.now()).unwrap();
+    assert!(adopted.contains(&listed.run_id));
     let pin = Pin::new(agent.now(), "root@other".to_owned(), None);
     target.set_pin(location(&pinned), &pinned.run_id, Some(&pin)).unwrap();
 
