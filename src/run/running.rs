@@ -14,6 +14,7 @@ use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
 use crate::model::{ByteSize, ComponentName, RunId};
+use crate::ops::at_work::{self, AtWork};
 use crate::ops::{Agent, prune, touch_job};
 use crate::state::{Baseline, FactKey, NewRun, StepTime, write_status};
 
@@ -28,6 +29,7 @@ pub(super) struct Running<'a> {
     pub(super) started: DateTime<Utc>,
     pub(super) log: RunLog,
     steps: Mutex<Steps>,
+    _at_work: AtWork,
 }
 
 #[derive(Default)]
@@ -49,6 +51,7 @@ impl<'a> Running<'a> {
         let run_id = RunId::generate(started);
         let clock_problem = prune::clock_problem(agent)?;
         touch_job(agent, &request.job, job)?;
+        let at_work = at_work::begin(run_id.as_str());
         agent.state.begin_run(&NewRun {
             run_id: run_id.clone(),
             job: request.job.clone(),
@@ -57,12 +60,23 @@ impl<'a> Running<'a> {
             process: ProcessIdentity::current(),
             started,
         })?;
+        // Whoever has to deal with an error knows from here on which run it is.
+        observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
         failpoint::hit("begun-run")?;
         write_status(&agent.state, started)?;
         let log = RunLog::new(&request.job, &run_id);
-        observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
-        let steps = Mutex::default();
-        let run = Self { agent, request, job, observer, progress, run_id, started, log, steps };
+        let run = Self {
+            agent,
+            request,
+            job,
+            observer,
+            progress,
+            run_id,
+            started,
+            log,
+            steps: Mutex::default(),
+            _at_work: at_work,
+        };
         run.log.span().in_scope(|| tracing::info!("the run begins ({})", request.trigger));
         if let Some(problem) = clock_problem {
             agent.state.set_fact(FactKey::ClockJump, &problem, started)?;
