@@ -21,7 +21,7 @@ use crate::failpoint;
 use crate::health;
 use crate::lock;
 use crate::model::JobName;
-use crate::ops::Agent;
+use crate::ops::{Agent, clock};
 use crate::state::{FactKey, JobRow, RunTrigger, StateError};
 
 /// The longest time between two turns. A clock that jumps, a pause that is lifted and a lock that is let go
@@ -303,7 +303,7 @@ impl Scheduler {
             return;
         }
         self.recorded = Some(now);
-        if let Err(error) = self.shared.state.set_fact(FactKey::SchedulerTick, "", now) {
+        if let Err(error) = clock::alive(&self.shared.state, FactKey::SchedulerTick, "", now) {
             self.report(Some(&error));
         }
     }

@@ -3,6 +3,7 @@
 pub mod browse;
 pub mod capture;
 pub mod channels;
+pub mod clock;
 pub mod copies;
 pub mod drill;
 pub mod export;

@@ -14,7 +14,7 @@ use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
 use crate::model::{ByteSize, ComponentName, RunId};
-use crate::ops::{Agent, prune, touch_job};
+use crate::ops::{Agent, clock, touch_job};
 use crate::state::{Baseline, FactKey, NewRun, StepTime, write_status};
 
 /// A run between its locks and its end.
@@ -47,7 +47,11 @@ impl<'a> Running<'a> {
     ) -> Result<Self> {
         let started = agent.now();
         let run_id = RunId::generate(started);
-        let clock_problem = prune::clock_problem(agent)?;
+        let clock_problem = clock::problem(&agent.state, started)?;
+        if let Some(problem) = &clock_problem {
+            // Before the run is there, which would hide it.
+            agent.state.set_fact(FactKey::ClockJump, problem, started)?;
+        }
         touch_job(agent, &request.job, job)?;
         agent.state.begin_run(&NewRun {
             run_id: run_id.clone(),
@@ -65,7 +69,6 @@ impl<'a> Running<'a> {
         let run = Self { agent, request, job, observer, progress, run_id, started, log, steps };
         run.log.span().in_scope(|| tracing::info!("the run begins ({})", request.trigger));
         if let Some(problem) = clock_problem {
-            agent.state.set_fact(FactKey::ClockJump, &problem, started)?;
             run.note(
                 Level::Warning,
                 format!("{problem}: the backup is made, but nothing is removed for a day"),
