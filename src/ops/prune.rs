@@ -224,8 +224,12 @@ fn carry_out(
     }
     for copy in going {
         let Some(location) = copy.location.clone() else { continue };
-        // Recorded before anything is touched: a backup that is listed is a whole one.
-        agent.state.copy_expiring(&copy.run_id, target)?;
+        // Recorded before anything is touched: a backup that is listed is a whole one. The removals before this one
+        // may have taken hours, in which somebody pinned it.
+        if !agent.state.copy_expiring(&copy.run_id, target)? {
+            tracing::info!("run {} stays at target {target}: it was pinned meanwhile", copy.run_id);
+            continue;
+        }
         let result = match primary {
             Some(target) => remove(target, &location, &copy.run_id),
             None => remove_isolated(agent.at(target, location)?, &copy.run_id, progress),
@@ -255,10 +259,16 @@ mod tests {
     use crate::state::{EndedRun, FactKey, NewCopy, NewRun, RunTrigger};
     use crate::target::{Cache, DirectoryTarget, Mount, Scan, Sentinel, Space, Stage, StoredFile};
 
-    /// A folder that lets nothing go, until a time it names or does not.
-    struct WriteOnce(DirectoryTarget, Option<DateTime<Utc>>);
+    /// A folder from which nothing is removed; what is said instead.
+    struct Asked(DirectoryTarget, Box<dyn Fn() -> Removal + Send + Sync>);
 
-    impl Target for WriteOnce {
+    /// One that lets nothing go, until a time it names or does not.
+    fn write_once(name: &TargetName, folder: &std::path::Path, until: Option<DateTime<Utc>>) -> Asked {
+        let directory = DirectoryTarget::new(name.clone(), folder.to_owned(), Mount::Any);
+        Asked(directory, Box::new(move || Removal::Retained { until }))
+    }
+
+    impl Target for Asked {
         fn name(&self) -> &TargetName {
             self.0.name()
         }
@@ -287,7 +297,7 @@ mod tests {
             self.0.holds(location, run)
         }
         fn remove(&self, _: &str, _: &RunId) -> Result<Removal> {
-            Ok(Removal::Retained { until: self.1 })
+            Ok((self.1)())
         }
         fn pin(&self, location: &str) -> Result<Option<Pin>> {
             self.0.pin(location)
@@ -359,8 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut agent, job, name, runs) = four(folder.path());
         let until = "2026-12-24T03:00:00Z".parse().unwrap();
-        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
-        let target = WriteOnce(directory, Some(until));
+        let target = write_once(&name, folder.path(), Some(until));
         let prune = |agent: &Agent| at_target(agent, &job, &name, Some(&target), &Progress::default());
 
         let pruned = prune(&agent).unwrap();
@@ -388,14 +397,31 @@ mod tests {
     fn storage_that_does_not_say_until_when_is_asked_again_a_day_later() {
         let folder = tempfile::tempdir().unwrap();
         let (mut agent, job, name, _) = four(folder.path());
-        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
-        let target = WriteOnce(directory, None);
+        let target = write_once(&name, folder.path(), None);
         let prune = |agent: &Agent| at_target(agent, &job, &name, Some(&target), &Progress::default());
         assert_eq!(prune(&agent).unwrap().stays.len(), 3);
         assert_eq!(prune(&agent).unwrap().stays.len(), 0);
         agent.clock = Arc::new(At(agent.now() + ASK_AGAIN));
         assert_eq!(prune(&agent).unwrap().stays.len(), 3);
     }
+    #[test]
+    fn a_backup_that_is_pinned_while_others_are_removed_stays_though_the_target_does_not_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let (agent, job, name, runs) = four(folder.path());
+        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
+        let (state, at, run, now) = (agent.state.clone(), name.clone(), runs[0].clone(), agent.now());
+        let somebody = move || {
+            let pin = Pin::new(now, "root@web1".to_owned(), None);
+            state.set_pin(&run, &at, Some(&pin)).unwrap();
+            Removal::Removed
+        };
+        let target = Asked(directory, Box::new(somebody));
+        let pruned = at_target(&agent, &job, &name, Some(&target), &Progress::default()).unwrap();
+        assert_eq!((pruned.removed.len(), pruned.removed.contains(&runs[0])), (2, false));
+        let copy = agent.state.copy(&runs[0], &name).unwrap().unwrap();
+        assert_eq!((copy.status, copy.pinned), (CopyStatus::Verified, true));
+    }
+
     #[test]
     fn a_clock_set_ahead_under_a_daemon_does_not_make_every_backup_old() {
         let folder = tempfile::tempdir().unwrap();

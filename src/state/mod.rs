@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use adopt::FoundBackup;
-pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy, PresentCopy};
+pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy, PinChange, PresentCopy};
 pub use counters::{Contention, Counter, names};
 pub use drills::{Drill, DrillPlan, DrillResult, JobDrills, NewDrill, ScratchDatabase};
 pub use error::StateError;

@@ -219,8 +219,11 @@ impl Group {
         going.reverse();
         for run in going {
             let known = state.map(|state| state.copy(run, &at.target)).transpose()?.flatten();
-            if let (Some(state), Some(_)) = (state, &known) {
-                state.copy_expiring(run, &at.target)?;
+            if let (Some(state), Some(_)) = (state, &known)
+                && !state.copy_expiring(run, &at.target)?
+            {
+                tracing::info!("run {run} stays at target {}: it was pinned meanwhile", at.target);
+                continue;
             }
             let mut outcome = Ok(None);
             for found in of_run.get(run).into_iter().flatten() {

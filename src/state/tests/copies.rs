@@ -90,6 +90,28 @@ fn a_backup_found_at_a_target_is_recorded_without_its_run() {
 }
 
 #[test]
+fn of_a_pin_and_a_removal_the_first_one_holds() {
+    let f = Fixture::new();
+    let pin = crate::manifest::Pin::new(at(20), "root@web1".to_owned(), None);
+    let (pinned, going) = (f.run_of_size(0, 10, 1), f.run_of_size(100, 10, 1));
+    for id in [&pinned, &going] {
+        f.state.copy_done(id, &nas(), "daily/x", 5, true, at(10)).unwrap();
+    }
+    assert_eq!(f.state.set_pin(&pinned, &nas(), Some(&pin)).unwrap(), PinChange::Made);
+    assert_eq!(f.state.set_pin(&pinned, &nas(), Some(&pin)).unwrap(), PinChange::None);
+    assert!(!f.state.copy_expiring(&pinned, &nas()).unwrap());
+    assert_eq!(f.state.copy(&pinned, &nas()).unwrap().unwrap().status, CopyStatus::Verified);
+
+    assert!(f.state.copy_expiring(&going, &nas()).unwrap());
+    assert_eq!(f.state.set_pin(&going, &nas(), Some(&pin)).unwrap(), PinChange::TooLate);
+    let copy = f.state.copy(&going, &nas()).unwrap().unwrap();
+    assert_eq!((copy.status, copy.pinned), (CopyStatus::Expired, false));
+    assert!(f.state.copy_expiring(&going, &nas()).unwrap(), "what was cut short goes on");
+    assert_eq!(f.state.set_pin(&pinned, &nas(), None).unwrap(), PinChange::Made);
+    assert!(f.state.copy_expiring(&pinned, &nas()).unwrap());
+}
+
+#[test]
 fn a_change_to_a_copy_that_is_not_known_is_an_error() {
     let f = Fixture::new();
     let error = f.state.copy_expired(&RunId::generate(at(0)), &nas(), at(1)).unwrap_err();
