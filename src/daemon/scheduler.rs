@@ -281,6 +281,11 @@ impl Scheduler {
                 health::words((-passed).to_std().unwrap_or_default())
             );
             self.since = now;
+            // What waits counted from the clock that was ahead.
+            if let Err(error) = self.shared.state.retry_messages(now) {
+                self.report(Some(&error));
+            }
+            self.shared.messages.wake();
         }
     }
 

@@ -8,6 +8,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::clock::is_believable;
 use crate::state::{FactKey, State, StateError};
 
 /// How far the clock may stand behind the newest run.
@@ -60,7 +61,7 @@ fn last_run(state: &State) -> Result<Option<DateTime<Utc>>, StateError> {
 }
 
 fn jump_ahead(state: &State, now: DateTime<Utc>) -> Result<Option<String>, StateError> {
-    let believable = |at: &DateTime<Utc>| *at <= now;
+    let believable = |at: &DateTime<Utc>| is_believable(*at, now);
     let run = last_run(state)?.filter(believable);
     let tick = state.fact(FactKey::SchedulerTick)?.map(|fact| fact.at).filter(believable);
     let beat = state.fact(FactKey::AgentHeartbeat)?.map(|fact| fact.at).filter(believable);
@@ -79,7 +80,8 @@ fn jump_ahead(state: &State, now: DateTime<Utc>) -> Result<Option<String>, State
 
 /// How long there may be no run: twice the longest pause between those there were. `starts` are the newest ones.
 fn allowed(starts: &[DateTime<Utc>], now: DateTime<Utc>) -> TimeDelta {
-    let starts: Vec<DateTime<Utc>> = starts.iter().copied().filter(|start| *start <= now).collect();
+    let starts: Vec<DateTime<Utc>> =
+        starts.iter().copied().filter(|start| is_believable(*start, now)).collect();
     let pauses = starts.windows(2).map(|pair| (pair[0] - pair[1]).abs());
     let (known, longest) = pauses.fold((TimeDelta::zero(), TimeDelta::zero()), |(known, longest), pause| {
         (known + pause, longest.max(pause))

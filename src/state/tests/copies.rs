@@ -27,6 +27,36 @@ fn the_queue_gives_the_newest_backup_first_and_only_what_is_due() {
 }
 
 #[test]
+fn a_copy_that_waits_by_a_clock_that_was_ahead_is_due() {
+    let f = Fixture::new();
+    let id = f.run_of_size(0, 10, 1);
+    let fails = |next| {
+        let failure = CopyFailure { error: "nas: down".into(), next_attempt: Some(next), permanent: false };
+        f.state.copy_failed(&id, &nas(), &failure).unwrap();
+    };
+    let due = || f.state.pending_copies(at(10)).unwrap().len();
+    fails(at(10) + Duration::days(365));
+    assert_eq!(due(), 1);
+    f.state.hold_copies(&nas(), at(15)).unwrap();
+    assert_eq!(due(), 0, "it waits with the others");
+    fails(at(10) + Duration::hours(29));
+    assert_eq!(due(), 0);
+    f.state.hold_copies(&nas(), at(15)).unwrap();
+    assert!(f.state.pending_copies(at(16)).unwrap().is_empty(), "what waits for longer still does");
+}
+
+#[test]
+fn what_was_read_back_under_a_clock_that_was_ahead_uses_up_no_budget() {
+    let f = Fixture::new();
+    let read = || f.state.verify_read_since(&nas(), at(0), at(20)).unwrap();
+    f.state.add_verify_read(&nas(), 1000, at(525_600)).unwrap();
+    assert_eq!(read(), 0);
+    f.state.add_verify_read(&nas(), 7, at(10)).unwrap();
+    f.state.add_verify_read(&nas(), 5, at(15)).unwrap();
+    assert_eq!(read(), 12);
+}
+
+#[test]
 fn a_claimed_copy_is_nobody_elses_until_the_lease_runs_out() {
     let f = Fixture::new();
     let id = f.run_of_size(0, 10, 1);
