@@ -172,14 +172,15 @@ mod tests {
 
     #[test]
     fn a_look_that_a_wrong_clock_dated_ahead_counts_for_nothing() {
-        let ahead = Some("2027-11-20T12:00:00Z".parse().unwrap());
+        let later = "2027-11-20T12:00:00Z".parse().unwrap();
+        let ahead = Some(later);
         let read_ahead = Copy { verified_at: ahead, ..copy("23", "23", 5) };
         assert_eq!(
             chosen(std::slice::from_ref(&read_ahead), Left::All),
             None,
             "it was made since the round began"
         );
-        let both = Copy { created_at: ahead, queued_at: ahead.unwrap(), ..read_ahead };
+        let both = Copy { created_at: ahead, queued_at: later, ..read_ahead };
         assert!(chosen(&[both], Left::All).is_some());
         assert!(chosen(&[Copy { verified_at: ahead, ..copy("10", "10", 5) }], Left::All).is_some());
     }
