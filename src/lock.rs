@@ -22,9 +22,10 @@ mod tests;
 const POLL: Duration = Duration::from_millis(200);
 /// How often a lock file that keeps being replaced is opened again.
 const REPLACED_ATTEMPTS: u32 = 50;
-/// Tries, and the pause between them, before a lock counts as held: [`is_free`] holds a lock for an instant.
-const BUSY_ATTEMPTS: u32 = 3;
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
+/// Tries, and the pause between them, before a lock counts as held: [`is_free`] holds a lock for an instant, and so does
+/// what a process has just forked, until it becomes another program. On a machine with much to do either may take longer.
+const BUSY_ATTEMPTS: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whose file it is, which decides how it is opened and made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

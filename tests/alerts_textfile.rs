@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use prometheus::{Ended, agent, configure_agent, run_prometheus, series, start_node_exporter};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An agent that writes its facts into a file.
 fn start_agent(folder: &Path) -> Ended {
@@ -81,8 +81,16 @@ fn a_host_read_by_node_exporter_is_watched_like_one_that_is_scraped() {
     // All rules are evaluated without an error, and only the watchdog fires.
     wait_for(prometheus, r#"ALERTS{alertname="Watchdog", alertstate="firing"}"#);
     wait_for(prometheus, "sum(backup:agent_seen:timestamp_seconds) > 0");
-    let firing = series(prometheus, r#"ALERTS{alertstate="firing", alertname!="Watchdog"}"#).unwrap();
-    assert!(firing.is_empty(), "{firing:?}");
+    // On a machine with other work an agent may be late by the few seconds that are left of the rules' minutes here.
+    let start = Instant::now();
+    loop {
+        let firing = series(prometheus, r#"ALERTS{alertstate="firing", alertname!="Watchdog"}"#);
+        if firing.as_ref().is_some_and(Vec::is_empty) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{firing:?}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 
     // The agent dies. Its file stays as it was, and node_exporter answers.
     drop(agent);

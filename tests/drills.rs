@@ -224,7 +224,7 @@ fn a_drill_without_room_fails_is_told_and_leaves_nothing() {
 #[test]
 fn what_a_dead_drill_left_is_removed_and_counts_as_failed() {
     let world = new(
-        "[job.web.drill]\nscratch = \"{}/scratch\"\n[job.web.drill.check.hang]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/hangs; sleep 100\"]\n",
+        "[job.web.drill]\nscratch = \"{}/scratch\"\n[job.web.drill.check.hang]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/hangs; sleep 1000\"]\n",
     );
     let mut drill = world.program();
     drill.args(["--config", "config.toml", "drill"]).stdout(std::process::Stdio::null());

@@ -117,14 +117,14 @@ fn hanging(world: &World) -> Child {
     drill
 }
 
-const HANG: &str = "[job.web.drill.check.hang]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/hangs; sleep 100\"]\n";
+const HANG: &str = "[job.web.drill.check.hang]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/hangs; sleep 1000\"]\n";
 
 #[test]
 fn a_mariadb_dump_is_loaded_beside_the_live_databases_asked_and_dropped() {
     let server = MariaDb::start();
     let world = mysql_world(&server, DATABASES, DRILL);
     // The event that is live goes on; what is loaded must not begin to.
-    server.query("ALTER EVENT shop.often DISABLE; DELETE FROM live.touched");
+    server.query("ALTER EVENT shop.often DISABLE; DO SLEEP(1); DELETE FROM live.touched");
     // A stranger's database with a name alike.
     server.query("CREATE DATABASE backup_drill_web_shop; CREATE TABLE backup_drill_web_shop.t (id INT)");
 
@@ -214,49 +214,49 @@ fn a_mariadb_dump_that_does_not_load_or_would_leave_its_database_fails_the_drill
     std::fs::set_permissions(world.path("password"), std::fs::Permissions::from_mode(0o600)).unwrap();
     server.load(SHOP);
     server.query(GRANT);
-    server.query("ALTER EVENT shop.often DISABLE; DELETE FROM live.touched");
+    server.query("ALTER EVENT shop.often DISABLE; DO SLEEP(1); DELETE FROM live.touched");
     let before = live(&server);
-    let backup = |script: &str, more: &str| {
+    let backup = |script: &str| {
         wrapped(&world, script);
-        world.configure(&format!("{ONE_JOB}{}{more}[job.web.drill]\n", mysql_source(&server, WRAPPED)));
+        world.configure(&format!("{ONE_JOB}{}[job.web.drill]\n", mysql_source(&server, WRAPPED)));
         // As long as no good drill followed a failed one, backups are degraded.
         let code = world.agent("backup").code;
         assert!(code == 0 || code == 4, "{code}");
     };
 
-    backup("sed 's/^CREATE TABLE `orders`/CREATE TABEL `orders`/'", "");
+    backup("sed 's/^CREATE TABLE `orders`/CREATE TABEL `orders`/'");
     world.agent("drill").exits(1).says(&[
         "component database: database shop: loading backup_drill_web_shop_",
         "what was loaded of it is removed again",
         "ERROR 1064",
     ]);
     // What the client echoes is people's data.
-    backup("sed 's/^INSERT INTO `orders` VALUES/INSERT INTO `nowhere` VALUES/'", "");
+    backup("sed 's/^INSERT INTO `orders` VALUES/INSERT INTO `nowhere` VALUES/'");
     let failed = world.agent("drill").exits(1).says(&["ERROR 1100"]);
     assert!(!failed.out.contains("'one'"), "{}", failed.out);
     assert_eq!(live(&server), before);
     nothing_left(&world, &server);
 
     // Neither a turn to the live database nor an order to the server itself is followed.
-    backup("sed 's/^INSERT INTO `orders`.*/USE `live`;\\nDROP TABLE `touched`;/'", "");
+    backup("sed 's/^INSERT INTO `orders`.*/USE `live`;\\nDROP TABLE `touched`;/'");
     world.agent("drill").exits(1).says(&["the dump names another database than `shop`"]);
     assert_eq!(live(&server), before);
     nothing_left(&world, &server);
-    backup("sed '1a CHANGE MASTER TO MASTER_HOST=\"nowhere\";\\nDROP DATABASE `live`;'", "");
+    backup("sed '1a CHANGE MASTER TO MASTER_HOST=\"nowhere\";\\nDROP DATABASE `live`;'");
     assert_eq!(drill(&world)["databases"], 2);
     assert_eq!(server.query("SHOW SLAVE STATUS"), "");
     assert_eq!(live(&server), before);
 
     // A table that is lost on the way: the client is content, the count is not.
-    backup(
-        "sed 's/^CREATE TABLE `log`.*/&  gone int); DROP TABLE `log`; CREATE TEMPORARY TABLE `log` (/'",
-        "",
-    );
+    backup("sed 's/^CREATE TABLE `log`.*/&  gone int); DROP TABLE `log`; CREATE TEMPORARY TABLE `log` (/'");
     world.agent("drill").exits(1).says(&["1 tables are there after loading, 2 are in the dump"]);
     nothing_left(&world, &server);
 
     // One that takes too long is ended with what it does at the server.
-    backup("sed 's/^INSERT INTO `orders`/SELECT SLEEP(100);\\n&/'", "timeout = '4s'\n");
+    backup("sed 's/^INSERT INTO `orders`/SELECT SLEEP(100);\\n&/'");
+    // The dump had its time; loading it has not.
+    let source = mysql_source(&server, WRAPPED);
+    world.configure(&format!("{ONE_JOB}{source}timeout = '4s'\n[job.web.drill]\n"));
     world
         .agent("drill")
         .exits(1)

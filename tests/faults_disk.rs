@@ -230,9 +230,10 @@ fn a_further_target_that_is_not_mounted_degrades_and_nothing_is_written_below_it
 
 #[test]
 fn shares_that_hang_keep_no_run_from_its_end_and_the_copy_is_made_when_they_are_back() {
-    let (job, files) = ("copy_wait = \"2s\"", "one_file_system = true\nexclude = [\"/excluded\"]");
+    let (job, files) = ("copy_wait = \"1h\"", "one_file_system = true\nexclude = [\"/excluded\"]");
     let world = World::with(Setup { nas: true, job, files, ..Setup::default() });
     world.recover();
+    world.edit_config(job, "copy_wait = \"2s\"");
     for below in ["src/excluded", "src/of-another-machine"] {
         fs::create_dir(world.path(below)).unwrap();
     }

@@ -9,9 +9,9 @@ use world::invariants::Expect;
 use world::{Setup, World};
 
 /// A world in which every step has something to do: a copy to be made, and backups to be removed.
-/// Each run has a folder name of its own, or the places would depend on whether a minute has passed.
+/// Each run has a folder name of its own, or the places would depend on whether a minute or a day has passed.
 fn settled() -> World {
-    let keep = "keep = { last = 2 }\ntemplate = \"daily/%Y/%m/%d/%H%M%S%3f\"";
+    let keep = "keep = { last = 2 }\ntemplate = \"daily/%Y%m%dT%H%M%S%3f\"";
     let world = World::with(Setup { nas: true, local: keep, nas_lines: keep, ..Setup::default() });
     for _ in 0..3 {
         world.recover();

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use world::invariants::Expect;
-use world::{Paused, Setup, World, finish, output, system, wait_for};
+use world::{Out, Paused, Setup, World, finish, output, system, wait_for};
 
 const KEEP: &str = "keep = { last = 2 }";
 const DUMP: &str = r#"
@@ -40,20 +40,25 @@ fn a_run_killed_at_a_random_moment_is_cleaned_up_after() {
     let begun = Instant::now();
     world.recover();
     // Checks take longer than the run; a kill after its end is no fault, but no harm either.
-    let longest = (begun.elapsed() / 3).as_micros() as u64;
-    let mut killed = 0;
-    for turn in 0..12 {
+    let mut longest = (begun.elapsed() / 3).as_micros() as u64;
+    let (mut killed, mut turn) = (0, 0);
+    // The machine may have been slower when that was measured.
+    while turn < 12 || killed <= 2 {
+        assert!(turn < 40, "the kill came too late in all but {killed} of {turn} runs");
         let delay = RandomState::new().hash_one(turn) % longest;
         eprintln!("turn {turn}: killed after {delay} µs");
         let mut command = world.agent(&BACKUP);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(delay));
         let _ = child.kill();
-        killed += i32::from(finish(child).code == -9);
+        match finish(child).code {
+            -9 => killed += 1,
+            _ => longest = (longest * 3 / 4).max(1000),
+        }
         world.after_kill(if turn % 2 == 0 { "tend" } else { "backup" });
         world.catch_up();
+        turn += 1;
     }
-    assert!(killed > 2, "the kill came too late in all but {killed} of 12 runs");
     world.recover();
 }
 
@@ -102,8 +107,7 @@ fn a_signal_ends_the_run_cleanly_and_is_told() {
         // In each step up to the commit point.
         for place in ["preflight", "capture", "write-frame", "publish", "local:rename", "read-back"] {
             let run = world.pause_at(place, &BACKUP);
-            run.signal(signal);
-            std::thread::sleep(Duration::from_millis(200));
+            run.ask_to_stop(signal);
             let out = run.go_on();
             world.after(&out, Expect::Interrupted);
             assert!(world.leftovers().is_empty(), "{place}: {:?}", world.leftovers());
@@ -120,8 +124,7 @@ fn a_signal_after_the_commit_point_keeps_the_backup() {
     for place in ["retention", "copy", "nas:write"] {
         eprintln!("{place}");
         let run = world.pause_at(place, &BACKUP);
-        run.signal("TERM");
-        std::thread::sleep(Duration::from_millis(200));
+        run.ask_to_stop("TERM");
         // The process that makes the copy stands still: nobody waits for it.
         let out = if place == "nas:write" { run.wait() } else { run.go_on() };
         world.after(&out, Expect::Degraded);
@@ -131,17 +134,34 @@ fn a_signal_after_the_commit_point_keeps_the_backup() {
     }
 }
 
+/// Copies that must work have time on any machine; those that hang are given up by this much sooner.
+const PATIENT: &str = "copy_stall = \"1h\"\ncopy_wait = \"1h\"";
+const SOON: &str = "copy_stall = \"4s\"\ncopy_wait = \"1h\"";
+
+/// A backup whose copy hangs at a place, with other limits than [`PATIENT`].
+fn hangs_at(world: &World, place: &str, limits: &str) -> Out {
+    for _ in 0..3 {
+        world.edit_config(PATIENT, limits);
+        let (out, fired) = world.run_at(&format!("{place}=sleep"), &BACKUP);
+        world.edit_config(limits, PATIENT);
+        if fired {
+            return out;
+        }
+        // The machine stood still for as long as that, before the copy was there.
+        world.after(&out, Expect::Degraded);
+        world.catch_up();
+    }
+    panic!("{place} did not fire");
+}
+
 #[test]
 fn a_target_that_hangs_delays_its_own_copy_only_and_gets_it_later() {
-    let job = "copy_stall = \"2s\"\ncopy_wait = \"20s\"";
-    let world = World::with(Setup { nas: true, job, ..Setup::default() });
+    let world = World::with(Setup { nas: true, job: PATIENT, ..Setup::default() });
     world.recover();
     for place in ["nas:stage", "nas:write#2", "nas:fsync#1", "nas:rename", "nas:open#1"] {
         eprintln!("hangs at {place}");
-        let begun = Instant::now();
-        let out = world.backup_at(&format!("{place}=sleep"));
+        let out = hangs_at(&world, place, SOON);
         world.after(&out, Expect::Degraded);
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
         assert!(out.all().contains("no progress"), "{}", out.all());
         assert_eq!(world.metric("backup_copies_pending{target=\"nas\"}"), 1.0);
         world.catch_up();
@@ -151,10 +171,13 @@ fn a_target_that_hangs_delays_its_own_copy_only_and_gets_it_later() {
 
 #[test]
 fn a_copying_process_that_is_stopped_is_given_up_and_ended() {
-    let job = "copy_stall = \"2s\"";
-    let world = World::with(Setup { nas: true, job, ..Setup::default() });
+    let world = World::with(Setup { nas: true, job: PATIENT, ..Setup::default() });
     world.recover();
+    // Long enough for it to be found and stopped first.
+    let soon = "copy_stall = \"15s\"\ncopy_wait = \"1h\"";
+    world.edit_config(PATIENT, soon);
     let run = world.pause_at("nas:write", &BACKUP);
+    world.edit_config(soon, PATIENT);
     let children = system("pgrep", &["-P", &run.pid().to_string()]);
     let child = children.lines().next().unwrap().to_owned();
     system("kill", &["-STOP", &child]);
@@ -166,13 +189,28 @@ fn a_copying_process_that_is_stopped_is_given_up_and_ended() {
 }
 
 #[test]
+fn a_machine_that_stood_still_gives_no_copy_up() {
+    let world = World::with(Setup { nas: true, job: PATIENT, ..Setup::default() });
+    world.recover();
+    let soon = "copy_stall = \"8s\"\ncopy_wait = \"1h\"";
+    world.edit_config(PATIENT, soon);
+    let run = world.pause_at("nas:write", &BACKUP);
+    // It notices nothing of the time in which the copy did not get on.
+    run.signal("STOP");
+    std::thread::sleep(Duration::from_secs(10));
+    fs::write(world.path("pause.go"), "").unwrap();
+    run.signal("CONT");
+    let out = run.wait();
+    world.edit_config(soon, PATIENT);
+    world.after(&out, Expect::Success);
+    world.recover();
+}
+
+#[test]
 fn copies_wait_no_longer_than_the_run_may() {
-    let job = "copy_stall = \"1h\"\ncopy_wait = \"2s\"";
-    let world = World::with(Setup { nas: true, job, ..Setup::default() });
-    let begun = Instant::now();
-    let out = world.backup_at("nas:write=sleep");
+    let world = World::with(Setup { nas: true, job: PATIENT, ..Setup::default() });
+    let out = hangs_at(&world, "nas:write", "copy_stall = \"1h\"\ncopy_wait = \"5s\"");
     world.after(&out, Expect::Degraded);
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     world.catch_up();
     world.recover();
 }
@@ -195,7 +233,7 @@ fn flock_and_the_agent_exclude_one_another_both_ways() {
 
     let mut holder = std::process::Command::new("flock");
     let ready = world.path("held").display().to_string();
-    holder.arg(&lock).args(["sh", "-c", &format!("touch {ready}; exec sleep 100")]);
+    holder.arg(&lock).args(["sh", "-c", &format!("touch {ready}; exec sleep 1000")]);
     let mut holder = holder.spawn().unwrap();
     wait_for("flock", || fs::exists(&ready).unwrap());
     contended(&world, 1.0);
@@ -203,7 +241,7 @@ fn flock_and_the_agent_exclude_one_another_both_ways() {
     assert_eq!(world.history().len(), runs);
     assert_eq!(world.mails().len(), 0);
     // Waiting for it helps.
-    let waiting = world.agent(&["backup", "web", "--json", "--lock-wait", "20s"]);
+    let waiting = world.agent(&["backup", "web", "--json", "--lock-wait", "10m"]);
     let waiting = std::thread::spawn(move || output(waiting));
     std::thread::sleep(Duration::from_millis(300));
     // util-linux `flock` hands its descriptor to the command: ending that command frees the lock.

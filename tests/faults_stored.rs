@@ -156,6 +156,24 @@ fn a_backup_damaged_before_it_is_read_back_is_a_failure_and_is_taken_away() {
 
 #[test]
 #[cfg(feature = "failpoints")]
+fn a_backup_that_expires_while_it_is_read_is_no_damage() {
+    let world = World::with(Setup { local: "keep = { last = 2 }", ..Setup::default() });
+    world.recover();
+    world.recover();
+    let oldest = world.list()[1]["run_id"].as_str().unwrap().to_owned();
+    let mails = world.mails().len();
+    let reading = world.pause_at("local:open", &["verify", &oldest]);
+    world.edit_config("keep = { last = 2 }", "keep = { last = 1 }");
+    world.run(&["prune"]).expect(0);
+    let out = reading.go_on().expect(1);
+    assert!(out.stderr.contains("was removed while it was read"), "{}", out.all());
+    assert_eq!(world.mails().len(), mails, "{:?}", world.mails());
+    assert!(world.list().iter().all(|copy| copy["status"] == "verified"));
+    world.recover();
+}
+
+#[test]
+#[cfg(feature = "failpoints")]
 fn a_primary_damaged_before_it_is_copied_does_not_become_a_copy() {
     let world = World::with(Setup { nas: true, ..Setup::default() });
     world.recover();

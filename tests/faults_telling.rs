@@ -101,7 +101,7 @@ fn a_state_database_that_stays_locked_fails_the_run_and_is_told() {
         c=sqlite3.connect(sys.argv[1],isolation_level=None)\n\
         c.execute('BEGIN IMMEDIATE')\n\
         open(sys.argv[2],'w').close()\n\
-        time.sleep(120)\n";
+        time.sleep(1000)\n";
     let ready = world.path("holding");
     let mut holder = Command::new("python3")
         .args(["-c", HOLD, &database(&world)])
@@ -270,8 +270,9 @@ fn a_mail_server_that_hangs_holds_no_run_up_for_long() {
     let begun = std::time::Instant::now();
     world.smtp.next(Manners::Stall);
     let out = world.backup();
+    // The server says nothing for ever.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
     world.after(&out, Expect::Failure);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     drop(failure);
     world.recover();
 }

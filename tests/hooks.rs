@@ -26,7 +26,7 @@ source = "application"
 before = ["{root}/note"]
 after = ["{root}/note"]
 env = { COLOUR = "green" }
-timeout = "20s"
+timeout = "10m"
 "#;
 
 const NOTE: &str = r#"#!/bin/sh
@@ -163,7 +163,7 @@ fn a_failing_capture_and_an_interruption_still_run_what_comes_after() {
     fs::rename(world.path("away"), world.path("src")).unwrap();
 
     let paused = world.pause_at("capture-done", &["backup", "web", "--json"]);
-    paused.signal("TERM");
+    paused.ask_to_stop("TERM");
     let out = paused.go_on();
     assert_eq!(out.code, 130, "{}", out.all());
     let ended = journal(&world);
@@ -198,13 +198,13 @@ fn what_a_killed_run_left_open_is_ended_by_whoever_finds_it() {
 #[test]
 fn a_hook_that_hangs_is_ended_at_its_time_limit_with_its_children() {
     let world = world(
-        "[job.web.hook.slow]\nbefore = [\"{root}/hang\"]\nafter = [\"{root}/note\"]\ntimeout = \"1s\"\n",
+        "[job.web.hook.slow]\nbefore = [\"{root}/hang\"]\nafter = [\"{root}/note\"]\ntimeout = \"6s\"\n",
     );
     script(&world, "hang", "#!/bin/sh\nsleep 600 & echo $! >{root}/pid\necho waiting for the moon\nwait\n");
     let out = world.backup();
     world.after(&out, Expect::Failure);
     assert!(
-        out.all().contains("hook slow, before") && out.all().contains("not finished after 1s"),
+        out.all().contains("hook slow, before") && out.all().contains("not finished after 6s"),
         "{}",
         out.all()
     );

@@ -4,6 +4,7 @@
 mod world;
 
 use std::fs;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use world::{SIMPLE, World};
@@ -33,9 +34,11 @@ backup() {
 }
 "#;
 
-/// The day `days` ago at a time of day, as the script and the names know it.
+/// The day `days` ago at a time of day, as the script and the names know it. Today is what it was at the first call.
 fn moment(world: &World, days: u32, time: &str) -> String {
-    world.sh(&format!("date -d '{days} days ago' +'%Y-%m-%d {time}'")).trim().to_owned()
+    static TODAY: OnceLock<String> = OnceLock::new();
+    let today = TODAY.get_or_init(|| world.sh("date +%F").trim().to_owned());
+    world.sh(&format!("date -d '{today} {days} days ago' +'%Y-%m-%d {time}'")).trim().to_owned()
 }
 
 fn with_archives() -> World {

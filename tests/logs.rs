@@ -107,7 +107,7 @@ fn runs_and_health_checks_have_files_of_their_own_that_several_processes_append_
     let world = with_files("");
     let runs: Vec<Child> = (0..4)
         .map(|_| {
-            let mut command = world.agent(&["backup", "web", "--lock-wait", "60s"]);
+            let mut command = world.agent(&["backup", "web", "--lock-wait", "1h"]);
             command.stdout(Stdio::null()).stderr(Stdio::null());
             command.spawn().unwrap()
         })
@@ -326,10 +326,10 @@ fn a_real_journal_has_the_priority_of_each_line_and_nothing_twice() {
          mkdir -p /run/systemd/journal /run/log/journal\n\
          {} >/dev/null 2>&1 & journald=$!\n\
          trap 'kill $journald' EXIT\n\
-         for n in $(seq 200); do [ -S /run/systemd/journal/stdout ] && break; sleep 0.05; done\n\
+         for n in $(seq 2000); do [ -S /run/systemd/journal/stdout ] && break; sleep 0.05; done\n\
          systemd-cat -t agent sh -c 'JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) \"$@\" >/dev/null' sh \
              {} --config {} backup web || true\n\
-         for n in $(seq 200); do\n\
+         for n in $(seq 2000); do\n\
              journalctl -D /run/log/journal -t agent --no-pager | grep -q 'the run ends' && break; sleep 0.05\n\
          done\n\
          journalctl -D /run/log/journal -t agent --no-pager -o json\n",

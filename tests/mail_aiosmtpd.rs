@@ -3,8 +3,11 @@
 
 #![cfg(feature = "real-peers")]
 
+#[path = "support/port.rs"]
+mod port;
+
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +21,7 @@ struct Server {
 
 impl Server {
     fn start(folder: &Path) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = port::free_address();
         let maildir = folder.join("maildir");
         let child = Command::new("aiosmtpd")
             .args(["-n", "-l", &address.to_string(), "-c", "aiosmtpd.handlers.Mailbox"])
@@ -30,7 +33,7 @@ impl Server {
         let server = Self { child, address, maildir };
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(30), "aiosmtpd did not start");
+            assert!(start.elapsed() < Duration::from_secs(90), "aiosmtpd did not start");
             std::thread::sleep(Duration::from_millis(50));
         }
         server

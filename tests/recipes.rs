@@ -1,11 +1,12 @@
 //! The recipes of docs/recipes.md, as they stand there, with other paths, against the real programs.
 #![cfg(feature = "real-peers")]
 
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/world.rs"]
 mod world;
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
@@ -33,10 +34,6 @@ impl Drop for Ended {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A component of the newest backup, as its recipe reads it.
@@ -88,7 +85,7 @@ fn an_ldap_directory_comes_back_and_half_of_it_is_no_backup() {
 }
 
 fn etcd(data: &std::path::Path) -> (Ended, String) {
-    let (client, peer) = (free_port(), free_port());
+    let (client, peer) = (port::free(), port::free());
     let url = |port: u16| format!("http://127.0.0.1:{port}");
     let child = Command::new("etcd")
         .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])

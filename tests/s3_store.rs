@@ -148,7 +148,7 @@ fn what_is_refused_changed_or_lost_on_the_way_is_sent_again() {
 fn an_answer_that_is_cut_is_an_error_and_never_taken_for_the_end() {
     let server = S3Server::start();
     let store = S3Server::store(S3Settings {
-        limits: Limits { idle: Duration::from_secs(2), ..Limits::default() },
+        limits: Limits { idle: Duration::from_secs(20), ..Limits::default() },
         ..server.settings("backups")
     });
     write(&store, "k", &noise(50_000), Mode::New).unwrap();

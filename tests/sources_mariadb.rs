@@ -163,8 +163,20 @@ fn every_way_to_give_the_login_works_with_a_password_full_of_special_characters(
 
 #[test]
 fn the_password_is_in_no_process_list_while_the_dump_runs() {
-    let (server, stage) = (shop(), Stage::new());
-    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['shop']");
+    let (server, stage) = (MariaDb::start(), Stage::new());
+    // More than waits on the way, so that the program still runs.
+    server.load(
+        b"CREATE DATABASE big; USE big; CREATE TABLE big.t (id INT PRIMARY KEY, x CHAR(250));
+          INSERT INTO big.t SELECT seq, REPEAT('x', 250) FROM seq_1_to_200000;",
+    );
+    let password = PASSWORD.replace('\\', "\\\\").replace('\'', "''");
+    server.load(
+        format!(
+            "CREATE USER backup@localhost IDENTIFIED BY '{password}'; GRANT ALL ON *.* TO backup@localhost;"
+        )
+        .as_bytes(),
+    );
+    let source = over_socket(&server, "backup", &stage.password(PASSWORD), "['big']");
     let Capture::Stream(mut stream) =
         source.open(&stage.parts(&*source).unwrap()[0], &stage.context).unwrap()
     else {
@@ -217,7 +229,7 @@ fn a_missing_database_is_named_together_with_those_there_are() {
 #[test]
 fn a_server_that_is_not_there_is_told_as_such() {
     let stage = Stage::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = 1; // nobody listens there
     let password = stage.password("wrong-passw0rd");
     let source = source(&format!(
         "host = '127.0.0.1'\nport = {port}\nuser = 'backup'\npassword_file = '{}'\ndatabases = ['shop']",

@@ -34,7 +34,7 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
             let extra = match &origin {
                 Origin::Database => Extra {
                     duplicates: starts::duplicates(&config, &common::command(global), now),
-                    ..looks::look(&config, &snapshot)
+                    ..looks::look(&config, &snapshot, || looks::snapshot_now(&config, now))
                 },
                 Origin::StatusFile(_) => Extra::default(),
                 Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why.clone()), ..Extra::default() },

@@ -112,7 +112,7 @@ fn look(agent: &Agent) -> Result<()> {
     let now = agent.now();
     let extra = Extra {
         duplicates: starts::duplicates(&agent.config, &agent.command, now),
-        ..looks::look(&agent.config, &agent.state.snapshot(now)?)
+        ..looks::look(&agent.config, &agent.state.snapshot(now)?, || agent.state.snapshot(now).ok())
     };
     looks::record(agent, &extra)?;
     Ok(())

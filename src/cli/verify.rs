@@ -11,7 +11,7 @@ use super::args::{Global, Verify};
 use super::progress::{Bar, Counts};
 use super::{code, common, key, output};
 use crate::crypt::KeyFiles;
-use crate::event::Progress;
+use crate::event::{Interrupted, Progress};
 use crate::model::{ByteSize, RunId, TargetName};
 use crate::ops::Agent;
 use crate::ops::isolate::verify_copy_with;
@@ -46,7 +46,7 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     }
     let copies = chosen(&agent, args)?;
     let depth = if args.deep { Depth::Deep } else { Depth::Digests };
-    let mut found = Vec::new();
+    let (mut found, mut unread) = (Vec::new(), None);
     for copy in copies {
         let Some(location) = copy.location else { continue };
         let at = agent.at(&copy.target, location)?;
@@ -61,7 +61,15 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
         let how = (depth, &keys);
         let report = verify_copy_with(&agent, &copy.run_id, &at, !copy.primary, how, &progress);
         bar.finish();
-        let report = report?;
+        let report = match report {
+            Ok(report) => report,
+            Err(e) if e.is::<Interrupted>() => return Err(e),
+            // A target that is away must not keep those at others from being read.
+            Err(e) => {
+                unread.replace(e).iter().for_each(output::error);
+                continue;
+            }
+        };
         found.push(Found {
             run_id: copy.run_id,
             target: copy.target,
@@ -85,6 +93,9 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
             ));
             report.problems.iter().for_each(|problem| output::print(&format!("  {problem}\n")));
         }
+    }
+    if let Some(error) = unread {
+        return Err(error);
     }
     Ok(if found.iter().all(|f| f.ok) { code::OK } else { code::FAILURE })
 }

@@ -14,7 +14,7 @@ use crate::health::Finding;
 use crate::lock;
 use crate::log;
 use crate::metrics;
-use crate::model::{JobName, TargetName};
+use crate::model::{JobName, RunId, TargetName};
 use crate::ops::{Agent, clock, looks, reap, starts};
 use crate::state::{FactKey, HealthStatus};
 use crate::web::Context as _;
@@ -58,7 +58,12 @@ fn turn(
         .all_running()?
         .into_iter()
         .filter(|run| lock::is_free(&agent.lock_path(&run.job)).unwrap_or(false) && !reap::is_alive(run));
-    let dead = dead.map(|run| run.run_id).collect();
+    let mut dead: BTreeSet<RunId> = dead.map(|run| run.run_id).collect();
+    if !dead.is_empty() {
+        // One that ended between the two questions is none of them.
+        let running: BTreeSet<RunId> = agent.state.all_running()?.into_iter().map(|run| run.run_id).collect();
+        dead.retain(|run| running.contains(run));
+    }
     shared.change_extra(|extra| extra.dead_runs = dead);
     let findings = looks::record(agent, &shared.extra())?;
     log_changes(&findings, &agent.command, known);
@@ -164,7 +169,7 @@ impl Drop for LookEnded {
 /// Looks whether the newest backup of each job is where it was stored, and whether anything starts a job twice.
 fn backups(shared: &Shared, agent: &Agent) -> Result<()> {
     let now = agent.now();
-    let found = looks::look(&agent.config, &agent.state.snapshot(now)?);
+    let found = looks::look(&agent.config, &agent.state.snapshot(now)?, || agent.state.snapshot(now).ok());
     let duplicates = starts::duplicates(&agent.config, &agent.command, now);
     shared.change_extra(|extra| {
         extra.backup_files = found.backup_files;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use chrono::{DateTime, Utc};
 
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
@@ -15,7 +16,7 @@ use crate::failpoint;
 use crate::health::{self, Extra, Finding};
 use crate::lock;
 use crate::model::{JobName, TargetName};
-use crate::state::{JobState, Snapshot};
+use crate::state::{JobState, Origin, Snapshot, load_for_reading};
 
 /// How long a look at a target may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
@@ -59,8 +60,24 @@ pub fn probe(agent: &Agent, name: &TargetName) -> Result<bool> {
     Ok(false)
 }
 
-/// Which runs are dead, and whether the newest good backup of each job is where it should be.
-pub fn look(config: &Config, snapshot: &Snapshot) -> Extra {
+/// Which runs are dead, and whether the newest good backup of each job is where it should be. What seems wrong is looked
+/// at once more by what the state says `now`: meanwhile a run may have ended, and its retention have removed what was
+/// the newest backup before.
+pub fn look(config: &Config, snapshot: &Snapshot, now: impl FnOnce() -> Option<Snapshot>) -> Extra {
+    let found = look_once(config, snapshot);
+    if found.dead_runs.is_empty() && found.backup_files.values().all(Result::is_ok) {
+        return found;
+    }
+    now().map_or(found, |snapshot| look_once(config, &snapshot))
+}
+
+/// The state once more, where it can be read.
+pub fn snapshot_now(config: &Config, now: DateTime<Utc>) -> Option<Snapshot> {
+    let (snapshot, origin) = load_for_reading(&config.state_dir, now).ok()?;
+    (origin == Origin::Database).then_some(snapshot)
+}
+
+fn look_once(config: &Config, snapshot: &Snapshot) -> Extra {
     let mut extra = Extra::default();
     for state in &snapshot.jobs {
         let job = &state.row.job;
@@ -115,4 +132,36 @@ fn files_of(
         at.open().and_then(|target| verify(target.as_ref(), location, &run.run_id, Depth::Lengths, &progress))
     };
     Some((name.clone(), report.map(|report| report.result())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::ProcessIdentity;
+    use crate::model::{Outcome, RunId};
+    use crate::ops::copies::Host;
+    use crate::state::{EndedRun, NewRun, RunTrigger};
+
+    #[test]
+    fn a_run_that_ends_while_it_is_looked_at_is_no_dead_one() {
+        let host = Host::new(&["nas"]);
+        let agent = host.agent();
+        let (now, run_id) = (agent.now(), RunId::generate(agent.now()));
+        agent
+            .state
+            .begin_run(&NewRun {
+                run_id: run_id.clone(),
+                job: "web".parse().unwrap(),
+                trigger: RunTrigger::Manual,
+                scheduled_for: None,
+                process: ProcessIdentity { boot_id: "another".to_owned(), ..ProcessIdentity::current() },
+                started: now,
+            })
+            .unwrap();
+        let before = agent.state.snapshot(now).unwrap();
+        let dead_runs = || look(&agent.config, &before, || agent.state.snapshot(now).ok()).dead_runs;
+        assert_eq!(dead_runs(), BTreeSet::from([run_id.clone()]));
+        agent.state.end_run(&EndedRun::new(run_id, Outcome::Success, now), &[], &[]).unwrap();
+        assert_eq!(dead_runs(), BTreeSet::new());
+    }
 }

@@ -13,12 +13,15 @@ use super::verify::{Depth, Report};
 use crate::clock::is_believable;
 use crate::config::ReadBack;
 use crate::event::{Interrupted, Progress};
-use crate::model::TargetName;
+use crate::model::{RunId, TargetName};
 use crate::schedule::Schedule;
 use crate::state::{Copy, CopyStatus};
+use crate::target::is_permanent;
 
 /// What the budget is for.
 const DAY: TimeDelta = TimeDelta::hours(24);
+/// After so many backups that a target does not let us read, it is left alone until the next pass.
+const MOST_UNREAD: usize = 10;
 
 /// One thing that happened in a pass.
 #[derive(Debug)]
@@ -42,8 +45,9 @@ pub fn pass(
     done: &mut dyn FnMut(Done<'_>),
 ) -> Result<()> {
     for target in agent.config.target.keys() {
+        let mut unread = BTreeSet::new();
         while !skip.contains(target) {
-            let Some(copy) = next(agent, target)? else { break };
+            let Some(copy) = next(agent, target, &unread)? else { break };
             if progress.is_cancelled() {
                 return Ok(());
             }
@@ -64,7 +68,12 @@ pub fn pass(
                 Err(e) if e.is::<Interrupted>() => return Ok(()),
                 Err(e) => {
                     done(Done::Unread(&copy, &e));
-                    skip.insert(target.clone());
+                    // One that cannot be read as it is, since it lies in an archive of the store, say, must not keep
+                    // the others from being read; a target that is away keeps all.
+                    unread.insert(copy.run_id.clone());
+                    if !is_permanent(&e) || unread.len() == MOST_UNREAD {
+                        skip.insert(target.clone());
+                    }
                 }
             }
         }
@@ -73,7 +82,7 @@ pub fn pass(
 }
 
 /// The backup to be read next at a target, if one is due and the budget allows it.
-fn next(agent: &Agent, target: &TargetName) -> Result<Option<Copy>> {
+fn next(agent: &Agent, target: &TargetName, unread: &BTreeSet<RunId>) -> Result<Option<Copy>> {
     let (config, reads_back) = (&agent.target(target)?.verify, agent.target(target)?.reads_back());
     if !config.enabled || reads_back == ReadBack::Never {
         return Ok(None);
@@ -81,7 +90,8 @@ fn next(agent: &Agent, target: &TargetName) -> Result<Option<Copy>> {
     let now = agent.now();
     let schedule = Schedule::parse(&config.schedule)?;
     let Some(round) = schedule.last_at_or_before(agent.config.timezone, now) else { return Ok(None) };
-    let copies = agent.state.copies(None, Some(target))?;
+    let mut copies = agent.state.copies(None, Some(target))?;
+    copies.retain(|copy| !unread.contains(&copy.run_id));
     let left = match config.budget {
         None => Left::All,
         Some(budget) => match agent.state.verify_read_since(target, now - DAY, now)? {
@@ -123,7 +133,7 @@ fn choose(copies: Vec<Copy>, round: DateTime<Utc>, left: Left, now: DateTime<Utc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Outcome, RunId};
+    use crate::model::Outcome;
 
     fn copy(day: &str, looked_at: &str, bytes: u64) -> Copy {
         let at = |text: &str| format!("2026-11-{text}T12:00:00Z").parse::<DateTime<Utc>>().unwrap();

@@ -16,7 +16,7 @@ use crate::crypt::Keyring;
 use crate::event::Progress;
 use crate::manifest::{self, Component, Kind, Manifest, StoredFile};
 use crate::model::{RunId, Sha256};
-use crate::target::{Cache, Target};
+use crate::target::{Cache, Target, says_nothing_of_content};
 
 /// How closely a backup is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,6 +55,18 @@ pub struct Report {
 }
 
 impl Report {
+    /// Notes what an attempt to read says of the backup. An error when it says nothing of it: a target that went away
+    /// in the middle is no damage, and a backup that counts as damaged may be removed.
+    fn problem(&mut self, target: &dyn Target, location: &str, error: anyhow::Error) -> Result<()> {
+        if error.is::<crate::event::Interrupted>() || says_nothing_of_content(&error) {
+            return Err(error);
+        }
+        // A disk that is gone answers like a damaged one.
+        target.probe_readable(location)?;
+        self.problems.push(format!("{error:#}"));
+        Ok(())
+    }
+
     /// `Ok` for a good backup, else all problems as one sentence.
     pub fn result(&self) -> Result<(), String> {
         if self.problems.is_empty() { Ok(()) } else { Err(self.problems.join("; ")) }
@@ -99,7 +111,7 @@ pub fn verify_with(
     let manifest = match read_manifest(target, location) {
         Ok(manifest) => manifest,
         Err(e) => {
-            report.problems.push(format!("{e:#}"));
+            report.problem(target, location, e)?;
             return Ok(report);
         }
     };
@@ -114,7 +126,7 @@ pub fn verify_with(
             .context("it can be looked at deeply with its key only; all digests are compared without one")?;
     }
     let manifest = &backup.manifest;
-    check_sums(target, location, manifest, &mut report);
+    check_sums(target, location, manifest, &mut report)?;
     for stored in manifest.files() {
         report.files += 1;
         let found = match depth {
@@ -128,8 +140,7 @@ pub fn verify_with(
             _ => digest(target, location, &stored.file, progress).map(|(length, d)| (length, Some(d))),
         };
         match found {
-            Err(e) if e.is::<crate::event::Interrupted>() => return Err(e),
-            Err(e) => report.problems.push(format!("{e:#}")),
+            Err(e) => report.problem(target, location, e)?,
             Ok((length, _)) if length != stored.bytes => {
                 report
                     .problems
@@ -151,7 +162,7 @@ pub fn verify_with(
             match check_content(&backup, component, progress) {
                 Err(e) if e.is::<Locked>() => return Err(e),
                 Err(_) if progress.is_cancelled() => return Err(crate::event::Interrupted.into()),
-                Err(e) => report.problems.push(format!("{}: {e:#}", component.file)),
+                Err(e) => report.problem(target, location, e.context(component.file.clone()))?,
                 Ok(()) => {}
             }
         }
@@ -171,8 +182,7 @@ pub fn verify_files(
     for known in files {
         report.files += 1;
         match digest(target, location, &known.file, progress) {
-            Err(e) if e.is::<crate::event::Interrupted>() => return Err(e),
-            Err(e) => report.problems.push(format!("{e:#}")),
+            Err(e) => report.problem(target, location, e)?,
             Ok((length, _)) if length != known.bytes => {
                 report.problems.push(format!("{} has {length} bytes, it had {}", known.file, known.bytes));
             }
@@ -218,14 +228,18 @@ fn digest(target: &dyn Target, location: &str, file: &str, progress: &Progress) 
 }
 
 /// `SHA256SUMS` must say what the manifest says: people restore by it.
-pub(super) fn check_sums(target: &dyn Target, location: &str, manifest: &Manifest, report: &mut Report) {
+pub(super) fn check_sums(
+    target: &dyn Target,
+    location: &str,
+    manifest: &Manifest,
+    report: &mut Report,
+) -> Result<()> {
     let mut text = String::new();
     let read = target
         .open(location, manifest::SUMS_FILE, Cache::Cold)
         .and_then(|mut file| file.read_to_string(&mut text).context("reading SHA256SUMS"));
     if let Err(e) = read {
-        report.problems.push(format!("{e:#}"));
-        return;
+        return report.problem(target, location, e);
     }
     let listed: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once("  ").map(|(sum, file)| (file, sum))).collect();
@@ -239,9 +253,10 @@ pub(super) fn check_sums(target: &dyn Target, location: &str, manifest: &Manifes
         digest(target, location, manifest::RESTORE_FILE, &Progress::default()),
     ) {
         (Some(sum), Ok((_, found))) if **sum == found.to_string() => {}
-        (_, Err(e)) => report.problems.push(format!("{e:#}")),
+        (_, Err(e)) => report.problem(target, location, e)?,
         _ => report.problems.push(format!("{} is not what was written", manifest::RESTORE_FILE)),
     }
+    Ok(())
 }
 
 /// Decompresses a component to its end and compares what is in it.

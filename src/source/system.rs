@@ -226,12 +226,12 @@ mod tests {
     #[test]
     fn when_the_time_is_used_up_the_rest_is_not_asked() {
         let probes = [
-            Probe { file: "a.txt", ask: Ask::Run(&["sleep", "5"]), purpose: "x" },
+            Probe { file: "a.txt", ask: Ask::Run(&["sleep", "600"]), purpose: "x" },
             Probe { file: "b.txt", ask: Ask::Run(&["echo", "x"]), purpose: "x" },
         ];
         let start = Instant::now();
         let files = ask_all(&probes, &process::never(), Duration::from_millis(300));
-        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(start.elapsed() < Duration::from_secs(60));
         let notes = files.iter().find(|file| file.path.ends_with(NOTES)).unwrap();
         let notes = String::from_utf8_lossy(&notes.bytes);
         assert!(

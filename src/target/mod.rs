@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decrypted::{Decrypted, explain};
 pub use directory::{DirectoryTarget, Mount};
-pub use failure::{Permanent, is_permanent};
+pub use failure::{Permanent, Unreached, is_permanent, says_nothing_of_content};
 pub use limited::limited;
 pub use scan::{Found, Scan, Unread};
 pub use sentinel::{SENTINEL_FILE, Sentinel};

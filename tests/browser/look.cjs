@@ -17,6 +17,8 @@ const TAGS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-prac
 const DESKTOP = { width: 1280, height: 900 };
 const TELEPHONE = { width: 390, height: 844 };
 const SMALL = { width: 360, height: 740 };
+// Whatever is waited for comes much sooner.
+const PATIENCE = 180_000;
 
 // Runs in the page: what can be reached by keyboard, in order.
 function reachable() {
@@ -67,6 +69,7 @@ function overflow() {
 // axe is put into the pages, which their own policy would forbid.
 async function judge(browser, base, pages, scheme, small) {
   const context = await browser.newContext({ viewport: DESKTOP, colorScheme: scheme, bypassCSP: true });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const found = {};
   for (const where of pages) {
@@ -85,6 +88,7 @@ async function judge(browser, base, pages, scheme, small) {
 // Pages as people see them, without anything put into them.
 async function look(browser, base, pages) {
   const context = await browser.newContext({ viewport: DESKTOP });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   let seen;
   page.on('console', (message) => seen.messages.push(`${message.type()}: ${message.text()}`));
@@ -114,6 +118,7 @@ async function photograph(browser, base, pages, folder) {
   for (const scheme of ['light', 'dark']) {
     for (const [device, viewport] of [['desktop', DESKTOP], ['telephone', TELEPHONE]]) {
       const context = await browser.newContext({ viewport, colorScheme: scheme });
+      context.setDefaultTimeout(PATIENCE);
       const page = await context.newPage();
       for (const where of pages) {
         const name = where === '/' ? 'overview' : where.replace(/[^a-z0-9]+/gi, '-').replace(/^-/, '');
@@ -127,7 +132,7 @@ async function photograph(browser, base, pages, folder) {
 
 async function main() {
   const { base, pages, shots, chromium: executablePath } = JSON.parse(process.argv[2]);
-  const browser = await chromium.launch({ executablePath, args: FLAGS, chromiumSandbox: false });
+  const browser = await chromium.launch({ timeout: PATIENCE, executablePath, args: FLAGS, chromiumSandbox: false });
   try {
     const seen = await look(browser, base, pages);
     const light = await judge(browser, base, pages, 'light', true);

@@ -189,7 +189,7 @@ fn on_a_terminal_there_are_a_bar_and_colours_unless_they_are_not_wanted() {
         "slow.toml",
         &format!("{}\n[job.web.engine]\nread_limit = \"2 MiB\"\n", world.read("config.toml")),
     );
-    world.sh("seq 1 700000 > data/text");
+    world.sh("seq 1 1200000 > data/text");
     let on_terminal = |environment: &str| {
         world.sh(&format!(
             "{environment} script -qec '\"$AGENT\" --config slow.toml backup' /dev/null </dev/null | cat -v"

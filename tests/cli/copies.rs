@@ -30,7 +30,7 @@ schedule = "0 3,11,19 * * *"
 trigger = "external"
 grace = "1h"
 max_runtime = "2h"
-copy_wait = "30s"
+copy_wait = "1h"
 lock_file = "{}/backup-run.lock"
 targets = ["local", "nas"]
 [job.askproai.source.application]
@@ -166,7 +166,7 @@ fn a_nas_that_is_away_degrades_the_run_and_tend_catches_up_newest_first() {
 
 #[test]
 fn a_run_waits_for_its_copies_no_longer_than_it_is_told() {
-    let world = World::new(&TWO.replace("copy_wait = \"30s\"", "copy_wait = \"0s\""));
+    let world = World::new(&TWO.replace("copy_wait = \"1h\"", "copy_wait = \"0s\""));
     fs::create_dir(world.path("nas")).unwrap();
     let made = world.agent("backup").exits(4);
     assert!(made.out.contains("degraded copy nas: not made yet; it stays in the queue\n"), "{}", made.out);
@@ -186,7 +186,7 @@ fn nothing_is_written_below_the_mount_point_of_a_nas_that_is_not_mounted() {
 
 #[test]
 fn a_copy_that_a_dead_process_had_begun_is_made_by_the_next_one() {
-    let world = World::new(&TWO.replace("copy_wait = \"30s\"", "copy_wait = \"0s\""));
+    let world = World::new(&TWO.replace("copy_wait = \"1h\"", "copy_wait = \"0s\""));
     fs::create_dir(world.path("nas")).unwrap();
     let made = world.agent("backup --json").exits(4).json();
     let run: RunId = made["run_id"].as_str().unwrap().parse().unwrap();
@@ -244,7 +244,7 @@ fn three(line: &str) -> String {
     let cloud = "[target.cloud]\ntype = \"directory\"\npath = \"{}/cloud\"\n[job.askproai]";
     TWO.replace("path = \"{}/nas\"", &format!("path = \"{{}}/nas\"\n{line}"))
         .replace("[job.askproai]", cloud)
-        .replace("copy_wait = \"30s\"", "copy_wait = \"10m\"")
+        .replace("copy_wait = \"1h\"", "copy_wait = \"10m\"")
         .replace("targets = [\"local\", \"nas\"]", "targets = [\"local\", \"nas\", \"cloud\"]")
 }
 
@@ -354,7 +354,7 @@ fn a_sample_finds_what_is_missing_cut_off_or_damaged_at_the_end_and_reads_little
 
     let stream = "[job.askproai.source.dump]\ntype = \"command\"\ncommand = [\"head\", \"-c\", \"30000000\", \"/dev/urandom\"]\n[job.askproai.health]";
     let config =
-        TWO.replace("[job.askproai.health]", stream).replace("copy_wait = \"30s\"", "copy_wait = \"10m\"");
+        TWO.replace("[job.askproai.health]", stream).replace("copy_wait = \"1h\"", "copy_wait = \"10m\"");
     let world = World::new(&config);
     world.sh("head -c 60000000 /dev/urandom > data/large.bin; mkdir nas");
     let made = world.agent("backup --json").exits(0).json();

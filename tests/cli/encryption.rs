@@ -131,9 +131,20 @@ fn a_passphrase_opens_a_backup_by_age_on_a_terminal_and_by_this_host() {
             world.sh(&format!("cd '{}'; {command}", folder.display()));
             continue;
         }
-        world.write("step.sh", &format!("set -euo pipefail; cd '{}'; {command}\n", folder.display()));
+        let root = world.root();
+        world.write(
+            "step.sh",
+            &format!(
+                "trap 'touch {root}/done' EXIT; set -euo pipefail; cd '{}'; {command}\n",
+                folder.display()
+            ),
+        );
+        // It is typed when it was asked for, and the terminal shows nothing any more; the keyboard stays until the end.
         world.sh(&format!(
-            "(sleep 2; echo '{canary}'; sleep 1) | script -qec 'bash step.sh' /dev/null > said"
+            "rm -f done; : > said
+             wait_for() {{ for n in $(seq 1200); do test -e done && break; eval \"$1\" && break; sleep 0.1; done; }}
+             (wait_for 'grep -qi passphrase said'; sleep 2; echo '{canary}'; wait_for false) \
+                 | script -qec 'bash step.sh' /dev/null > said"
         ));
     }
     world.same("data", below("hand/application", &world, "data"));

@@ -65,7 +65,7 @@ fn a_script_under_flock_keeps_the_agent_out() {
     assert!(metrics.contains("backup_lock_contention_total{backup_job=\"web\"} 4\n"), "{metrics}");
 
     // Whoever waits gets it as soon as the script ends.
-    let mut waiting = backup(&world, &["--lock-wait", "30s"]);
+    let mut waiting = backup(&world, &["--lock-wait", "1h"]);
     std::thread::sleep(Duration::from_millis(300));
     world.write("release", "");
     assert_eq!(waiting.0.wait().unwrap().code(), Some(0));

@@ -86,19 +86,20 @@ fn a_failure_is_told_at_once_not_again_at_once_and_its_end_once() {
 #[test]
 fn a_failure_that_lasts_is_told_again_when_its_time_has_come() {
     let server = SmtpServer::plain();
-    let world = World::new(&config(&server, "remind = \"2s\""));
+    let world = World::new(&config(&server, "remind = \"1h\""));
     world.sh("mv data elsewhere");
     world.agent("backup").exits(1);
     world.agent("tend").exits(0);
     assert_eq!(server.mails().len(), 1);
-    std::thread::sleep(Duration::from_millis(2500));
+    world.write("config.toml", &world.read("config.toml").replace("remind = \"1h\"", "remind = \"1s\""));
+    std::thread::sleep(Duration::from_millis(1500));
     world.agent("tend").exits(0).says(&["1 message was sent"]);
     let told = subjects(&server);
     assert_eq!(told.len(), 2);
     assert!(told[1].contains("web on web1"), "{told:?}");
     // A paused job is left alone.
     world.agent("pause web --until 1h").exits(0);
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(1500));
     world.agent("tend").exits(0);
     assert_eq!(server.mails().len(), 2, "{:?}", subjects(&server));
 }
@@ -177,6 +178,9 @@ fn a_message_that_is_not_taken_waits_and_is_sent_when_it_can_be() {
     server.next(Manners::Refuse("MAIL", 451, "4.3.0 later"));
     let failed = world.agent("backup").exits(1);
     assert!(failed.out.contains("not told: ") && failed.out.contains("451"), "{}", failed.out);
+    // At once: its time comes after half a minute.
+    world.agent("tend").exits(0).says(&["messages that wait: 1, the next attempt at "]);
+    assert_eq!(server.mails().len(), 0, "not before its time");
     let queue = world.agent("notify queue").exits(0);
     assert!(queue.out.contains("pending") && queue.out.contains("451"), "{}", queue.out);
     let rows = world.agent("notify queue --json").exits(0).json();
@@ -196,8 +200,6 @@ fn a_message_that_is_not_taken_waits_and_is_sent_when_it_can_be() {
     }
     assert!(rows[0].get("payload").is_none());
     world.agent("check").exits(2).says(&["WARNING notify: 1 message for admin not accepted"]);
-    world.agent("tend").exits(0).says(&["messages that wait: 1, the next attempt at "]);
-    assert_eq!(server.mails().len(), 0, "not before its time");
     world.agent("tend --retry").exits(0).says(&["1 message was sent"]);
     assert_eq!(server.mails().len(), 1);
     assert!(!world.agent("check").out.contains("WARNING notify"));
@@ -268,7 +270,7 @@ fn a_run_that_was_killed_is_told_by_the_next_tend() {
     let server = SmtpServer::plain();
     let world = World::new(&config(&server, "").replace(
         "[job.web.source.application]",
-        "[job.web.source.slow]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/begun; sleep 60\"]\n\
+        "[job.web.source.slow]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"touch {}/begun; sleep 600\"]\n\
          [job.web.source.application]",
     ));
     let run = world

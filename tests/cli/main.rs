@@ -12,6 +12,8 @@ mod locks;
 mod mail;
 #[cfg(feature = "real-peers")]
 mod mysql;
+#[path = "../support/port.rs"]
+mod port;
 mod read_back;
 mod restore;
 #[path = "../support/smtp.rs"]

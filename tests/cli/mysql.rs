@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use crate::port;
 use crate::world::{Guard, World, below, until};
 
 const PASSWORD: &str = "canary p#w \"x\" $HOME";
@@ -32,14 +32,16 @@ struct Server {
 impl Server {
     fn start(world: &World) -> Self {
         let user = world.sh("id -un").trim().to_owned();
+        // A server that starts removes temporary tables it finds, also those of another that starts at the same moment:
+        // each has a folder of its own for them.
         world.sh(&format!(
-            "mariadb-install-db --no-defaults --auth-root-authentication-method=socket --skip-test-db \
+            "export TMPDIR=$PWD; mariadb-install-db --no-defaults --auth-root-authentication-method=socket --skip-test-db \
              --datadir=$PWD/data-dir --user={user} >/dev/null 2>&1"
         ));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         let process = world
             .shell(&format!(
-                "exec mariadbd --no-defaults --datadir=$PWD/data-dir --socket=$PWD/socket --pid-file=$PWD/pid \
+                "export TMPDIR=$PWD; exec mariadbd --no-defaults --datadir=$PWD/data-dir --socket=$PWD/socket --pid-file=$PWD/pid \
                  --port={port} --user={user} --bind-address=127.0.0.1 --innodb-buffer-pool-size=32M \
                  --innodb-flush-log-at-trx-commit=0"
             ))

@@ -1,9 +1,9 @@
 //! Where nothing is read back, nobody says it was: the terminal, the log, `show`, mails and pages.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use crate::port;
 use crate::smtp::SmtpServer;
 use crate::world::{Guard, TWO, World, until};
 
@@ -31,7 +31,7 @@ fn mail(server: &SmtpServer) -> String {
 
 /// The page of the job and that of a run, as the daemon shows them.
 fn pages(world: &World, run: &str) -> [String; 2] {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free();
     let listen = format!("listen = \"127.0.0.1:{port}\"");
     world.write("config.toml", &world.read("config.toml").replace("listen = \"127.0.0.1:0\"", &listen));
     let mut daemon = world.program();

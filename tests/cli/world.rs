@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// Whatever is waited for comes much sooner.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// The program under test.
 pub const AGENT: &str = env!("CARGO_BIN_EXE_agent");
 
@@ -219,9 +222,9 @@ impl Drop for Guard {
 /// Waits until something is so.
 #[track_caller]
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not within 20 s");
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -270,7 +273,7 @@ path = "{}/nas"
 [job.web]
 trigger = "external"
 schedule = "0 3,11,19 * * *"
-copy_wait = "30s"
+copy_wait = "1h"
 targets = ["local", "nas"]
 [job.web.source.application]
 type = "files"

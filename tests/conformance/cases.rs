@@ -13,10 +13,14 @@ pub struct Case {
     pub programs: &'static [(&'static str, &'static str)],
 }
 
+/// The limit in all their lines, which no good dump meets; a program that hangs gets [`SOON`].
+pub const LIMIT: &str = "timeout = '10m'";
+pub const SOON: &str = "timeout = '2s'";
+
 pub const CASES: &[Case] = &[
     Case {
         name: "mysql",
-        lines: "type = 'mysql'\nuser = 'backup'\npassword_file = '{secret}'\ndatabases = ['shop']\ntimeout = '2s'",
+        lines: "type = 'mysql'\nuser = 'backup'\npassword_file = '{secret}'\ndatabases = ['shop']\ntimeout = '10m'",
         dump: "mysql.sql.zst",
         programs: &[
             ("mariadb", r#"printf 'version\t10.11.19-MariaDB\ncase\t0\ndatabase\tshop\n'; exit 0"#),
@@ -29,7 +33,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "postgres",
-        lines: "type = 'postgres'\nbin_dir = '{stubs}'\nhost = '127.0.0.1'\nuser = 'backup'\npassword_file = '{secret}'\ndatabases = ['shop']\nglobals = false\ntimeout = '2s'",
+        lines: "type = 'postgres'\nbin_dir = '{stubs}'\nhost = '127.0.0.1'\nuser = 'backup'\npassword_file = '{secret}'\ndatabases = ['shop']\nglobals = false\ntimeout = '10m'",
         dump: "postgres.shop.pgdump.zst",
         programs: &[
             (
@@ -47,7 +51,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "globals",
-        lines: "type = 'postgres'\nbin_dir = '{stubs}'\nhost = '127.0.0.1'\nuser = 'backup'\npassword_file = '{secret}'\ndatabases = ['none*']\nallow_empty = true\ntimeout = '2s'",
+        lines: "type = 'postgres'\nbin_dir = '{stubs}'\nhost = '127.0.0.1'\nuser = 'backup'\npassword_file = '{secret}'\ndatabases = ['none*']\nallow_empty = true\ntimeout = '10m'",
         dump: "postgres.globals.sql.zst",
         programs: &[
             ("psql", r#"printf 'version:15.1\0database:shop\0'; exit 0"#),
@@ -61,7 +65,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "redis",
-        lines: "type = 'redis'\nprogram = '{stubs}/redis-cli'\npassword_file = '{secret}'\ntimeout = '2s'",
+        lines: "type = 'redis'\nprogram = '{stubs}/redis-cli'\npassword_file = '{secret}'\ntimeout = '10m'",
         dump: "redis.rdb.zst",
         programs: &[(
             "redis-cli",
@@ -71,13 +75,13 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "marked",
-        lines: "type = 'command'\ncommand = ['dump']\nextension = 'ldif'\nend_marker = '# end'\nenv_file = { TOKEN = '{secret}' }\ntimeout = '2s'",
+        lines: "type = 'command'\ncommand = ['dump']\nextension = 'ldif'\nend_marker = '# end'\nenv_file = { TOKEN = '{secret}' }\ntimeout = '10m'",
         dump: "command.ldif.zst",
         programs: &[("dump", r#"echo "$TOKEN" >&2"#)],
     },
     Case {
         name: "checked",
-        lines: "type = 'command'\ncommand = ['dump']\nextension = 'ldif'\ncheck = ['grep', '-q', '^# end$']\nenv_file = { TOKEN = '{secret}' }\ntimeout = '2s'",
+        lines: "type = 'command'\ncommand = ['dump']\nextension = 'ldif'\ncheck = ['grep', '-q', '^# end$']\nenv_file = { TOKEN = '{secret}' }\ntimeout = '10m'",
         dump: "command.ldif.zst",
         programs: &[("dump", r#"echo "$TOKEN" >&2"#)],
     },

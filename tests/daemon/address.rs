@@ -7,13 +7,15 @@ use std::process::{Command, Stdio};
 use backup_agent::state::{FactKey, MessageKind};
 
 use crate::host::{Daemon, Host, get};
+use crate::port;
 
 #[test]
 fn a_reload_moves_the_address() {
     let host = Host::new("");
+    let (first, free) = (port::free_address(), port::free_address());
+    host.configure(&first.to_string(), "", "");
     let daemon = host.start(&[]);
-    let first = daemon.address();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(daemon.address(), first);
     host.configure(&free.to_string(), "", "");
     daemon.signal("HUP");
     // It listens before it says so.
@@ -45,7 +47,7 @@ fn an_address_that_is_taken_ends_a_start_at_a_terminal_and_not_the_daemon() {
     daemon.wait_for("the scheduler", || host.state().fact(FactKey::SchedulerTick).unwrap().is_some());
     // A reload tries at once; otherwise it takes half a minute.
     drop(taken);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = port::free_address();
     host.configure(&free.to_string(), "", "");
     daemon.signal("HUP");
     assert_eq!(get(daemon.address(), "/readyz").0, 200);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use backup_agent::model::JobName;
 use backup_agent::state::{Run, State};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder with sources, targets, a state and a configuration.
 pub struct Host {
@@ -47,7 +47,7 @@ state_dir = "FOLDER/state"
 timezone = "UTC"
 listen = "{listen}"
 check_interval = "2s"
-shutdown_timeout = "20s"
+shutdown_timeout = "10m"
 [metrics]
 textfile = "FOLDER/agent.prom"
 [target.local]
@@ -88,6 +88,11 @@ to = ["admin@example.org"]
 
     pub fn last_run(&self) -> Option<Run> {
         self.state().last_run(&job()).unwrap()
+    }
+
+    pub fn last_ended_run(&self) -> Run {
+        let runs = self.state().runs(Some(&job()), 100).unwrap();
+        runs.into_iter().find(|run| run.outcome.is_some()).expect("a run that ended")
     }
 
     pub fn ended_runs(&self) -> usize {
@@ -173,7 +178,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().unwrap() {
                 // What it said last is still on its way; a child of it may keep the pipe open.
                 let closing = Instant::now();
-                while closing.elapsed() < Duration::from_secs(2)
+                while closing.elapsed() < Duration::from_secs(20)
                     && self.readers.iter().any(|r| !r.is_finished())
                 {
                     std::thread::sleep(Duration::from_millis(10));

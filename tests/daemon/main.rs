@@ -3,5 +3,7 @@
 mod address;
 mod host;
 mod life;
+#[path = "../support/port.rs"]
+mod port;
 mod reloads;
 mod runs;

@@ -31,14 +31,14 @@ fn a_good_reload_is_used_a_bad_one_is_not_and_a_start_with_a_bad_one_uses_the_la
             .filter(|message| message.kind == MessageKind::Agent)
             .count()
     };
-    assert_eq!(agent_mails(), 1);
+    daemon.wait_for("the mail", || agent_mails() == 1);
     assert_eq!(daemon.stop().code(), Some(0));
 
     let mut daemon = host.start(&[]);
     let address = daemon.address();
     daemon.wait_for("the last good one", || metric(address, &info("0 5 * * *")) == Some(1.0));
     assert_eq!(metric(address, successful), Some(0.0));
-    assert!(daemon.said().contains("refused"), "{}", daemon.said());
+    daemon.wait_for("what it says", || daemon.said().contains("refused"));
     assert_eq!(agent_mails(), 1);
 
     host.configure("127.0.0.1:0", r#"schedule = "0 6 * * *""#, "");

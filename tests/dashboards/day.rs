@@ -17,7 +17,7 @@ use crate::smtp::SmtpServer;
 
 /// Between two scrapes: below the five minutes for which Prometheus takes a value as current.
 const SCRAPE: i64 = 240;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const CONFIG: &str = r#"
 timezone = "UTC"
@@ -45,7 +45,7 @@ schedule = "0 3,11,19 * * *"
 targets = ["local", "nas"]
 max_runtime = "2h"
 lock_file = "{root}/web.lock"
-copy_wait = "20s"
+copy_wait = "1h"
 source.application = { type = "files", paths = ["{root}/data"] }
 source.database = { type = "command", command = ["{root}/dump"] }
 
@@ -232,7 +232,7 @@ impl Host {
 /// The body of an answer with code 200.
 pub fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(120))).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -274,7 +274,7 @@ pub fn live() -> Day {
     host.run("22:00:00", "pause lab --until 3days", 0);
 
     // And at the end of the day a run that takes long.
-    host.script("tape", "echo reel; exec sleep 600");
+    host.script("tape", "echo reel; exec sleep 3000");
     host.pass_until(at("23:30:00"));
     let long = host.agent("backup archive").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let long = Ended(long);

@@ -13,6 +13,9 @@ mod answers;
 #[cfg(feature = "real-peers")]
 mod day;
 #[cfg(feature = "real-peers")]
+#[path = "../support/port.rs"]
+mod port;
+#[cfg(feature = "real-peers")]
 mod prometheus;
 #[cfg(feature = "real-peers")]
 mod series;

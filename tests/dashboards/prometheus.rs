@@ -1,7 +1,7 @@
 //! A real Prometheus on blocks made of a file.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::day::{Ended, get};
+use crate::port;
 
 pub struct Prometheus {
     address: SocketAddr,
@@ -26,7 +27,7 @@ impl Prometheus {
             .expect("promtool is needed: install the package prometheus");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // Prometheus does not say which port it took, so a free one is chosen for it.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = port::free_address();
         fs::write(folder.join("prometheus.yml"), "global: {}\n").unwrap();
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
@@ -40,7 +41,7 @@ impl Prometheus {
         let prometheus = Self { address, _process: Ended(process) };
         let began = Instant::now();
         while get(address, "/-/ready").is_none() {
-            assert!(began.elapsed() < Duration::from_secs(60), "prometheus does not become ready");
+            assert!(began.elapsed() < Duration::from_secs(120), "prometheus does not become ready");
             std::thread::sleep(Duration::from_millis(50));
         }
         prometheus

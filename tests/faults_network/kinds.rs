@@ -21,16 +21,22 @@ pub type Started = (SocketAddr, Box<dyn Any>);
 
 /// How one kind is started, and configured.
 pub struct Kind {
-    /// Lines of the job.
-    pub job: &'static str,
+    /// What stands in the configuration, and what to write instead when a server is to be given up soon: what must
+    /// work has time on any machine.
+    pub hasty: &'static [(&'static str, &'static str)],
     /// Starts a server that stores in a folder of the world. It ends with what is given.
     pub start: fn(&World, &str) -> Started,
     /// The keys of a target whose server is reached at an address; what it needs is written into the world.
     pub keys: fn(&World, SocketAddr) -> String,
 }
 
+/// The line of every job here.
+pub const JOB: &str = "copy_stall = \"90s\"";
+/// The line of a target's table.
+pub const TIMEOUT: &str = "timeout = \"20s\"";
+
 pub const WEBDAV: Kind = Kind {
-    job: "copy_stall = \"20s\"",
+    hasty: &[(JOB, "copy_stall = \"20s\""), (TIMEOUT, "timeout = \"2s\"")],
     start: |world, folder| {
         let server = WebDav::rclone(&world.path(folder), None);
         (server.address, Box::new(server))
@@ -40,7 +46,7 @@ pub const WEBDAV: Kind = Kind {
         fs::write(&password, PASSWORD).unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
         format!(
-            "type = \"webdav\"\nurl = \"http://{address}\"\nuser = \"{USER}\"\npassword_file = \"{}\"\ntimeout = \"2s\"",
+            "type = \"webdav\"\nurl = \"http://{address}\"\nuser = \"{USER}\"\npassword_file = \"{}\"\n{TIMEOUT}",
             password.display()
         )
     },
@@ -51,7 +57,7 @@ const LINES: &str = "sftp-lines";
 
 pub const SFTP: Kind = Kind {
     // There is no other limit of a server's silence that is short. A login must have its time on a busy machine.
-    job: "copy_stall = \"12s\"",
+    hasty: &[(JOB, "copy_stall = \"12s\"")],
     start: |world, folder| {
         let server = Sshd::start();
         fs::write(world.path(LINES), server.lines(&world.path(folder))).unwrap();
@@ -71,10 +77,10 @@ pub const SFTP: Kind = Kind {
 const S3_LINES: &str = "s3-lines";
 
 pub const S3: Kind = Kind {
-    job: "copy_stall = \"6s\"",
+    hasty: &[(JOB, "copy_stall = \"6s\""), (TIMEOUT, "timeout = \"2s\"")],
     start: |world, folder| {
         let server = S3Server::start();
-        let table = server.table("nas", "admin", "backups", world.root(), "timeout = \"2s\"");
+        let table = server.table("nas", "admin", "backups", world.root(), TIMEOUT);
         let lines = table.trim().strip_prefix("[target.nas]").unwrap().trim();
         fs::write(world.path(S3_LINES), lines).unwrap();
         let store =

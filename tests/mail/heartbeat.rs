@@ -32,8 +32,12 @@ fn seen(server: &HttpServer) -> Vec<String> {
 }
 
 pub fn heartbeat(url: &str) -> Arc<Channel> {
+    heartbeat_with(url, Duration::from_secs(60))
+}
+
+fn heartbeat_with(url: &str, timeout: Duration) -> Arc<Channel> {
     install_provider();
-    let settings = HttpSettings { url: Secret::new(url), timeout: Duration::from_millis(500), ca_file: None };
+    let settings = HttpSettings { url: Secret::new(url), timeout, ca_file: None };
     Arc::new(Channel::ping(ChannelName::new("switch").unwrap(), &settings, Dialect::HEARTBEAT).unwrap())
 }
 
@@ -81,9 +85,10 @@ async fn a_heartbeat_pings_good_and_bad_runs() {
 async fn a_heartbeat_nobody_answers_names_only_the_host() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}/canary", listener.local_addr().unwrap());
-    let dead = format!("http://{}/canary", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    for url in [&silent, &dead] {
-        let mut results = outbox::send_test(&heartbeat(url), &test_facts()).await;
+    let dead = "http://127.0.0.1:1/canary"; // nobody listens there
+    for url in [&silent, dead] {
+        let switch = heartbeat_with(url, Duration::from_millis(500));
+        let mut results = outbox::send_test(&switch, &test_facts()).await;
         let error = results.pop().unwrap().1.unwrap_err();
         assert!(error.text.contains("heartbeat at 127.0.0.1") && !error.text.contains("canary"), "{error}");
     }

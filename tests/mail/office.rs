@@ -35,7 +35,7 @@ pub fn settings(server: &SmtpServer, to: &[&str]) -> EmailSettings {
         password: None,
         from: "Backups <backup@example.org>".to_owned(),
         to: to.iter().map(|t| (*t).to_owned()).collect(),
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(60),
         ca_file: None,
     }
 }

@@ -19,7 +19,7 @@ use crate::smtp::SmtpServer;
 use crate::watch::Watch;
 
 /// Whatever is waited for comes much sooner, unless the machine has a lot of other work.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Host {
     pub name: &'static str,

@@ -20,8 +20,10 @@ mod smtp;
 mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use host::Host;
 use scenarios::Scenario;
@@ -47,9 +49,42 @@ fn for_each(pairs: &[Pair], what: impl Fn(&Scenario, &Host) + Sync) -> Vec<&'sta
     })
 }
 
-/// Lets all hosts go through their day. Gives those that failed, and how far the machine was behind: see
-/// [`Watch::strain`].
+/// Looks how long the machine stands still, or has no turn for this test.
+struct Standstill {
+    longest: Arc<Mutex<Duration>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Standstill {
+    fn watch() -> Self {
+        let standstill = Self { longest: Arc::default(), over: Arc::default() };
+        let (longest, over) = (Arc::clone(&standstill.longest), Arc::clone(&standstill.over));
+        thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                thread::sleep(Duration::from_millis(50));
+                let mut longest = longest.lock().unwrap();
+                *longest = begun.elapsed().max(*longest);
+            }
+        });
+        standstill
+    }
+
+    fn longest(&self) -> Duration {
+        *self.longest.lock().unwrap()
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Lets all hosts go through their day. Gives those that failed, and how far the machine was behind, by
+/// [`Watch::strain`] and by the time it stood still, against the time between two readings.
 fn play(scenarios: &[&'static Scenario], pace: Pace) -> (Vec<&'static Scenario>, f64) {
+    let standstill = Standstill::watch();
     let pairs: Vec<Pair> = scenarios.iter().map(|s| (*s, Host::new(s.host, pace))).collect();
     // Prometheus would tell of agents that are not there yet.
     let failed = for_each(&pairs, |scenario, host| (scenario.before)(host));
@@ -66,7 +101,8 @@ fn play(scenarios: &[&'static Scenario], pace: Pace) -> (Vec<&'static Scenario>,
         nothing_about_others(&watch, &pairs);
         webhooks_were_called(&watch);
     }
-    (failed, watch.strain(pace))
+    let stood = standstill.longest().as_secs_f64() / pace.scrape_interval().as_secs_f64();
+    (failed, watch.strain(pace).max(stood))
 }
 
 /// Of what is about no host: that there were none in Prometheus' first seconds may be told, and no more.

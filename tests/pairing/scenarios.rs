@@ -266,7 +266,7 @@ struct Lock(Child);
 impl Lock {
     fn hold(host: &Host) -> Self {
         let ready = host.path("held");
-        let script = format!("touch {}; exec sleep 600", ready.display());
+        let script = format!("touch {}; exec sleep 3000", ready.display());
         let mut command = Command::new("flock");
         command.args(["-n", "--no-fork"]).arg(host.path("backup.lock")).args(["sh", "-c", &script]);
         let lock = Self(command.spawn().unwrap());

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::until_it_answers;
+use super::{port, until_it_answers};
 
 /// A server of its own, ended with this value.
 pub struct MariaDb {
@@ -35,8 +34,7 @@ impl MariaDb {
             .output()
             .expect("mariadb-install-db is needed: install the package mariadb-server");
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-        // Between this and the server's own bind somebody else may take the port; the start then fails loudly.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let child = Command::new("mariadbd")
             .arg("--no-defaults")

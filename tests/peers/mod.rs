@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod mariadb;
+#[path = "../support/port.rs"]
+pub mod port;
 pub mod postgres;
 pub mod redis;
 pub mod sshd;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Waits until a question to a server that was just started is answered: `ask` ends with 0.
 fn until_it_answers(name: &str, server: &mut Child, log: &Path, mut ask: Command) {
     let log = || fs::read_to_string(log).unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(120);
     while Instant::now() < until {
         if let Some(status) = server.try_wait().unwrap() {
             panic!("{name} ended: {status}\n{}", log());

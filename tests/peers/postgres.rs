@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::until_it_answers;
+use super::{port, until_it_answers};
 
 /// The operating system's user that PostgreSQL runs as: it refuses root.
 pub const USER: &str = "postgres";
@@ -63,7 +62,7 @@ impl Postgres {
             .output()
             .expect("setpriv");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let child = as_postgres(bin().join("postgres"))
             .arg("-D")

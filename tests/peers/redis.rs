@@ -1,11 +1,12 @@
 //! A Redis server of a test's own.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::port;
 
 /// A server, ended with this value.
 pub struct Redis {
@@ -22,7 +23,7 @@ impl Redis {
         if let Some(rdb) = rdb {
             fs::copy(rdb, dir.path().join("dump.rdb")).unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port::free();
         // In a file: arguments are in the process list, where tests look for passwords.
         let mut config = format!(
             "port {port}\nbind 127.0.0.1\ndir {dir}\nunixsocket {dir}/socket\nsave \"\"\nlogfile {dir}/log\n",
@@ -41,7 +42,7 @@ impl Redis {
             .spawn()
             .expect("redis-server is needed: install the package redis-server");
         let server = Self { dir, child, port, password: password.map(str::to_owned) };
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(120);
         while server.query(&["PING"]) != "PONG" {
             assert!(Instant::now() < until, "redis-server did not answer");
             thread::sleep(Duration::from_millis(50));

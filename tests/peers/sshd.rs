@@ -3,11 +3,13 @@
 #![allow(dead_code, missing_docs)]
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::port;
 
 /// The server, the keys of both sides, and a folder for targets.
 pub struct Sshd {
@@ -69,15 +71,15 @@ impl Sshd {
     /// Starts it, or starts it again on the same port.
     pub fn run(&mut self) {
         let _ = fs::create_dir_all("/run/sshd"); // it refuses to start without
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             if self.port == 0 {
-                self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+                self.port = port::free();
             }
             let text = format!(
                 "ListenAddress 127.0.0.1:{}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\n\
                  UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-                 UseDNS no\n{}",
+                 UseDNS no\nMaxStartups 100\n{}",
                 self.port,
                 self.path("hostkey").display(),
                 self.path("authorized_keys").display(),

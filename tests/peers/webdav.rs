@@ -1,12 +1,14 @@
 //! WebDAV servers of a test's own: rclone's, and Apache with mod_dav.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::port::free_address;
 
 pub const USER: &str = "backup";
 /// Looked for wherever the program writes to.
@@ -129,7 +131,7 @@ DavLockDB "{at}/locks/db"
             .spawn()
             .unwrap_or_else(|e| panic!("{needed}: {e}"));
         let mut server = Self { child, address, account: None, dir };
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(120);
         while TcpStream::connect(address).is_err() {
             let log = || fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
             assert!(server.child.try_wait().unwrap().is_none(), "the server ended: {}", log());
@@ -163,11 +165,6 @@ impl Drop for WebDav {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// An address of this machine that nobody listens at.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// The account of Debian's web servers; none unless root runs the tests.

@@ -11,10 +11,14 @@ const VERSION: &str =
     "case \"$*\" in *--version*) echo 'mariadb-dump from 99.1.2-MariaDB, client 10.19'; exit 0;; esac\n";
 
 fn dump(stage: &Stage, body: &str) -> Box<dyn Source> {
+    dump_within(stage, body, "10m")
+}
+
+fn dump_within(stage: &Stage, body: &str, timeout: &str) -> Box<dyn Source> {
     let program = stage.program("mariadb-dump", &format!("{VERSION}{body}"));
     let password = stage.file("password", CANARY, 0o600);
     source(&format!(
-        "type = 'mysql'\nprogram = '{program}'\ndatabases = ['shop']\nuser = 'backup'\npassword_file = '{}'\ntimeout = '2s'",
+        "type = 'mysql'\nprogram = '{program}'\ndatabases = ['shop']\nuser = 'backup'\npassword_file = '{}'\ntimeout = '{timeout}'",
         password.display()
     ))
 }
@@ -30,7 +34,6 @@ fn a_dump_is_whole_with_exit_code_and_end_marker_only() {
         ("exit 0", "wrote nothing"),
         ("echo '-- Dump completed'; exit 2", "exit code 2"),
         ("echo '-- Dump completed'; kill -9 $$", "SIGKILL"),
-        ("echo data; sleep 60", "had not finished after 2s"),
         (
             "echo 'Got error: 1045: \"Access denied for user\"' >&2; exit 2",
             "refused the login of user backup",
@@ -39,6 +42,9 @@ fn a_dump_is_whole_with_exit_code_and_end_marker_only() {
         let error = text(&stage.read(&*dump(&stage, body)).1.unwrap_err());
         assert!(error.contains(part), "{body}: {error}");
     }
+    let hangs = dump_within(&stage, "echo data; sleep 600", "2s");
+    let error = text(&stage.read(&*hangs).1.unwrap_err());
+    assert!(error.contains("had not finished after 2s"), "{error}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub fn text(error: &anyhow::Error) -> String {
 
 /// True when the process is gone, or a zombie that its new parent has not collected yet.
 pub fn ends(pid: i32) -> bool {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(60);
     while Instant::now() < until {
         match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Err(_) => return true,

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// No command of a test may take longer.
-const DEADLINE: Duration = Duration::from_secs(90);
+/// No command of a test may take longer; a machine with other work may stand still for a while.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Whatever is waited for comes much sooner.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How a command ended.
 #[derive(Debug, Clone)]
@@ -49,13 +52,15 @@ impl Out {
 /// A command that waits at a failpoint.
 pub struct Paused {
     child: Option<Child>,
+    said: Option<Said>,
     go: PathBuf,
 }
 
 impl Paused {
     /// `go` is the file it waits for.
-    pub fn new(child: Child, go: PathBuf) -> Self {
-        Self { child: Some(child), go }
+    pub fn new(mut child: Child, go: PathBuf) -> Self {
+        let said = Said::by(&mut child);
+        Self { child: Some(child), said: Some(said), go }
     }
 
     pub fn pid(&self) -> u32 {
@@ -66,13 +71,28 @@ impl Paused {
     #[track_caller]
     pub fn go_on(mut self) -> Out {
         fs::write(&self.go, "").unwrap();
-        finish(self.child.take().unwrap())
+        self.ended()
     }
 
     /// Waits for its end, which somebody else brings about.
     #[track_caller]
     pub fn wait(mut self) -> Out {
-        finish(self.child.take().unwrap())
+        self.ended()
+    }
+
+    #[track_caller]
+    fn ended(&mut self) -> Out {
+        end(self.child.take().unwrap(), self.said.take().unwrap())
+    }
+
+    /// Sends a run a signal that asks it to stop, and waits until it has heard of it.
+    #[track_caller]
+    pub fn ask_to_stop(&self, signal: &str) {
+        self.signal(signal);
+        let said = self.said.as_ref().unwrap();
+        wait_for("the answer to a signal", || said.stderr.text().contains("stopping; leftovers are removed"));
+        // It says so just before it does so.
+        thread::sleep(Duration::from_millis(200));
     }
 
     /// Sends it a signal: `KILL`, `TERM`.
@@ -100,12 +120,16 @@ pub fn output(mut command: Command) -> Out {
     finish(child)
 }
 
-/// Waits for a child whose standard output and error are pipes.
-#[track_caller]
-pub fn finish(mut child: Child) -> Out {
-    fn read(mut pipe: Option<impl Read + Send + 'static>) -> (Arc<Mutex<Vec<u8>>>, thread::JoinHandle<()>) {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&text);
+/// What came out of one pipe so far, read by a thread.
+struct Pipe {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: thread::JoinHandle<()>,
+}
+
+impl Pipe {
+    fn read(mut pipe: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&bytes);
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Some(got) = pipe.as_mut().and_then(|p| p.read(&mut buffer).ok()).filter(|got| *got > 0)
@@ -113,23 +137,52 @@ pub fn finish(mut child: Child) -> Out {
                 into.lock().unwrap().extend_from_slice(&buffer[..got]);
             }
         });
-        (text, reader)
+        Self { bytes, reader }
     }
-    let text = |text: &Mutex<Vec<u8>>| String::from_utf8_lossy(&text.lock().unwrap()).into_owned();
-    let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+}
+
+/// What a child says.
+struct Said {
+    stdout: Pipe,
+    stderr: Pipe,
+}
+
+impl Said {
+    fn by(child: &mut Child) -> Self {
+        Self { stdout: Pipe::read(child.stdout.take()), stderr: Pipe::read(child.stderr.take()) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stdout.reader.is_finished() && self.stderr.reader.is_finished()
+    }
+}
+
+/// Waits for a child whose standard output and error are pipes.
+#[track_caller]
+pub fn finish(mut child: Child) -> Out {
+    let said = Said::by(&mut child);
+    end(child, said)
+}
+
+#[track_caller]
+fn end(mut child: Child, said: Said) -> Out {
     let begun = Instant::now();
     let mut status = None;
-    while status.is_none() || !stdout.1.is_finished() || !stderr.1.is_finished() {
+    while status.is_none() || !said.is_over() {
         status = child.try_wait().unwrap();
         if begun.elapsed() > DEADLINE {
             let _ = child.kill();
-            panic!("a command did not end: {}", text(&stderr.0));
+            panic!("a command did not end: {}", said.stderr.text());
         }
         thread::sleep(Duration::from_millis(3));
     }
     let status = status.unwrap();
     let code = status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
-    Out { code, stdout: text(&stdout.0), stderr: text(&stderr.0) }
+    Out { code, stdout: said.stdout.text(), stderr: said.stderr.text() }
 }
 
 /// Waits until something is true.
@@ -137,7 +190,7 @@ pub fn finish(mut child: Child) -> Out {
 pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !ready() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what} did not come");
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come");
         thread::sleep(Duration::from_millis(5));
     }
 }

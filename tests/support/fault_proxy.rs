@@ -30,6 +30,8 @@ pub enum Harm {
     Reset,
     /// Nothing goes on, and nobody is told.
     Stall,
+    /// As when a server stops, and is not started again before the fault is healed.
+    Leave,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +174,7 @@ fn pass(way: Way, mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
         match harm {
             None => {}
             Some(Harm::Cut) => {}
+            Some(Harm::Leave) => shared.away.store(true, Ordering::SeqCst),
             Some(Harm::Reset) => {
                 reset(&from);
                 reset(&to);

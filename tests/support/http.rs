@@ -100,7 +100,7 @@ impl HttpServer {
                 }
                 let (Ok(stream), shared, tls) = (stream, Arc::clone(&serving), tls.clone()) else { continue };
                 thread::spawn(move || {
-                    let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
+                    let _ = stream.set_read_timeout(Some(Duration::from_secs(120)));
                     let _ = match tls {
                         None => serve(stream, &shared),
                         Some(config) => {

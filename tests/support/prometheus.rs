@@ -3,6 +3,9 @@
 
 #![allow(dead_code, missing_docs)]
 
+#[path = "port.rs"]
+mod port;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,9 +19,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// A server may take so long to begin, on a machine that has other work.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 /// An answer may take so long.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// The body of a GET; an error where there is no answer, or another status than 200.
 pub fn get(server: SocketAddr, path: &str) -> io::Result<String> {
@@ -62,7 +65,7 @@ impl Server {
     ) -> Self {
         let log = folder.join(format!("{name}.log"));
         for _ in 0..5 {
-            let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let address = port::free_address();
             let output = fs::File::create(&log).unwrap();
             let child = Command::new(name)
                 .args(arguments(address))

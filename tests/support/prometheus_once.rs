@@ -2,16 +2,19 @@
 
 #![allow(dead_code, missing_docs)]
 
+#[path = "port.rs"]
+mod port;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that is ended with the test.
 pub struct Ended(pub Child);
@@ -29,11 +32,6 @@ impl Drop for Ended {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.0.wait();
     }
-}
-
-/// A port that is free now, for programs that do not say which one they took.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Configures an agent with one job below `folder`; `more` comes before its tables.
@@ -70,7 +68,7 @@ pub fn agent(folder: &Path) -> Command {
 
 /// Starts a node_exporter that reads the text files in `folder`, and nothing else.
 pub fn start_node_exporter(folder: &Path) -> (Ended, SocketAddr) {
-    let address = free_address();
+    let address = port::free_address();
     let exporter = Ended::start(
         Command::new("prometheus-node-exporter")
             .args(["--collector.disable-defaults", "--collector.textfile"])
@@ -82,7 +80,7 @@ pub fn start_node_exporter(folder: &Path) -> (Ended, SocketAddr) {
 
 /// Starts a Prometheus with this configuration; its files stand in `folder`.
 pub fn run_prometheus(folder: &Path, config: &str) -> (Ended, SocketAddr) {
-    let address = free_address();
+    let address = port::free_address();
     fs::write(folder.join("prometheus.yml"), config).unwrap();
     let prometheus = Ended::start(
         Command::new("prometheus")
@@ -105,7 +103,7 @@ pub fn start_prometheus(folder: &Path, job: &str, target: SocketAddr) -> (Ended,
 /// The series that a query gives; none while Prometheus does not answer.
 pub fn series(prometheus: SocketAddr, query: &str) -> Option<Vec<Value>> {
     let mut stream = TcpStream::connect(prometheus).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
     let encoded: String = query.bytes().map(|b| format!("%{b:02X}")).collect();
     let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\nHost: {prometheus}\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;

@@ -183,6 +183,7 @@ pub struct SmtpServer {
     pub address: SocketAddr,
     security: Security,
     shared: Arc<Shared>,
+    listener: Option<thread::JoinHandle<()>>,
 }
 
 impl SmtpServer {
@@ -203,8 +204,8 @@ impl SmtpServer {
             ..Default::default()
         });
         let tls = certificates.map(Certificates::server_config);
-        let server = Self { address, security, shared: shared.clone() };
-        thread::spawn(move || {
+        let mut server = Self { address, security, shared: shared.clone(), listener: None };
+        server.listener = Some(thread::spawn(move || {
             for stream in listener.incoming() {
                 if shared.stop.load(Ordering::Relaxed) {
                     break;
@@ -216,7 +217,7 @@ impl SmtpServer {
                     let _ = Session::new(stream, shared, tls, security).serve();
                 });
             }
-        });
+        }));
         server
     }
 
@@ -260,6 +261,9 @@ impl SmtpServer {
 impl Drop for SmtpServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
+        // Whoever comes from now on is refused.
+        if TcpStream::connect(self.address).is_ok() {
+            let _ = self.listener.take().map(thread::JoinHandle::join);
+        }
     }
 }

@@ -349,10 +349,11 @@ to = ["admin@example.org"]
     }
 }
 
-/// A folder in memory, where there is one.
+/// A folder in memory, where there is one with room for the worlds of several tests.
 pub fn memory() -> PathBuf {
     let shm = PathBuf::from("/dev/shm");
-    if tempfile::tempfile_in(&shm).is_ok() { shm } else { std::env::temp_dir() }
+    let room = rustix::fs::statvfs(&shm).is_ok_and(|fs| fs.f_bavail * fs.f_frsize > 1 << 30);
+    if room && tempfile::tempfile_in(&shm).is_ok() { shm } else { std::env::temp_dir() }
 }
 
 /// A folder on a disk that is not below any mount point but the root.

@@ -1,6 +1,6 @@
 //! Azure Blob Storage, as its emulator speaks it.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use backup_agent::config::load_text;
 use backup_agent::model::TargetName;
 use backup_agent::target;
 
+use crate::peers::port;
 use crate::suite::{self, Opener};
 
 /// The account every Azurite has, and its published key.
@@ -22,7 +23,7 @@ impl Emulator {
     fn start(command: &mut Command, port: u16) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let emulator = Self(child.unwrap_or_else(|e| panic!("{command:?}: {e}; .ci/test installs it")));
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(120);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < end, "{command:?} does not answer");
             std::thread::sleep(Duration::from_millis(50));
@@ -36,10 +37,6 @@ impl Drop for Emulator {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Where the test command put what the tests need.
@@ -58,7 +55,7 @@ fn opener(toml: String) -> Opener {
 #[test]
 fn a_container_of_azure_blob_storage_is_a_target() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let port = port::free();
     let program = beside_build("azurite").join("node_modules/.bin/azurite-blob");
     let _azurite = Emulator::start(
         Command::new(program)

@@ -1,6 +1,6 @@
 //! A folder at an sshd, and one at rclone's SFTP server.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use backup_agent::config::TargetConfig;
 use backup_agent::target::{self, Target};
 
+use crate::peers::port;
 use crate::peers::sshd::{Sshd, keygen};
 use crate::suite;
 
@@ -53,7 +54,7 @@ fn a_folder_at_the_sftp_server_of_rclone_is_a_target() {
     keygen(&path("id"), "ed25519");
     keygen(&path("hostkey"), "ed25519");
     std::fs::create_dir(path("vault")).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free();
     let mut command = Command::new("rclone");
     // Without a cache of folders: each connection has its own, and a second one would not see the first one's files.
     command.args(["serve", "sftp", "--dir-cache-time", "0s", "--vfs-cache-mode", "off", "--user", "backup"]);
@@ -61,7 +62,7 @@ fn a_folder_at_the_sftp_server_of_rclone_is_a_target() {
     command.arg("--authorized-keys").arg(path("id.pub")).arg("--key").arg(path("hostkey"));
     command.arg(path("vault")).env("HOME", dir.path()).stderr(Stdio::null()).stdout(Stdio::null());
     let _server = Ended(command.spawn().unwrap());
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(Instant::now() < deadline, "rclone did not start");
         std::thread::sleep(Duration::from_millis(50));

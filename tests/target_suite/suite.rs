@@ -339,13 +339,13 @@ fn new_folders_at_once(open: Open<'_>) {
 
 fn removals_beside(open: Open<'_>) {
     const WRITERS: usize = 3;
-    let together = Barrier::new(WRITERS);
-    thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let together = &together;
-            scope.spawn(move || {
-                let target = open();
-                for round in 0..6 {
+    for round in 0..6 {
+        let together = Barrier::new(WRITERS);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let together = &together;
+                scope.spawn(move || {
+                    let target = open();
                     let id = run(&format!("{writer:03}{round:03}"));
                     let location = format!("web1/daily/2026/{round:02}/24/190{writer}");
                     let mut stage = target.stage(&id, std::slice::from_ref(&location)).unwrap();
@@ -354,10 +354,10 @@ fn removals_beside(open: Open<'_>) {
                     assert_eq!(publish(stage.as_mut(), std::slice::from_ref(&location)), location);
                     assert!(target.holds(&location, &id).unwrap());
                     assert_eq!(target.remove(&location, &id).unwrap(), Removal::Removed);
-                }
-            });
-        }
-    });
+                });
+            }
+        });
+    }
     assert!(found(open().as_ref()).is_empty());
 }
 

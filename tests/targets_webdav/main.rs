@@ -28,7 +28,7 @@ fn use_webdav(world: &World, target: &str, url: &str, lines: &str) {
     world.edit_config(
         &format!("type = \"directory\"\npath = \"{}\"", world.path(target).display()),
         &format!(
-            "type = \"webdav\"\nurl = \"{url}\"\nuser = \"{USER}\"\npassword_file = \"{}\"\ntimeout = \"10s\"\n{lines}",
+            "type = \"webdav\"\nurl = \"{url}\"\nuser = \"{USER}\"\npassword_file = \"{}\"\ntimeout = \"60s\"\n{lines}",
             password.display()
         ),
     );

@@ -39,7 +39,7 @@ fn a_wrong_password_is_told_at_once() {
     is_refused(&world, &["401 Unauthorized", "check the login and the password"], || {
         fs::write(world.path("password"), PASSWORD).unwrap();
     });
-    assert!(begun.elapsed().as_secs() < 60);
+    assert!(begun.elapsed().as_secs() < 120);
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn an_unknown_authority_is_refused_until_it_is_named() {
     let server = WebDav::rclone(&world.path("nas"), Some(&tls));
     use_webdav(&world, "nas", &format!("https://{}", server.address), "");
     is_refused(&world, &["an authority this machine does not know", "`ca_file`"], || {
-        let line = format!("timeout = \"10s\"\nca_file = \"{}\"", authority.display());
-        world.edit_config("timeout = \"10s\"", &line);
+        let line = format!("timeout = \"60s\"\nca_file = \"{}\"", authority.display());
+        world.edit_config("timeout = \"60s\"", &line);
     });
 }
 

@@ -13,7 +13,7 @@ use crate::stage::{Stage, parse, start};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_hangs_does_not_hang_the_server() {
     let stage = Stage::new();
-    *stage.delay.lock().unwrap() = Duration::from_secs(10);
+    *stage.delay.lock().unwrap() = Duration::from_secs(300);
     let server = Arc::new(start(&stage).await);
     let asked: Vec<_> = (0..12)
         .map(|_| {
@@ -21,14 +21,22 @@ async fn a_state_that_hangs_does_not_hang_the_server() {
             tokio::spawn(async move { server.get("/api/v1/status").await.status })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let start = Instant::now();
-    assert_eq!(server.get("/healthz").await.status, 200);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    while stage.reads.load(Ordering::SeqCst) < 4 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // At once, or nearly: a machine with other work may stand still, but not each time.
+    let mut times = Vec::new();
+    while times.iter().all(|took| *took >= Duration::from_secs(1)) {
+        assert!(times.len() < 10, "{times:?}");
+        let start = Instant::now();
+        assert_eq!(server.get("/healthz").await.status, 200);
+        times.push(start.elapsed());
+    }
     for status in asked {
         assert_eq!(status.await.unwrap(), 503);
     }
     assert_eq!(stage.reads.load(Ordering::SeqCst), 4);
+    *stage.delay.lock().unwrap() = Duration::ZERO; // nothing waits for those threads
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +57,7 @@ async fn the_end_drains_and_does_not_wait_for_ever() {
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     silent.write_all(b"GET / HT").await.unwrap();
     let idle = TcpStream::connect(server.address).await.unwrap();
-    *stage.delay.lock().unwrap() = Duration::from_millis(500);
+    *stage.delay.lock().unwrap() = Duration::from_secs(300);
     let address = server.address;
     let busy = tokio::spawn(async move {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -63,9 +71,11 @@ async fn the_end_drains_and_does_not_wait_for_ever() {
     }
     let start = Instant::now();
     server.stop.take().unwrap().send(()).unwrap();
+    *stage.delay.lock().unwrap() = Duration::ZERO;
     server.task.await.unwrap().unwrap();
     assert_eq!(busy.await.unwrap(), 200);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    // Whoever is silent would be waited for half a minute.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(TcpStream::connect(address).await.is_err(), "the port is still open");
     drop((silent, idle));
 }
@@ -76,9 +86,13 @@ async fn a_connection_answers_many_requests() {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     for _ in 0..3 {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        let mut bytes = vec![0; 4096];
-        let n = stream.read(&mut bytes).await.unwrap();
-        assert!(String::from_utf8_lossy(&bytes[..n]).ends_with("ok\n"));
+        // It may come in pieces.
+        let (mut answer, mut piece) = (Vec::new(), vec![0; 4096]);
+        while !answer.ends_with(b"ok\n") {
+            let n = stream.read(&mut piece).await.unwrap();
+            assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..n]);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backup_agent::config::Config;
 use backup_agent::health::Extra;
@@ -24,7 +24,7 @@ use crate::sample;
 pub struct Stage {
     pub snapshot: Mutex<Result<Snapshot, String>>,
     pub config: Arc<Config>,
-    /// How long reading the state takes.
+    /// How long reading the state takes; what is under way takes no longer when this becomes less.
     pub delay: Mutex<Duration>,
     pub reads: AtomicUsize,
     pub ready: AtomicBool,
@@ -55,8 +55,10 @@ impl Stage {
 impl Context for Stage {
     fn snapshot(&self) -> anyhow::Result<Arc<Snapshot>> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        let delay = *self.delay.lock().unwrap();
-        std::thread::sleep(delay);
+        let begun = Instant::now();
+        while begun.elapsed() < *self.delay.lock().unwrap() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         self.snapshot.lock().unwrap().clone().map(Arc::new).map_err(anyhow::Error::msg)
     }
 
@@ -156,7 +158,10 @@ impl Server {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
-        tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(120), stream.read_to_end(&mut bytes))
+            .await
+            .unwrap()
+            .unwrap();
         parse(&String::from_utf8(bytes).unwrap())
     }
 

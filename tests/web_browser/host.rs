@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use backup_agent::clock::{Clock, SystemClock};
 use chrono::{DateTime, Utc};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The longest name a job may have.
 pub const LONG: &str = "customer-portal-attachments-and-invoices-of-the-last-ten-years-1";
 

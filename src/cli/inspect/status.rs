@@ -22,7 +22,7 @@ pub fn status(global: &Global, args: &Json) -> Result<u8> {
     let now = SystemClock.now();
     let (snapshot, origin) = load_for_reading(&config.state_dir, now)?;
     let extra = match origin {
-        Origin::Database => looks::look(&config, &snapshot),
+        Origin::Database => looks::look(&config, &snapshot, || looks::snapshot_now(&config, now)),
         Origin::StatusFile(_) => Extra::default(),
         Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why), ..Extra::default() },
     };

@@ -181,7 +181,7 @@ fn of(name: &str, trigger: RunTrigger, occurrence: &str) -> Launch {
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what} did not happen");
+        assert!(begun.elapsed() < Duration::from_secs(120), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

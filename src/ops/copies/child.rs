@@ -44,7 +44,7 @@ pub(in crate::ops) fn copy(
     }
     // Those are copied as they are: damage would be found in the copy only, and blamed on it.
     let mut sums = Report::default();
-    check_sums(source.as_ref(), &from.location, &manifest, &mut sums);
+    check_sums(source.as_ref(), &from.location, &manifest, &mut sums).context(AtSource)?;
     if let Err(problems) = sums.result() {
         return Err(anyhow!("target {}: {problems}", from.target).context(AtSource));
     }

@@ -53,9 +53,7 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
         None => {
             // What is found is recorded, so that the next good look makes the copies due at once.
             looks::probe(agent, &copy.target)?;
-            let probes = agent.state.probes()?;
-            let down = probes.iter().any(|(target, probe)| *target == copy.target && !probe.up);
-            match (is_permanent(error), down) {
+            match (is_permanent(error), is_down(agent, &copy.target)?) {
                 (_, false) if was_made_due(agent, copy)? => Fault::Over,
                 (true, _) => Fault::Refused,
                 (false, true) => Fault::Down,
@@ -74,7 +72,14 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
             let settings = settings(agent.target(&copy.target)?);
             agent.state.set_target_settings(&copy.target, &settings)?;
         }
-        Fault::Down => agent.state.hold_copies(&copy.target, next)?,
+        Fault::Down => {
+            agent.state.hold_copies(&copy.target, next)?;
+            // Whoever found it back since it was looked at above made the queue due before it was held.
+            if !is_down(agent, &copy.target)? {
+                agent.state.retry_copies(Some(&copy.target), agent.now())?;
+                return Ok(Fault::Over);
+            }
+        }
         Fault::Unclear => {
             // Longer the more of them failed, and shorter than the pause of the one that failed: it may be its own
             // fault, and then the others must get their turn.
@@ -85,6 +90,11 @@ pub(super) fn failed(agent: &Agent, copy: &Copy, error: &anyhow::Error) -> Resul
         Fault::Over | Fault::Source { .. } => {}
     }
     Ok(fault)
+}
+
+/// Whether the last look at a target found it unusable.
+fn is_down(agent: &Agent, target: &TargetName) -> Result<bool> {
+    Ok(agent.state.probes()?.iter().any(|(probed, probe)| probed == target && !probe.up))
 }
 
 /// Whether the queue was made due after the copy had been taken from it. What failed then says nothing of the target

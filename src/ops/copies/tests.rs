@@ -14,7 +14,7 @@ use crate::state::CopyStatus;
 fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what} did not happen");
+        assert!(begun.elapsed() < Duration::from_secs(120), "{what} did not happen");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,29 +43,40 @@ pub fn call(
 ) -> Result<Reply> {
     let mut child = Running::start(request)?;
     let mut last_bytes = 0;
-    let mut last_change = Instant::now();
+    let (mut idle, mut looked) = (Duration::ZERO, Instant::now());
     loop {
         if progress.is_cancelled() {
             return Err(Interrupted.into());
         }
-        let now = Instant::now();
-        if deadline.is_some_and(|d| now >= d) {
-            return Err(TimeUp { what: describe(request), progressed: last_bytes > 0 }.into());
-        }
-        if now.duration_since(last_change) >= stall {
-            bail!(
-                "{} made no progress for {}; it was given up: the storage hangs, or is not reachable",
-                describe(request),
-                humantime::format_duration(Duration::from_secs(stall.as_secs()))
-            );
-        }
-        match child.lines.recv_timeout(SIGN_OF_LIFE) {
+        // What was said already counts, however late it is heard here.
+        let reply = match child.lines.try_recv() {
+            Err(TryRecvError::Empty) => {
+                let now = Instant::now();
+                // A machine that stood still gave the child no time either.
+                idle += now.duration_since(looked).min(2 * SIGN_OF_LIFE);
+                looked = now;
+                if deadline.is_some_and(|d| now >= d) {
+                    return Err(TimeUp { what: describe(request), progressed: last_bytes > 0 }.into());
+                }
+                if idle >= stall {
+                    bail!(
+                        "{} made no progress for {}; it was given up: the storage hangs, or is not reachable",
+                        describe(request),
+                        humantime::format_duration(Duration::from_secs(stall.as_secs()))
+                    );
+                }
+                child.lines.recv_timeout(SIGN_OF_LIFE)
+            }
+            Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+            Ok(reply) => Ok(reply),
+        };
+        match reply {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("{} ended without an answer", describe(request)),
             Ok(Reply::Progress { bytes }) => {
                 if bytes != last_bytes {
                     progress.add_stored(bytes.saturating_sub(last_bytes));
-                    (last_bytes, last_change) = (bytes, Instant::now());
+                    (last_bytes, idle) = (bytes, Duration::ZERO);
                 }
             }
             Ok(Reply::Publishing { location }) => {

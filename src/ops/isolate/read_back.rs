@@ -13,6 +13,7 @@ use crate::manifest::StoredFile;
 use crate::model::RunId;
 use crate::ops::verify::{Depth, Report, verify_files, verify_with};
 use crate::ops::{Agent, tell};
+use crate::state::{Copy, CopyStatus};
 
 /// How long a read-back may make no progress.
 const VERIFY_STALL: Duration = Duration::from_secs(300);
@@ -60,6 +61,11 @@ pub fn verify_copy_with(
     let result = report.result();
     // Told before it is recorded: what died in between is found, and told, again.
     let copies = agent.state.copies_of(run)?;
+    // Retention may have taken it while it was read: that its files went is no damage.
+    let is_gone = |copy: &Copy| copy.target == at.target && copy.status == CopyStatus::Expired;
+    if result.is_err() && copies.iter().any(is_gone) {
+        bail!("target {}: run {run} was removed while it was read", at.target);
+    }
     if let Some(copy) = copies.iter().find(|copy| copy.target == at.target)
         && (depth > Depth::Lengths || result.is_err())
     {

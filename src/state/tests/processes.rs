@@ -1,6 +1,7 @@
 //! Several processes, and several users.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,9 @@ use super::*;
 const CHILD_DIR: &str = "BACKUP_AGENT_TEST_STATE_DIR";
 /// What the child does there.
 const CHILD_JOB: &str = "BACKUP_AGENT_TEST_STATE_DOES";
+
+/// What it says when it has written something.
+const WRITING: &str = "one is written";
 
 /// This test binary again, for what needs a process of its own.
 fn child(dir: &Path, does: &str) -> Command {
@@ -31,6 +35,9 @@ fn in_another_process() {
             let state = State::open(dir, at(0)).unwrap();
             for n in 0.. {
                 one_run(&state, n);
+                if n == 0 {
+                    println!("\n{WRITING}");
+                }
             }
         }
         "look" => {
@@ -105,8 +112,10 @@ fn a_database_being_made_is_never_taken_for_another_programs() {
 fn a_process_killed_while_it_writes_leaves_whole_transactions() {
     let dir = tempfile::tempdir().unwrap();
     let mut ended = 0;
-    for wait in [150, 210, 333] {
+    for wait in [50, 110, 233] {
         let mut process: Child = child(dir.path(), "runs").spawn().unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.is_ok_and(|line| line == WRITING)), "the child never came to write");
         std::thread::sleep(Std::from_millis(wait));
         process.kill().unwrap();
         assert_eq!(process.wait().unwrap().signal(), Some(9), "it was killed, and did not fail before");
@@ -121,7 +130,7 @@ fn a_process_killed_while_it_writes_leaves_whole_transactions() {
         assert_eq!((counted, kept), (ended, ended));
         assert_eq!(state.pending_messages().unwrap().len() as u64, ended);
     }
-    assert!(ended > 0, "the child never came to write");
+    assert!(ended > 2, "{ended} runs ended");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::proxy;
-use crate::target::Permanent;
+use crate::target::{Permanent, Unreached};
 
 /// The longest time for a connection, with the look-up of the name and the TLS handshake.
 const LONGEST_CONNECT: Duration = Duration::from_secs(30);
@@ -222,13 +222,13 @@ impl Failure {
     /// The whole sentence.
     pub(super) fn at(self, address: &str) -> anyhow::Error {
         let text = format!("{address}: {}", self.reason);
-        if self.permanent { Permanent(text).into() } else { anyhow::Error::msg(text) }
+        if self.permanent { Permanent(text).into() } else { Unreached(text).into() }
     }
 
     /// The same for `Read` and `Write`.
     pub(super) fn into_io(self, address: &str) -> io::Error {
         let text = format!("{address}: {}", self.reason);
-        if self.permanent { io::Error::other(Permanent(text)) } else { io::Error::other(text) }
+        if self.permanent { io::Error::other(Permanent(text)) } else { io::Error::other(Unreached(text)) }
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn an_upload_that_is_given_up_never_looks_whole() {
         for length in [None, Some(10 << 20)] {
-            let (mut body, server) = served(Duration::from_secs(5), everything);
+            let (mut body, server) = served(Duration::from_secs(60), everything);
             if let Some(length) = length {
                 body.expect(length);
             }
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_refusal_in_the_middle_is_told_and_not_waited_for() {
-        let (mut body, server) = served(Duration::from_secs(30), |mut stream| {
+        let (mut body, server) = served(Duration::from_secs(120), |mut stream| {
             let mut some = [0; 1000];
             stream.read_exact(&mut some).unwrap();
             stream.write_all(b"HTTP/1.1 507 Full\r\ncontent-length: 0\r\n\r\n").unwrap();

@@ -16,7 +16,7 @@ use super::patient::into_io;
 use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload, http};
 use crate::archive::ReadAt;
 use crate::config::{AzblobPlace, Place, resolve_secret};
-use crate::target::{Permanent, Space};
+use crate::target::{Permanent, Space, Unreached};
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(60);
@@ -83,7 +83,8 @@ impl OpendalStore {
         };
         match is_final {
             true => Permanent(text).into(),
-            false => anyhow::anyhow!(text),
+            false if error.kind() == ErrorKind::NotFound => anyhow::anyhow!(text),
+            false => Unreached(text).into(),
         }
     }
 }

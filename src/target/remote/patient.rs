@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::{AlreadyThere, Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::archive::ReadAt;
 use crate::failpoint;
-use crate::target::{Permanent, Published, Space, is_permanent};
+use crate::target::{Permanent, Published, Space, Unreached, is_permanent, says_nothing_of_content};
 
 /// How often one operation is tried.
 const ATTEMPTS: u32 = 4;
@@ -151,9 +151,11 @@ impl ReadAt for PatientObject {
 /// An error for `Read` and `Write`: one of I/O as it is, and the mark of a final one kept.
 pub(super) fn into_io(error: anyhow::Error) -> io::Error {
     let is_final = is_permanent(&error);
+    let is_unreached = says_nothing_of_content(&error);
     match error.downcast::<io::Error>() {
         Ok(error) => error,
         Err(error) if is_final => io::Error::other(Permanent(format!("{error:#}"))),
+        Err(error) if is_unreached => io::Error::other(Unreached(format!("{error:#}"))),
         Err(error) => io::Error::other(format!("{error:#}")),
     }
 }

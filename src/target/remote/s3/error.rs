@@ -5,8 +5,8 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use super::xml::ErrorBody;
-use crate::target::Permanent;
 use crate::target::remote::http::Failure;
+use crate::target::{Permanent, Unreached};
 
 /// How much of a store's own words is passed on.
 const LONGEST_MESSAGE: usize = 200;
@@ -144,11 +144,12 @@ impl Fault {
     /// Makes an error for people of it. `doing` is what was tried, with the address; `setting` names the region
     /// requests are signed for.
     pub(super) fn into_error(self, doing: &str, endpoint: &str, region: &str) -> anyhow::Error {
-        let permanent = self.is_permanent();
+        let (permanent, missing) = (self.is_permanent(), self.is_missing());
         let text = format!("{doing} at {endpoint}: {}", Told { fault: &self, region });
         match permanent {
             true => Permanent(text).into(),
-            false => anyhow::anyhow!(text),
+            false if missing => anyhow::anyhow!(text),
+            false => Unreached(text).into(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::wire::status;
-use crate::target::Permanent;
+use crate::target::{Permanent, Unreached};
 
 /// Why an operation did not work.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,7 +39,8 @@ impl SftpError {
         let text = format!("{what}: {self}");
         match self {
             Self::Final(_) | Self::Status { code: status::PERMISSION_DENIED, .. } => Permanent(text).into(),
-            Self::Lost(_) | Self::Status { .. } => anyhow::anyhow!(text),
+            Self::Lost(_) => Unreached(text).into(),
+            Self::Status { .. } => anyhow::anyhow!(text),
         }
     }
 

@@ -30,6 +30,8 @@ use crate::target::{Permanent, Published, Space};
 const FULL: u64 = 1 << 20;
 /// The server's file system is mounted read-only.
 const STATVFS_READ_ONLY: u64 = 1;
+/// How often a folder is made anew that somebody removes before anything stands in it.
+const ANEW: u32 = 4;
 
 /// A folder on another machine. Clones share one connection, which is made when it is needed.
 #[derive(Clone)]
@@ -351,10 +353,25 @@ impl Tree for SftpStore {
         if !matches!(before.map_err(doing)?, There::Nothing) {
             return Ok(Published::Taken);
         }
-        let renamed = self.session().and_then(|session| {
+        let rename = || {
             let packet = Packet::new(kind::RENAME).string(self.path(from).as_bytes());
-            session.call(packet.string(self.path(to).as_bytes()))?.done()
-        });
+            self.session()?.call(packet.string(self.path(to).as_bytes()))?.done()
+        };
+        let mut renamed = rename();
+        if let Some((above, _)) = to.rsplit_once('/') {
+            // Another run's retention removes folders of days that are empty, as the one above was until now.
+            let is_missing = |renamed: &Result<(), SftpError>| {
+                renamed.as_ref().is_err_and(|e| e.is(status::NO_SUCH_FILE))
+                    && matches!(self.there(from), Ok(There::Folder))
+            };
+            for _ in 0..ANEW {
+                if !is_missing(&renamed) {
+                    break;
+                }
+                self.make_folder(above)?;
+                renamed = rename();
+            }
+        }
         match renamed {
             Ok(()) => Ok(Published::Done),
             // Somebody else was faster.
