@@ -141,7 +141,9 @@ fn of_jobs(agent: &Agent, args: &Prune) -> Result<u8> {
     let mut answer = Answer { json: args.json, values: Vec::new(), said: false };
     let mut failed = false;
     if let Some(why) = clock::distrust(&agent.state, agent.now())? {
-        output::warn(&format!("{why}: nothing is removed for a day after that"));
+        output::warn(&format!(
+            "{why}: nothing is removed while that is so, nor for a day after it was noted"
+        ));
     }
     for (job, config) in
         agent.config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name))
