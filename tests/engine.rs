@@ -320,7 +320,8 @@ fn extended_attributes_and_acls_survive_gnu_tar_and_our_restore() {
     sh(&format!(
         "setfattr -n user.comment -v 'ünï=code' {t}/file; setfattr -n user.big -v 0xdeadbeef {t}/big; \
          setfacl -m u:1234:rx,g:27:w {t}/file; setfacl -m d:u:1234:rwx {t}; \
-         if [ $(id -u) = 0 ]; then setfattr -n trusted.overlay -v y {t}/file; setfattr -h -n trusted.link -v z {t}/link; fi"
+         if [ $(id -u) = 0 ]; then setfattr -n trusted.overlay -v y {t}/file; setfattr -h -n trusted.link -v z {t}/link; \
+         setfattr -n security.capability -v 0x0100000280000000000000000000000000000000 {t}/big; fi"
     ));
     capture(&spec(&tree), &out, &options(Codec::Zstd(3), 2));
     let attributes = |root: &Path| {
@@ -340,6 +341,17 @@ fn extended_attributes_and_acls_survive_gnu_tar_and_our_restore() {
     assert!(before.contains("user.comment") && before.contains("user:1234:r-x"), "{before}");
     assert_eq!(before, attributes(&gnu.join(strip(&tree))));
     assert_eq!(before, attributes(&ours.join(strip(&tree))));
+
+    // Capabilities are as powerful as set-uid bits, and come back on request only.
+    let careful = RestoreOptions { allow_setid: false, ..restore_options() };
+    let without = dir.path().join("without");
+    fs::create_dir(&without).unwrap();
+    let mut decoder = StreamDecoder::new(File::open(out.join("a.tar.zst")).unwrap(), manifest::Codec::Zstd);
+    let summary = restore_stream(&mut decoder, &without, &careful).unwrap();
+    assert_eq!(summary.setid_dropped, u64::from(careful.owners), "{summary:?}");
+    let found = attributes(&without.join(strip(&tree)));
+    assert!(!found.contains("security.capability") && found.contains("user.big"), "{found}");
+    assert_eq!(before.contains("security.capability"), careful.owners, "{before}");
 }
 
 #[test]

@@ -165,7 +165,9 @@ fn what_is_no_archive_or_not_ready_is_passed_over_with_its_reason() {
         "mkdir -p var-backups/a; cd var-backups/a; echo x > notes.txt; : > empty-2025-11-04.tar.gz; \
          echo y > fresh-2025-11-05.sql; echo z > fine-20251106_0300.sql; ln -s fine-20251106_0300.sql link.sql; \
          echo w > packed-2025-11-07.sql.xz; echo v > ../top-2025-11-08.sql; \
-         touch -d '2 hours ago' empty* fine* packed* ../top*",
+         tar -C ../../data -czf whole.tar.gz . && head -c -20 whole.tar.gz > cut-2025-11-09.tar.gz; rm whole.tar.gz; \
+         gzip -c /dev/null > nothing-2025-11-10.sql.gz; \
+         touch -d '2 hours ago' empty* fine* packed* cut* nothing* ../top*",
     );
     let done = world.agent("import var-backups --job web").exits(0).out;
     for text in [
@@ -173,11 +175,16 @@ fn what_is_no_archive_or_not_ready_is_passed_over_with_its_reason() {
         "may still be written",
         "link.sql: it is hidden, or no plain file",
         "stands at the top of the target",
+        "cut-2025-11-09.tar.gz: it is no backup: decompressing cut-2025-11-09.tar.gz: reading the archive to its end: unexpected end of file",
+        "nothing-2025-11-10.sql.gz: it is no backup: there is nothing in",
         "imported 2 backups",
     ] {
         assert!(done.contains(text), "{text}: {done}");
     }
     assert!(!done.contains("notes.txt"), "{done}");
+    let deep = world.agent("verify --all --deep").exits(0).out;
+    assert_eq!(deep.matches("decompressed and walked through").count(), 1, "{deep}");
+    assert!(deep.contains("not looked into, since another program packed it: packed-2025-11-07"), "{deep}");
     world
         .agent("restore latest --to back")
         .exits(1)

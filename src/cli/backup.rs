@@ -73,7 +73,7 @@ pub fn backup(global: &Global, args: &Backup) -> Result<u8> {
         }
         codes.push(result.exit_code);
         if !args.json {
-            output::print(&result.text(&agent));
+            output::print(&common::as_called(global, &result.text(&agent)));
         }
         results.push(result);
         if progress.is_cancelled() {

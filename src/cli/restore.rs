@@ -71,7 +71,7 @@ pub fn restore(global: &Global, args: &Restore) -> Result<u8> {
     if args.json {
         print_json(&run, &copy, &restored)?
     } else {
-        print_text(&run, &copy, &restored)
+        print_text(global, args, &run, &copy, &restored)
     }
     Ok(if restored.problems() == 0 { code::OK } else { code::FAILURE })
 }
@@ -126,7 +126,9 @@ fn into_database(
     Ok(code::OK)
 }
 
-fn print_text(run: &Run, copy: &Copy, restored: &Restored) {
+fn print_text(global: &Global, args: &Restore, run: &Run, copy: &Copy, restored: &Restored) {
+    // What was lost is the one thing to know after a restore that went on behind damage.
+    let most = if args.keep_going { usize::MAX } else { SHOWN };
     for (name, folder, summary) in &restored.components {
         output::print(&format!(
             "restored {name} of {} from {}: {}, {} into {}\n",
@@ -138,20 +140,30 @@ fn print_text(run: &Run, copy: &Copy, restored: &Restored) {
         ));
         if summary.setid_dropped > 0 {
             output::print(&format!(
-                "  set-uid and set-gid bits of {} files were left out; keep them with --allow-setid\n",
-                summary.setid_dropped
+                "  set-uid and set-gid bits and capabilities of {} were left out; keep them with --allow-setid\n",
+                plural(summary.setid_dropped, "file", "files")
             ));
         }
         let shown = |label: &str, list: &[(crate::manifest::PathText, String)]| {
-            for (path, why) in list.iter().take(SHOWN) {
+            for (path, why) in list.iter().take(most) {
                 output::print(&format!("  {label} {}: {why}\n", path.display()));
             }
-            if list.len() > SHOWN {
-                output::print(&format!("  … and {} more\n", list.len() - SHOWN));
+            if list.len() > most {
+                output::print(&format!("  … and {} more; --json lists all\n", list.len() - most));
             }
         };
         shown("not restored:", &summary.problems);
         shown("note:", &summary.notes);
+    }
+    for name in &restored.left_out {
+        output::print(&common::as_called(
+            global,
+            &format!(
+                "left out {name}, which has no place among the files: `agent restore {} --component {name} --to DIR`, \
+                 or a database with --into NAME\n",
+                run.run_id
+            ),
+        ));
     }
 }
 
@@ -175,7 +187,12 @@ fn print_json(run: &Run, copy: &Copy, restored: &Restored) -> Result<()> {
             })
         })
         .collect();
-    output::json(&json!({"run_id": run.run_id, "target": copy.target, "components": components}))
+    output::json(&json!({
+        "run_id": run.run_id,
+        "target": copy.target,
+        "components": components,
+        "left_out": restored.left_out,
+    }))
 }
 
 /// Restores archives that another program made.

@@ -85,12 +85,18 @@ pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
     } else {
         for Found { run_id, target, location, report, ok } in &found {
             let word = output::tinted(if *ok { "verified" } else { "corrupt" }, 8);
-            let closely = if args.deep && *ok { ", decompressed and walked through" } else { "" };
+            let closely = match args.deep && *ok && report.not_unpacked.len() as u64 != report.files {
+                true => ", decompressed and walked through",
+                false => "",
+            };
             let size = ByteSize(report.bytes);
             output::print(&format!(
                 "{word} {run_id} at {target}: {} files, {size}{closely}  {location}\n",
                 report.files
             ));
+            for file in &report.not_unpacked {
+                output::print(&format!("  not looked into, since another program packed it: {file}\n"));
+            }
             report.problems.iter().for_each(|problem| output::print(&format!("  {problem}\n")));
         }
     }

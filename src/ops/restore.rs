@@ -50,6 +50,8 @@ pub enum Destination {
 pub struct Restored {
     /// For each component: its name, where it went, what was restored.
     pub components: Vec<(ComponentName, PathBuf, RestoreSummary)>,
+    /// Components that have no place to be restored to.
+    pub left_out: Vec<ComponentName>,
 }
 
 impl Restored {
@@ -98,6 +100,10 @@ pub fn restore(
         Destination::InPlace => PathBuf::from("/"),
     };
     let mut restored = Restored::default();
+    if in_place && wanted.component.is_none() && wanted.paths.is_empty() {
+        let streams = backup.manifest.components.iter().filter(|component| component.kind == Kind::Stream);
+        restored.left_out = streams.map(|component| component.name.clone()).collect();
+    }
     let apart = chosen.len() > 1 && !in_place;
     for (component, selection) in chosen {
         let folder = if apart { top.join(component.name.as_str()) } else { top.clone() };

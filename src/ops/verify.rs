@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
+use super::import;
 use super::sample;
 use super::stored::{Backup, Locked};
 use crate::archive::{StreamDecoder, check_tar};
@@ -52,6 +53,9 @@ pub struct Report {
     pub bytes: u64,
     /// What is wrong, a sentence each; empty for a good backup.
     pub problems: Vec<String>,
+    /// Files that were to be decompressed and were not, since a program packed them that this one does not replace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_unpacked: Vec<String>,
 }
 
 impl Report {
@@ -170,11 +174,13 @@ pub fn verify_with(
     Ok(report)
 }
 
-/// Compares files that another program stored with what they were when they were imported.
+/// Compares files that another program stored with what they were when they were imported; looked at deeply, they are
+/// decompressed to their end.
 pub fn verify_files(
     target: &dyn Target,
     location: &str,
     files: &[StoredFile],
+    depth: Depth,
     progress: &Progress,
 ) -> Result<Report> {
     let mut report = Report::default();
@@ -194,6 +200,14 @@ pub fn verify_files(
                         known.file, known.sha256
                     ));
                 }
+            }
+        }
+        if depth == Depth::Deep && report.problems.is_empty() {
+            match import::look_into(target, location, &known.file, progress) {
+                Ok(true) => {}
+                Ok(false) => report.not_unpacked.push(known.file.clone()),
+                Err(_) if progress.is_cancelled() => return Err(crate::event::Interrupted.into()),
+                Err(e) => report.problem(target, location, e)?,
             }
         }
     }
@@ -261,7 +275,7 @@ pub(super) fn check_sums(
 
 /// Decompresses a component to its end and compares what is in it.
 fn check_content(backup: &Backup<'_>, component: &Component, progress: &Progress) -> Result<()> {
-    let stored = Watched { stored: backup.file(&component.file)?, progress };
+    let stored = Watched::new(backup.file(&component.file)?, progress);
     let (stored, _) = backup.sequential_of(stored, &component.file)?;
     let mut compressed = Counting { source: stored, read: 0 };
     let mut decoder = StreamDecoder::new(&mut compressed, backup.manifest.codec);
@@ -311,9 +325,15 @@ impl<R: Read> Read for Counting<R> {
 }
 
 /// A stored file whose reading is counted, and ends when it is asked to.
-struct Watched<'a, R> {
+pub(super) struct Watched<'a, R> {
     stored: R,
     progress: &'a Progress,
+}
+
+impl<'a, R> Watched<'a, R> {
+    pub(super) fn new(stored: R, progress: &'a Progress) -> Self {
+        Self { stored, progress }
+    }
 }
 
 impl<R: Read> Read for Watched<'_, R> {

@@ -119,7 +119,7 @@ impl Running<'_> {
             options: &options,
             skip: self.own_folders(),
             limits: self.agent.config.limits_of(self.job),
-            accept: format!("{} ack {}", self.agent.command, self.request.job),
+            accept: format!("agent ack {}", self.request.job),
             baselines: &baselines,
             now: self.started.timestamp(),
             hooks,

@@ -90,7 +90,7 @@ fn a_source_that_shrank_is_told_until_somebody_accepts_it() {
     world.sh("rm data/storage/media/big.bin");
     let shrunk = world.agent("backup").exits(0);
     assert!(shrunk.out.contains("note: application: it shrank to "), "{}", shrunk.out);
-    assert!(shrunk.out.contains("agent ack "), "{}", shrunk.out);
+    assert!(shrunk.out.contains("config.toml ack web`"), "{}", shrunk.out);
     let check = world.agent("check").exits(1);
     assert!(check.out.starts_with("BACKUP WARNING - web: "), "{}", check.out);
     world.agent("ack web").exits(0).says(&["sizes are measured anew"]);

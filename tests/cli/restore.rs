@@ -176,7 +176,10 @@ fn files_go_back_to_where_they_came_from_when_that_is_asked_for() {
     let data = world.path("data").display().to_string();
     world.agent(&format!("restore latest --in-place --force --path {data}/d3")).exits(0);
     assert_eq!(world.read("data/index.php"), "changed\n");
-    world.agent("restore latest --in-place --force").exits(0);
+    world
+        .agent("restore latest --in-place --force")
+        .exits(0)
+        .says(&["left out numbers", "--component numbers"]);
     assert_eq!(world.read("data/mine"), "mine\n", "what the backup does not know was touched");
     world.sh("rm data/mine && touch -r before data");
     world.same("before", "data");

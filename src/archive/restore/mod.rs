@@ -41,7 +41,7 @@ use crate::manifest::PathText;
 pub struct RestoreOptions {
     /// Replace files that are there.
     pub overwrite: bool,
-    /// Keep set-uid and set-gid bits.
+    /// Keep set-uid and set-gid bits and capabilities.
     pub allow_setid: bool,
     /// Make devices and FIFOs.
     pub devices: bool,
@@ -66,7 +66,7 @@ pub struct RestoreSummary {
     pub entries: u64,
     /// Content bytes written.
     pub bytes: u64,
-    /// Set-uid and set-gid bits left out.
+    /// Files whose set-uid and set-gid bits or capabilities were left out.
     pub setid_dropped: u64,
     /// Entries that stood in damaged frames; each is a problem too.
     pub lost: u64,

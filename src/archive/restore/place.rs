@@ -315,7 +315,13 @@ impl<'a> Restorer<'a> {
                 self.note(attributes, format!("setting its owner: {e}"));
             }
         }
+        let mut rights_dropped = false;
         for (name, value) in attributes.xattrs.iter().filter(|(name, _)| may_set(name, owners)) {
+            // What runs with capabilities has as much power as what runs set-uid.
+            if name == b"security.capability" && !self.options.allow_setid {
+                rights_dropped = true;
+                continue;
+            }
             if let Err(e) = rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
                 self.note_attribute(attributes, name, &e.into());
             }
@@ -323,8 +329,9 @@ impl<'a> Restorer<'a> {
         let mut mode = attributes.mode;
         if mode & 0o6000 != 0 && !self.options.allow_setid && attributes.kind != EntryType::Directory {
             mode &= !0o6000;
-            self.summary.setid_dropped += 1;
+            rights_dropped = true;
         }
+        self.summary.setid_dropped += u64::from(rights_dropped);
         if let Err(e) = rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)) {
             self.note(attributes, format!("setting its mode: {e}"));
         }

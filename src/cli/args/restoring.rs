@@ -49,7 +49,7 @@ pub struct Restore {
     /// Restore into a folder that is not empty, and replace files there; or drop a database first
     #[arg(long)]
     pub force: bool,
-    /// Keep set-uid and set-gid bits of files
+    /// Keep set-uid and set-gid bits and capabilities of files
     #[arg(long)]
     pub allow_setid: bool,
     /// Make devices and FIFOs, which only archives of other programs hold

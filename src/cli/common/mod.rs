@@ -48,9 +48,17 @@ pub fn command(global: &Global) -> String {
     }
 }
 
-/// A text whose commands (`` `agent …` ``) name the configuration that is in use here.
+/// A text whose commands (`` `agent …` ``) name the configuration that is in use here, but for those that do without one.
 pub fn as_called(global: &Global, text: &str) -> String {
-    text.replace("`agent ", &format!("`{} ", command(global)))
+    const WITHOUT: [&str; 4] = ["backup --source", "backup --to", "run --now", "config init"];
+    let mut pieces = text.split("`agent ");
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for rest in pieces {
+        let alone = WITHOUT.iter().any(|verb| rest.starts_with(verb));
+        let called = if alone { "agent".to_owned() } else { command(global) };
+        out.push_str(&format!("`{called} {rest}"));
+    }
+    out
 }
 
 /// The child's side of work on a target.

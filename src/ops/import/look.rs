@@ -2,15 +2,16 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::find::{Kind, Packing, kind_of};
 use super::restore::{Digested, Unpacked, compare};
-use crate::archive::{EntryKind, IndexEntry, Prefetch, copy_tar_entry, list_tar, path_order};
+use crate::archive::{EntryKind, IndexEntry, Prefetch, check_tar, copy_tar_entry, list_tar, path_order};
 use crate::event::{Interrupted, Progress};
 use crate::manifest::PathText;
 use crate::model::RunId;
 use crate::ops::browse::{LINKS_MAX, OutputError, resolve};
+use crate::ops::verify::Watched;
 use crate::state::ImportedFile;
 use crate::target::Target;
 
@@ -39,6 +40,27 @@ pub struct Listing {
 pub fn name_of(file: &str) -> &str {
     let end = kind_of(file).map_or("", |(_, end)| end);
     file.strip_suffix(end).unwrap_or(file)
+}
+
+/// Reads an archive decompressed to its end. False when another program packed it, so that it is not looked into.
+///
+/// # Errors
+/// It is cut off, damaged or empty, or cannot be read.
+pub fn look_into(target: &dyn Target, location: &str, file: &str, progress: &Progress) -> Result<bool> {
+    let (kind, _) = kind_of(file).unwrap_or((Kind::Stream(Packing::Plain), ""));
+    let (Kind::Tar(packing) | Kind::Stream(packing)) = kind;
+    if matches!(packing, Packing::Other(_)) {
+        return Ok(false);
+    }
+    let stored = Unpacked::open(target, location, file, packing)?;
+    let mut content = Watched::new(stored, progress);
+    let looked = match kind {
+        Kind::Tar(_) => check_tar(&mut content).map(|found| found.raw_bytes),
+        Kind::Stream(_) => io::copy(&mut content, &mut io::sink()).map_err(Into::into),
+    };
+    let bytes = looked.with_context(|| format!("decompressing {file}"))?;
+    ensure!(bytes > 0, "there is nothing in {file}");
+    Ok(true)
 }
 
 /// Whether a file is a tar archive.

@@ -21,14 +21,14 @@ use anyhow::{Context, Result, bail};
 use sha2::Digest;
 
 pub use find::{Found, Kind, find, kind_of};
-pub use look::{Archives, Listing, is_tree, name_of};
+pub use look::{Archives, Listing, is_tree, look_into, name_of};
 pub use restore::{Brought, restore};
 
 use super::{Agent, open_target};
 use crate::event::{Interrupted, Progress};
 use crate::model::{JobName, RunId, Sha256, TargetName};
 use crate::state::{Copy, CopyStatus, ImportedFile, ImportedRun};
-use crate::target::{Cache, Target};
+use crate::target::{Cache, Target, says_nothing_of_content};
 
 /// What an import did, or would do.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ pub struct Imported {
 }
 
 /// Finds the archives below `folder`, which must lie in a target, and records those that are new as backups of
-/// `job`: each is read once for its digest. With `dry` nothing is read or recorded.
+/// `job`: each is read for its digest, and decompressed to its end. With `dry` nothing is read or recorded.
 pub fn import(
     agent: &Agent,
     folder: &Path,
@@ -80,19 +80,32 @@ pub fn import(
         return Ok(imported);
     }
     let store = open_target(&name, agent.target(&name)?)?;
-    for (backup, run_id) in &imported.new {
+    for (backup, run_id) in std::mem::take(&mut imported.new) {
+        let (mut files, passed_over) = (Vec::new(), imported.skipped.len());
+        for (file, _) in &backup.files {
+            files.push(read(store.as_ref(), &backup.location, file, progress)?);
+            // What cannot be restored is no backup, and must not count as the newest one.
+            if let Err(e) = look_into(store.as_ref(), &backup.location, file, progress) {
+                if progress.is_cancelled() || says_nothing_of_content(&e) {
+                    return Err(e);
+                }
+                imported
+                    .skipped
+                    .push((top.join(&backup.location).join(file), format!("it is no backup: {e:#}")));
+            }
+        }
+        if imported.skipped.len() > passed_over {
+            continue;
+        }
         let run = ImportedRun {
             run_id: run_id.clone(),
             taken: backup.taken,
             location: backup.location.clone(),
-            files: backup
-                .files
-                .iter()
-                .map(|(file, _)| read(store.as_ref(), &backup.location, file, progress))
-                .collect::<Result<_>>()?,
+            files,
         };
         // One by one: what was read stays read when somebody stops it.
         agent.state.import_runs(job, &name, &[run], agent.now())?;
+        imported.new.push((backup, run_id));
     }
     for run_id in &imported.gone {
         agent.state.copy_expired(run_id, &name, agent.now())?;

@@ -142,6 +142,8 @@ pub enum Request {
         at: At,
         /// The files, with what they should be.
         files: Vec<StoredFile>,
+        /// How closely.
+        depth: Depth,
     },
     /// Replace a damaged copy by a fresh one, and remove the damaged one last.
     Repair {

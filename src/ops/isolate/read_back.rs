@@ -47,14 +47,14 @@ pub fn verify_copy_with(
     let report = if isolated {
         let request = match files.is_empty() {
             true => Request::Verify { at: at.clone(), run: run.clone(), depth, keys: keys.clone() },
-            false => Request::VerifyFiles { at: at.clone(), files },
+            false => Request::VerifyFiles { at: at.clone(), files, depth },
         };
         match call(&request, VERIFY_STALL, None, progress, &mut |_| Ok(()))? {
             Reply::Verified { report } => report,
             other => bail!("an unexpected answer to a verification: {other:?}"),
         }
     } else if !files.is_empty() {
-        verify_files(at.open()?.as_ref(), &at.location, &files, progress)?
+        verify_files(at.open()?.as_ref(), &at.location, &files, depth, progress)?
     } else {
         verify_with(at.open()?.as_ref(), &at.location, run, depth, &Arc::new(keys.read()?), progress)?
     };

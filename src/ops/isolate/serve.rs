@@ -73,8 +73,8 @@ fn answer(
             let report = verify_with(at.open()?.as_ref(), &at.location, run, *depth, &keys, progress)?;
             Ok(Reply::Verified { report })
         }
-        Request::VerifyFiles { at, files } => {
-            let report = verify_files(at.open()?.as_ref(), &at.location, files, progress)?;
+        Request::VerifyFiles { at, files, depth } => {
+            let report = verify_files(at.open()?.as_ref(), &at.location, files, *depth, progress)?;
             Ok(Reply::Verified { report })
         }
         Request::Repair { from, bad, locations, run } => {
