@@ -4,6 +4,7 @@ pub mod at_work;
 pub mod browse;
 pub mod capture;
 pub mod channels;
+pub mod clock;
 pub mod copies;
 pub mod drill;
 pub mod export;

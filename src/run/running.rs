@@ -15,7 +15,7 @@ use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
 use crate::model::{ByteSize, ComponentName, RunId};
 use crate::ops::at_work::{self, AtWork};
-use crate::ops::{Agent, prune, touch_job};
+use crate::ops::{Agent, clock, touch_job};
 use crate::state::{Baseline, FactKey, NewRun, StepTime, write_status};
 
 /// A run between its locks and its end.
@@ -49,7 +49,11 @@ impl<'a> Running<'a> {
     ) -> Result<Self> {
         let started = agent.now();
         let run_id = RunId::generate(started);
-        let clock_problem = prune::clock_problem(agent)?;
+        let clock_problem = clock::problem(&agent.state, started)?;
+        if let Some(problem) = &clock_problem {
+            // Before the run is there, which would hide it.
+            agent.state.set_fact(FactKey::ClockJump, problem, started)?;
+        }
         touch_job(agent, &request.job, job)?;
         let at_work = at_work::begin(run_id.as_str());
         agent.state.begin_run(&NewRun {
@@ -79,7 +83,6 @@ impl<'a> Running<'a> {
         };
         run.log.span().in_scope(|| tracing::info!("the run begins ({})", request.trigger));
         if let Some(problem) = clock_problem {
-            agent.state.set_fact(FactKey::ClockJump, &problem, started)?;
             run.note(
                 Level::Warning,
                 format!("{problem}: the backup is made, but nothing is removed for a day"),

@@ -25,6 +25,7 @@ pub use prove::{Proof, prove};
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
 use super::{at_work, keys, locks};
+use crate::clock::is_believable;
 use crate::config::DrillConfig;
 use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress, is_interruption};
@@ -273,7 +274,7 @@ fn is_due(
     last: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<bool> {
-    let from = last.map_or(since, |last| last.max(since));
+    let from = last.filter(|last| is_believable(*last, now)).map_or(since, |last| last.max(since));
     let next = Schedule::parse(line)?.next_after(zone, from);
     Ok(next.is_some_and(|next| next <= now))
 }
@@ -318,5 +319,6 @@ mod tests {
         assert!(!due("20T10:00", Some("21T06:01"), "21T23:00"));
         assert!(due("20T10:00", Some("21T06:01"), "23T23:00"));
         assert!(!due("22T10:00", Some("21T06:01"), "22T23:00"));
+        assert!(due("20T10:00", Some("29T06:01"), "21T06:00"), "a drill dated ahead by a wrong clock");
     }
 }
