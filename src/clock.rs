@@ -21,6 +21,18 @@ impl Clock for SystemClock {
     }
 }
 
+/// Whether what was written down as having happened at `at` can have. What is later than now was written under a
+/// clock that was ahead: taken at its word it would keep still whatever counts from it, for as long as that was.
+pub fn is_believable(at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    at <= now
+}
+
+/// Whether something still waits for `until`, when nothing ever waits for longer than `longest`. What says that it
+/// does counted from a clock that was ahead, and is due.
+pub fn waits(until: DateTime<Utc>, now: DateTime<Utc>, longest: Duration) -> bool {
+    now < until && until <= now + longest
+}
+
 /// A clock that stands still until it is moved.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<DateTime<Utc>>);

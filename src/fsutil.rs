@@ -55,6 +55,42 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     fsync_dir(dir)
 }
 
+/// Writes a small file where there is none, whole and durably as [`write_atomic`]. False, and nothing is changed, when
+/// there is one: of several writers, also on several hosts that share the folder, one is the first.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<bool> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut temporary = path.as_os_str().to_owned();
+    // A process id is that of processes on other hosts, too.
+    temporary.push(format!(".{:016x}.tmp", rand::random::<u64>()));
+    let temporary = PathBuf::from(temporary);
+    let result = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        close(file)?;
+        // The one of these that NFS decides at the server. Where there are no links there is the flag of rename.
+        match fs::hard_link(&temporary, path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
+            Err(_) => rename_noreplace(&temporary, path),
+            Ok(()) => {
+                let _ = fs::remove_file(&temporary); // it is there; a name too many does no harm
+                Ok(())
+            }
+        }
+    })();
+    match result {
+        Ok(()) => fsync_dir(dir).map(|()| true),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary); // the error to report is the first one
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(false),
+                _ => Err(error).with_context(|| format!("writing {}", path.display())),
+            }
+        }
+    }
+}
+
 /// Renames `from` to `to` and fails with `AlreadyExists` when `to` is there, even an empty folder.
 pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     let cwd = rustix::fs::CWD;
@@ -225,6 +261,23 @@ mod tests {
         write_atomic(&path, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn of_many_that_write_a_new_file_one_is_the_first_and_its_file_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new.json");
+        let write =
+            |number: usize| write_new(&path, format!("{number}").repeat(1000).as_bytes(), 0o644).unwrap();
+        let wrote: Vec<bool> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..8).map(|number| scope.spawn(move || write(number))).collect();
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+        });
+        assert_eq!(wrote.iter().filter(|wrote| **wrote).count(), 1);
+        let first = wrote.iter().position(|wrote| *wrote).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{first}").repeat(1000));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file was left");
     }
 

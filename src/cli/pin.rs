@@ -1,6 +1,6 @@
 //! `agent pin`, `agent unpin`: backups that a person keeps.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::args::{Global, Pin, Unpin};
 use super::common::{self, UsageError};
@@ -8,7 +8,7 @@ use super::{code, output};
 use crate::event::Progress;
 use crate::manifest;
 use crate::ops::{Agent, pins};
-use crate::state::{Copy, CopyStatus};
+use crate::state::{Copy, CopyStatus, PinChange};
 
 /// No reason is longer; it stands in a small file at every target.
 const LONGEST_REASON: usize = 1000;
@@ -43,13 +43,22 @@ fn set(global: &Global, args: &Unpin, pin: impl FnOnce(&Agent) -> Option<manifes
         bail!("run {} has no backup{at}; `{} list` shows those there are", run.run_id, agent.command);
     }
     let pin = pin(&agent);
+    let mut failed = false;
     for copy in &copies {
-        let changed = agent.state.set_pin(&run.run_id, &copy.target, pin.as_ref())?;
-        let text = match (&pin, changed) {
-            (Some(_), true) => "pinned: retention never removes it",
-            (Some(_), false) => "was pinned already",
-            (None, true) => "no longer pinned: the retention policy decides",
-            (None, false) => "was not pinned",
+        let text = match (&pin, agent.state.set_pin(&run.run_id, &copy.target, pin.as_ref())?) {
+            (Some(_), PinChange::Made) => "pinned: retention never removes it",
+            (Some(_), PinChange::None) => "was pinned already",
+            (None, PinChange::Made) => "no longer pinned: the retention policy decides",
+            (None, PinChange::None) => "was not pinned",
+            (_, PinChange::TooLate) => {
+                failed = true;
+                output::error(&anyhow!(
+                    "{} at {} cannot be pinned: retention is just removing it",
+                    run.run_id,
+                    copy.target
+                ));
+                continue;
+            }
         };
         output::print(&format!("{} at {} {text}\n", run.run_id, copy.target));
         if let Some(copy) = agent.state.copy(&run.run_id, &copy.target)?
@@ -59,7 +68,7 @@ fn set(global: &Global, args: &Unpin, pin: impl FnOnce(&Agent) -> Option<manifes
         }
     }
     common::publish(&agent)?;
-    Ok(code::OK)
+    Ok(if failed { code::FAILURE } else { code::OK })
 }
 
 /// The state holds it already; what the target does not know yet is said, with when it will.

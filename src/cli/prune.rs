@@ -18,7 +18,7 @@ use crate::model::{ByteSize, RunId, TargetName, plural};
 use crate::ops::isolate::At;
 use crate::ops::prune::hosts::{self, Group, Rules};
 use crate::ops::prune::{self, Stays};
-use crate::ops::{Agent, scan};
+use crate::ops::{Agent, clock, scan};
 use crate::retention::Decision;
 use crate::state::{State, StateError};
 
@@ -140,6 +140,11 @@ fn was_done(removed: usize, stays: &[(RunId, Stays)]) -> String {
 fn of_jobs(agent: &Agent, args: &Prune) -> Result<u8> {
     let mut answer = Answer { json: args.json, values: Vec::new(), said: false };
     let mut failed = false;
+    if let Some(why) = clock::distrust(&agent.state, agent.now())? {
+        output::warn(&format!(
+            "{why}: nothing is removed while that is so, nor for a day after it was noted"
+        ));
+    }
     for (job, config) in
         agent.config.job.iter().filter(|(name, _)| args.job.as_ref().is_none_or(|j| j == *name))
     {

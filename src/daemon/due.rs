@@ -15,6 +15,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
+use crate::clock::is_believable;
 use crate::schedule::{Schedule, catch_up_due, splay_delay};
 use crate::state::RunTrigger;
 
@@ -69,7 +70,7 @@ pub(super) struct Start {
 /// occurrences dealt with, in any order.
 pub(super) fn due(facts: &Facts<'_>, attempts: &[DateTime<Utc>]) -> Option<Due> {
     let Facts { now, .. } = *facts;
-    let believable = |at: &DateTime<Utc>| *at <= now;
+    let believable = |at: &DateTime<Utc>| is_believable(*at, now);
     let last = attempts.iter().copied().filter(|at| believable(at)).max();
     let first_seen = if believable(&facts.first_seen) { facts.first_seen } else { facts.since.min(now) };
     let changed = facts.schedule_changed_at.filter(believable);

@@ -15,7 +15,7 @@ use crate::lock;
 use crate::log;
 use crate::metrics;
 use crate::model::{JobName, RunId, TargetName};
-use crate::ops::{Agent, looks, reap, starts};
+use crate::ops::{Agent, clock, looks, reap, starts};
 use crate::state::{FactKey, HealthStatus};
 use crate::web::Context as _;
 
@@ -67,7 +67,7 @@ fn turn(
     shared.change_extra(|extra| extra.dead_runs = dead);
     let findings = looks::record(agent, &shared.extra())?;
     log_changes(&findings, &agent.command, known);
-    agent.state.set_fact(FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
+    clock::alive(&agent.state, FactKey::AgentHeartbeat, &std::process::id().to_string(), now)?;
     if let Some((at, by)) = shared.take_scraped() {
         agent.state.set_fact(FactKey::MetricsScraped, &by, at)?;
     }

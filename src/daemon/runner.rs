@@ -1,8 +1,8 @@
 //! One run on a thread of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::{Result, anyhow};
@@ -11,7 +11,7 @@ use super::context::{Ended, Shared};
 use super::scheduler::Launch;
 use crate::event::{Event, Observer, Progress};
 use crate::log;
-use crate::model::JobName;
+use crate::model::{JobName, RunId};
 use crate::ops::{Agent, failed};
 use crate::run::{self, End, Request};
 
@@ -25,6 +25,7 @@ pub(super) fn start(shared: &Arc<Shared>, launch: Launch) {
         launch,
         progress,
         locked: false,
+        begun: OnceLock::new(),
         recorded: AtomicBool::new(false),
     };
     let started = thread::Builder::new().name(format!("run {}", ending.launch.job)).spawn({
@@ -43,6 +44,8 @@ struct Ending {
     launch: Launch,
     progress: Arc<Progress>,
     locked: bool,
+    /// The run, once the state knows of it.
+    begun: OnceLock<RunId>,
     /// Set once the outcome is in the state: whatever goes wrong afterwards does not change it.
     recorded: AtomicBool,
 }
@@ -70,9 +73,15 @@ struct Freeing<'a> {
 
 impl Observer for Freeing<'_> {
     fn event(&self, event: &Event) {
-        if matches!(event, Event::Recorded) {
-            self.ending.recorded.store(true, Ordering::Relaxed);
-            self.ending.free();
+        match event {
+            Event::RunStarted { run, .. } => {
+                let _ = self.ending.begun.set(run.clone()); // there is one
+            }
+            Event::Recorded => {
+                self.ending.recorded.store(true, Ordering::Relaxed);
+                self.ending.free();
+            }
+            _ => {}
         }
         self.watcher.event(event);
     }
@@ -97,12 +106,14 @@ fn run(agent: &Agent, mut ending: Ending) {
     // What it panicked with was logged by the hook.
     let end = result
         .unwrap_or_else(|_| Err(anyhow!("internal error; please report it, with the log before this line")));
-    report(agent, launch, &end, ending.recorded.load(Ordering::Relaxed));
+    report(agent, &ending, &end);
     shared.watcher.ended(&launch.job, &end);
     ending.locked = matches!(end, Ok(End::Locked(_)));
 }
 
-fn report(agent: &Agent, launch: &Launch, end: &Result<End>, recorded: bool) {
+fn report(agent: &Agent, ending: &Ending, end: &Result<End>) {
+    let Ending { launch, begun, .. } = ending;
+    let recorded = ending.recorded.load(Ordering::Relaxed);
     let job = launch.job.as_str();
     match end {
         Ok(End::Ran(ran)) => {
@@ -117,7 +128,8 @@ fn report(agent: &Agent, launch: &Launch, end: &Result<End>, recorded: bool) {
         }
         Err(error) => {
             tracing::error!(job, "{error:#}");
-            for problem in failed::record(agent, &launch.job, launch.trigger, launch.occurrence, error) {
+            let Launch { job: name, trigger, occurrence } = launch;
+            for problem in failed::record(agent, name, *trigger, *occurrence, begun.get(), error) {
                 tracing::error!(job, "{problem}");
             }
         }

@@ -21,7 +21,7 @@ use crate::failpoint;
 use crate::health;
 use crate::lock;
 use crate::model::JobName;
-use crate::ops::Agent;
+use crate::ops::{Agent, clock};
 use crate::state::{FactKey, JobRow, RunTrigger, StateError};
 
 /// The longest time between two turns. A clock that jumps, a pause that is lifted and a lock that is let go
@@ -281,6 +281,11 @@ impl Scheduler {
                 health::words((-passed).to_std().unwrap_or_default())
             );
             self.since = now;
+            // What waits counted from the clock that was ahead.
+            if let Err(error) = self.shared.state.retry_messages(now) {
+                self.report(Some(&error));
+            }
+            self.shared.messages.wake();
         }
     }
 
@@ -303,7 +308,7 @@ impl Scheduler {
             return;
         }
         self.recorded = Some(now);
-        if let Err(error) = self.shared.state.set_fact(FactKey::SchedulerTick, "", now) {
+        if let Err(error) = clock::alive(&self.shared.state, FactKey::SchedulerTick, "", now) {
             self.report(Some(&error));
         }
     }

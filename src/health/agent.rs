@@ -250,6 +250,6 @@ pub(super) fn clock(view: &AgentView<'_>) -> Option<Verdict> {
     let at = moment(jump.at, view.config.timezone);
     Some(
         Verdict::bad(format!("the clock jumped: {} (noted {at})", first_line(&jump.value)))
-            .hint("Runs go on, nothing is deleted; check time synchronisation (`timedatectl`)"),
+            .hint("Runs go on, nothing is deleted for a day. Unless this host was off: check time synchronisation (`timedatectl`)"),
     )
 }

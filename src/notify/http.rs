@@ -16,6 +16,7 @@ use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use super::reach::Origin;
 use super::{Failure, SendError, text};
 use crate::model::Secret;
+use crate::state::LONGEST_PAUSE;
 
 /// How much of a refusal's text is read.
 const ANSWER_BYTES: usize = 2048;
@@ -23,6 +24,7 @@ const ANSWER_BYTES: usize = 2048;
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The longest wait a server can ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+const _: () = assert!(LONGEST_RETRY_AFTER.as_secs() <= LONGEST_PAUSE.num_seconds() as u64);
 /// Texts shorter than this are not looked for in answers: they would hide half of every sentence.
 const SHORTEST_SECRET: usize = 6;
 

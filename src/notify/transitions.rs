@@ -19,11 +19,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::{DateTime, Timelike, Utc};
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use super::message::Kind;
+use crate::clock::is_believable;
 use crate::event::Step;
 use crate::model::{ComponentName, Outcome};
 
@@ -252,29 +253,30 @@ pub fn reminder(policy: &Policy, history: &[PastRun], now: DateTime<Utc>) -> boo
 
 /// `remind` has passed since the newest message that somebody has. While one is queued there is no
 /// reminder: nobody would learn more from two late messages than from one. A message that was lost counts
-/// from when it was queued, so that the trouble is tried again.
+/// from when it was queued, so that the trouble is tried again. When nothing is known of when they were told but
+/// what a clock that was ahead says, it is time.
 fn reminder_due<'a>(policy: &Policy, told: impl Iterator<Item = &'a Told>, now: DateTime<Utc>) -> bool {
-    let (mut newest, mut pending) = (None, false);
+    let (mut newest, mut pending, mut any) = (None, false, false);
     for message in told {
+        any = true;
         pending |= message.fate == Fate::Pending;
-        newest = newest.max(Some(match message.fate {
+        let at = match message.fate {
             Fate::Delivered(at) => at,
             Fate::Pending | Fate::Lost => message.at,
-        }));
+        };
+        newest = newest.max(Some(at).filter(|at| is_believable(*at, now)));
     }
-    match newest {
-        Some(newest) if !policy.remind.is_zero() && !pending => {
-            now.signed_duration_since(newest).to_std().is_ok_and(|passed| passed >= policy.remind)
-        }
-        _ => false,
+    if !any || pending || policy.remind.is_zero() {
+        return false;
     }
+    newest.is_none_or(|newest| (now - newest).to_std().is_ok_and(|passed| passed >= policy.remind))
 }
 
 /// The time a digest is to cover, when one is due: once a day, at the first look after 08:00 in the zone
 /// of the host, from the last digest (or `first_seen`) to now. The hour is one at which somebody reads
 /// mail, so that a missing digest is noticed in the morning.
 ///
-/// `last` is the end of the time the last digest covered. A digest is queued whether or not there were
+/// `last` is the end of the time the last digest covered; one that cannot be believed is a day ago. A digest is queued whether or not there were
 /// runs: a mail that says "0 good" is the point of it.
 pub fn digest_due(
     policy: &Policy,
@@ -286,7 +288,8 @@ pub fn digest_due(
     if policy.success != SuccessMode::Daily {
         return None;
     }
-    let from = last.unwrap_or(first_seen);
+    let from = Some(last.unwrap_or(first_seen)).filter(|from| is_believable(*from, now));
+    let from = from.unwrap_or(now - TimeDelta::days(1));
     // The day a moment belongs to begins at 08:00; a digest is due when the day is another one. Local
     // dates, not 24 hours: a day of 23 or 25 hours has one digest too.
     let day = |at: DateTime<Utc>| {

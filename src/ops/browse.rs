@@ -93,12 +93,18 @@ pub fn cat<'b>(
     path: &[u8],
     out: &mut dyn Write,
 ) -> Result<Option<(&'b Component, u64)>> {
+    let mut led_to = path.to_vec();
     for tree in trees {
         let index = backup.index(tree)?;
         let reader = index.reader()?;
         let mut path = path.to_vec();
-        for _ in 0..LINKS_MAX {
-            let Some(located) = reader.find(&path)? else { break };
+        for followed in 0..LINKS_MAX {
+            let Some(located) = reader.find(&path)? else {
+                if followed > 0 {
+                    led_to = path;
+                }
+                break;
+            };
             let target = || {
                 let target = located.entry.target.as_ref();
                 target.map(|t| t.0.clone()).context("the index is damaged: a link names nothing")
@@ -119,11 +125,18 @@ pub fn cat<'b>(
         }
     }
     // A folder has its slash in the index.
-    let folder = [path, b"/"].concat();
+    let folder = [&led_to[..], b"/"].concat();
     for tree in trees {
         if backup.index(tree)?.reader()?.find(&folder)?.is_some() {
-            bail!("{} is a folder; list it with `ls`", PathText(path.to_vec()).display());
+            bail!("{} is a folder; list it with `ls`", PathText(led_to).display());
         }
+    }
+    if led_to != path {
+        bail!(
+            "{} is a link that leads to {}, and that is not in the backup",
+            PathText(path.to_vec()).display(),
+            PathText(led_to).display()
+        );
     }
     Ok(None)
 }

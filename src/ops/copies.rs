@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Agent;
 use super::panics::unwinding;
+use super::{Agent, at_work};
 use crate::event::{Observer, Progress};
 use crate::lock::ProcessIdentity;
 use crate::model::{RunId, TargetName};
@@ -37,7 +37,7 @@ pub use stand_in::{Host, stand_in};
 
 use making::{Became, Making};
 
-/// How long a copy is kept from others. A maker that dies is noticed earlier, by its process.
+/// How long a copy is kept from others. A maker that dies or gives up is noticed earlier.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often the lease of a copy that takes long is made longer.
 const RENEW: Duration = Duration::from_secs(60 * 60);
@@ -94,6 +94,8 @@ pub fn drain_as_configured(
     progress: &Progress,
 ) -> Result<Drained> {
     let claimer = claimer();
+    // Ends after all threads of the pass.
+    let _at_work = at_work::begin(claimer.as_str());
     let making = Making {
         current,
         pass,
@@ -314,11 +316,12 @@ fn process_of(claimer: &str) -> Option<ProcessIdentity> {
     Some(ProcessIdentity { boot_id, pid, start_ticks: Some(ticks).filter(|ticks| *ticks != 0) })
 }
 
-/// Frees the copies whose makers died at it: their leases would keep everybody away for long.
+/// Frees the copies whose makers died at it, or ended without the state having taken that: their leases would keep
+/// everybody away for long.
 fn release_dead(agent: &Agent) -> Result<()> {
     for copy in agent.state.claimed_copies(agent.now())? {
         let Some(claimer) = &copy.claimer else { continue };
-        if process_of(claimer).is_some_and(|process| !process.is_alive()) {
+        if process_of(claimer).is_some_and(|process| !at_work::goes_on(&process, claimer)) {
             agent.state.release_copy(&copy.run_id, &copy.target, claimer)?;
         }
     }

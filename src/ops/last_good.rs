@@ -59,7 +59,7 @@ pub fn loaded_anew(agent: &Agent, loaded: &Loaded) -> Result<()> {
 /// long as it is wrong in the same way.
 pub fn refuse(agent: &Agent, reason: &str, meaning: &str) -> Result<()> {
     let known = agent.state.fact(FactKey::ConfigRefused)?;
-    agent.state.set_fact(FactKey::ConfigRefused, reason, agent.now())?;
+    // Told before it counts as told: what cannot be queued is queued by the next refusal.
     if known.is_none_or(|fact| fact.value != reason) {
         let advice = format!(
             "Mend it, and look at it with `{} config check`. A daemon is told by `systemctl reload backup-agent`",
@@ -67,7 +67,7 @@ pub fn refuse(agent: &Agent, reason: &str, meaning: &str) -> Result<()> {
         );
         tell::agent_trouble(agent, "the configuration was refused", meaning, reason, &advice)?;
     }
-    Ok(())
+    Ok(agent.state.set_fact(FactKey::ConfigRefused, reason, agent.now())?)
 }
 
 /// Where a configuration that cannot be read as a whole has its state: looked for line by line, since a

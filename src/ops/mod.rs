@@ -1,8 +1,10 @@
 //! What runs, daemon and verbs share: each file one thing that is done with backups.
 
+pub mod at_work;
 pub mod browse;
 pub mod capture;
 pub mod channels;
+pub mod clock;
 pub mod copies;
 pub mod drill;
 pub mod export;
@@ -93,7 +95,7 @@ impl Agent {
 
     /// A target of the configuration, opened by this process; refused whenever another stands in its place.
     pub fn open_target(&self, name: &TargetName) -> Result<Box<dyn Target>> {
-        let scratch = self.config.state_dir.join("scratch");
+        let scratch = self.scratch_folder();
         let config = self.target(name)?;
         let target = target::open(name, config, self.state.target_identity(name)?, Some(&scratch))?;
         Ok(target::limited(target, config.bandwidth()))
@@ -105,9 +107,15 @@ impl Agent {
         Ok(at.expecting(self.state.target_identity(name)?))
     }
 
+    /// Where sources put down what they need on the way, when it cannot be beside the backup: in a folder named like
+    /// the run while it goes to a store, or as [`Agent::scratch_path`] says.
+    pub fn scratch_folder(&self) -> PathBuf {
+        self.config.state_dir.join("scratch")
+    }
+
     /// Where sources of a job put down what they need on the way, when its backups are encrypted.
     pub fn scratch_path(&self, job: &JobName) -> PathBuf {
-        self.config.state_dir.join("scratch").join(job.as_str())
+        self.scratch_folder().join(job.as_str())
     }
 
     /// Where a job's private lock stands.

@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
+use super::clock;
 use super::isolate::{self, At, Reply, Request};
 use super::verify::read_manifest;
 use crate::config::{Keep, ReadBack};
@@ -18,14 +19,9 @@ use crate::event::{Interrupted, Progress};
 use crate::manifest::Pin;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::retention::{Counts, Decision, Policy, Status, StoredCopy, decide};
-use crate::state::{CopyStatus, FactKey, PresentCopy, State};
+use crate::state::{CopyStatus, PresentCopy, State};
 use crate::target::{Removal, Target};
 
-/// How far the clock may stand behind the newest thing the state knows.
-const BEHIND: TimeDelta = TimeDelta::hours(1);
-/// How far it may have moved on since the last sign of life. A machine that was off for longer prunes one
-/// run later.
-const AHEAD: TimeDelta = TimeDelta::days(45);
 /// How long a removal at a further target may make no progress.
 const REMOVE_STALL: Duration = Duration::from_secs(10 * 60);
 
@@ -115,25 +111,6 @@ fn record_removal(
     Ok(())
 }
 
-/// Whether the clock fits what the state knows; the sentence says why not.
-pub fn clock_problem(agent: &Agent) -> Result<Option<String>> {
-    let now = agent.now();
-    let newest = agent.state.runs(None, 1)?.first().map(|run| run.ended.unwrap_or(run.started));
-    Ok(judge_clock(now, newest))
-}
-
-fn judge_clock(now: DateTime<Utc>, newest: Option<DateTime<Utc>>) -> Option<String> {
-    let newest = newest?;
-    let shown = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M UTC").to_string();
-    if now < newest - BEHIND {
-        return Some(format!("the clock shows {}, before the last run of {}", shown(now), shown(newest)));
-    }
-    if now > newest + AHEAD {
-        return Some(format!("the clock shows {}, long after the last run of {}", shown(now), shown(newest)));
-    }
-    None
-}
-
 /// A backup that was just made and read back, and is not in the state yet: run, start, outcome, stored bytes.
 pub type Fresh<'a> = Option<(&'a RunId, DateTime<Utc>, Outcome, u64)>;
 
@@ -156,8 +133,7 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
         retained_until: None,
         bytes,
     }));
-    let trusted = clock_problem(agent)?.is_none()
-        && agent.state.fact(FactKey::ClockJump)?.is_none_or(|f| !is_fresh(&f, agent.now()));
+    let trusted = clock::distrust(&agent.state, agent.now())?.is_none();
     Ok(decide(&stored, &policy(config.keep.as_ref()), counts, zone, agent.now(), trusted))
 }
 
@@ -165,11 +141,6 @@ pub fn plan(agent: &Agent, job: &JobName, target: &TargetName, fresh: Fresh<'_>)
 fn names<'a>(agent: &'a Agent, job: &'a JobName) -> impl Iterator<Item = &'a JobName> {
     let aliases = agent.config.job.get(job).map_or(&[][..], |job| &job.aliases);
     std::iter::once(job).chain(aliases)
-}
-
-/// A clock jump keeps retention still for a day: long enough to be told and looked at.
-fn is_fresh(fact: &crate::state::Fact, now: DateTime<Utc>) -> bool {
-    (now - fact.at).abs() < TimeDelta::days(1)
 }
 
 fn stored_copy(copy: PresentCopy) -> StoredCopy {
@@ -253,8 +224,12 @@ fn carry_out(
     }
     for copy in going {
         let Some(location) = copy.location.clone() else { continue };
-        // Recorded before anything is touched: a backup that is listed is a whole one.
-        agent.state.copy_expiring(&copy.run_id, target)?;
+        // Recorded before anything is touched: a backup that is listed is a whole one. The removals before this one
+        // may have taken hours, in which somebody pinned it.
+        if !agent.state.copy_expiring(&copy.run_id, target)? {
+            tracing::info!("run {} stays at target {target}: it was pinned meanwhile", copy.run_id);
+            continue;
+        }
         let result = match primary {
             Some(target) => remove(target, &location, &copy.run_id),
             None => remove_isolated(agent.at(target, location)?, &copy.run_id, progress),
@@ -281,23 +256,19 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::state::{EndedRun, NewCopy, NewRun, RunTrigger};
+    use crate::state::{EndedRun, FactKey, NewCopy, NewRun, RunTrigger};
     use crate::target::{Cache, DirectoryTarget, Mount, Scan, Sentinel, Space, Stage, StoredFile};
 
-    #[test]
-    fn a_clock_far_from_what_is_known_is_not_trusted() {
-        let newest: DateTime<Utc> = "2026-11-24T03:00:00Z".parse().unwrap();
-        assert!(judge_clock(newest + TimeDelta::hours(8), Some(newest)).is_none());
-        assert!(judge_clock(newest - TimeDelta::minutes(5), Some(newest)).is_none());
-        assert!(judge_clock(newest - TimeDelta::days(365), Some(newest)).is_some());
-        assert!(judge_clock(newest + TimeDelta::days(365), Some(newest)).is_some());
-        assert!(judge_clock(newest, None).is_none());
+    /// A folder from which nothing is removed; what is said instead.
+    struct Asked(DirectoryTarget, Box<dyn Fn() -> Removal + Send + Sync>);
+
+    /// One that lets nothing go, until a time it names or does not.
+    fn write_once(name: &TargetName, folder: &std::path::Path, until: Option<DateTime<Utc>>) -> Asked {
+        let directory = DirectoryTarget::new(name.clone(), folder.to_owned(), Mount::Any);
+        Asked(directory, Box::new(move || Removal::Retained { until }))
     }
 
-    /// A folder that lets nothing go, until a time it names or does not.
-    struct WriteOnce(DirectoryTarget, Option<DateTime<Utc>>);
-
-    impl Target for WriteOnce {
+    impl Target for Asked {
         fn name(&self) -> &TargetName {
             self.0.name()
         }
@@ -326,7 +297,7 @@ mod tests {
             self.0.holds(location, run)
         }
         fn remove(&self, _: &str, _: &RunId) -> Result<Removal> {
-            Ok(Removal::Retained { until: self.1 })
+            Ok((self.1)())
         }
         fn pin(&self, location: &str) -> Result<Option<Pin>> {
             self.0.pin(location)
@@ -398,8 +369,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut agent, job, name, runs) = four(folder.path());
         let until = "2026-12-24T03:00:00Z".parse().unwrap();
-        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
-        let target = WriteOnce(directory, Some(until));
+        let target = write_once(&name, folder.path(), Some(until));
         let prune = |agent: &Agent| at_target(agent, &job, &name, Some(&target), &Progress::default());
 
         let pruned = prune(&agent).unwrap();
@@ -419,6 +389,7 @@ mod tests {
         let shown = plan(&agent, &job, &name, None).unwrap()[1].to_string();
         assert!(shown.contains("the storage keeps it until 2026-12-24"), "{shown}");
         agent.clock = Arc::new(At(until));
+        agent.state.set_fact(FactKey::SchedulerTick, "", until).unwrap();
         assert_eq!(prune(&agent).unwrap().stays.len(), 3);
     }
 
@@ -426,12 +397,52 @@ mod tests {
     fn storage_that_does_not_say_until_when_is_asked_again_a_day_later() {
         let folder = tempfile::tempdir().unwrap();
         let (mut agent, job, name, _) = four(folder.path());
-        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
-        let target = WriteOnce(directory, None);
+        let target = write_once(&name, folder.path(), None);
         let prune = |agent: &Agent| at_target(agent, &job, &name, Some(&target), &Progress::default());
         assert_eq!(prune(&agent).unwrap().stays.len(), 3);
         assert_eq!(prune(&agent).unwrap().stays.len(), 0);
         agent.clock = Arc::new(At(agent.now() + ASK_AGAIN));
         assert_eq!(prune(&agent).unwrap().stays.len(), 3);
+    }
+    #[test]
+    fn a_backup_that_is_pinned_while_others_are_removed_stays_though_the_target_does_not_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let (agent, job, name, runs) = four(folder.path());
+        let directory = DirectoryTarget::new(name.clone(), folder.path().to_owned(), Mount::Any);
+        let (state, at, run, now) = (agent.state.clone(), name.clone(), runs[0].clone(), agent.now());
+        let somebody = move || {
+            let pin = Pin::new(now, "root@web1".to_owned(), None);
+            state.set_pin(&run, &at, Some(&pin)).unwrap();
+            Removal::Removed
+        };
+        let target = Asked(directory, Box::new(somebody));
+        let pruned = at_target(&agent, &job, &name, Some(&target), &Progress::default()).unwrap();
+        assert_eq!((pruned.removed.len(), pruned.removed.contains(&runs[0])), (2, false));
+        let copy = agent.state.copy(&runs[0], &name).unwrap().unwrap();
+        assert_eq!((copy.status, copy.pinned), (CopyStatus::Verified, true));
+    }
+
+    #[test]
+    fn a_clock_set_ahead_under_a_daemon_does_not_make_every_backup_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut agent, job, name, _) = four(folder.path());
+        let mut config = (*agent.config).clone();
+        let keep = Keep { within: Some(Duration::from_secs(30 * 86_400)), ..Keep::default() };
+        config.target.get_mut(&name).unwrap().keep = Some(keep);
+        agent.config = Arc::new(config);
+        let going = |agent: &Agent| {
+            plan(agent, &job, &name, None).unwrap().iter().filter(|decision| !decision.keep).count()
+        };
+        let alive = |agent: &Agent| {
+            clock::alive(&agent.state, FactKey::SchedulerTick, "", agent.now()).unwrap();
+        };
+        alive(&agent);
+        agent.clock = Arc::new(At(agent.now() + TimeDelta::days(40)));
+        assert_eq!(going(&agent), 0);
+        alive(&agent);
+        assert_eq!(going(&agent), 0);
+        // A host that was off for so long prunes a day later, by itself.
+        agent.clock = Arc::new(At(agent.now() + TimeDelta::days(1)));
+        assert_eq!(going(&agent), 3);
     }
 }

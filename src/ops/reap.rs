@@ -1,21 +1,28 @@
 //! Runs that died: found, cleaned up after, and told.
 //!
 //! A `running` row whose private lock is free belongs to a run that was killed, or to a machine that lost
-//! its power. If its final folder stands, the run died between the rename and the record: the backup is
-//! read back and taken over. Else its leftovers are removed and it is marked interrupted.
+//! its power; or it ended in a process that lives on, and the state did not take the end. If its final folder
+//! stands, the run died between the rename and the record: the backup is read back and taken over. Else its
+//! leftovers are removed and it is marked interrupted.
+
+use std::path::Path;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 
 use super::hooks::{Hooks, Verdict};
 use super::verify::{Depth, read_manifest, verify};
-use super::{Agent, prune, tell};
+use super::{Agent, at_work, prune, repair, tell};
 use crate::config::JobConfig;
 use crate::event::{Looked, Progress, Silent, Step};
-use crate::lock::{FileLock, LockMode, ProcessIdentity};
+use crate::lock::{FileLock, LockMode};
 use crate::manifest::Manifest;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 use crate::state::{ComponentSummary, CopyStatus, EndedRun, NewCopy, Run};
 use crate::target::Target;
+
+#[cfg(test)]
+mod tests;
 
 /// How many of the latest runs are looked at for backups that should not be there.
 const LOOK_BACK: usize = 30;
@@ -34,34 +41,43 @@ pub enum Fate {
 /// Looks at all running rows, and reaps those that are dead.
 pub fn all(agent: &Agent) -> Result<Vec<(RunId, Fate)>> {
     let mut reaped = Vec::new();
-    for run in agent.state.all_running()? {
+    for Run { run_id, job, .. } in agent.state.all_running()? {
         // Held for as long as the run is dealt with, so that nobody starts one of this job meanwhile.
-        let Some(_lock) = try_lock(agent, &run.job)? else { continue };
-        if is_alive(&run) {
+        let Some(_lock) = try_lock(agent, &job)? else { continue };
+        // To deal with the one before may have taken hours, and this one may have ended in them.
+        let Some(run) = agent.state.run(&run_id)?.filter(|run| run.is_running() && !is_alive(run)) else {
             continue;
-        }
-        reaped.push((run.run_id.clone(), one(agent, &run)?));
+        };
+        reaped.extend(one(agent, &run)?.map(|fate| (run_id, fate)));
     }
+    remove_old_scratch(agent)?;
     Ok(reaped)
 }
 
 /// Reaps the dead runs of one job, whose private lock the caller holds.
 pub fn of_job(agent: &Agent, job: &JobName) -> Result<Vec<(RunId, Fate)>> {
     let dead = agent.state.all_running()?.into_iter().filter(|run| run.job == *job && !is_alive(run));
-    dead.map(|run| Ok((run.run_id.clone(), one(agent, &run)?))).collect()
+    let reaped = dead.map(|run| Ok(one(agent, &run)?.map(|fate| (run.run_id, fate))));
+    reaped.filter_map(Result::transpose).collect()
 }
 
 fn try_lock(agent: &Agent, job: &JobName) -> Result<Option<FileLock>> {
     let path = agent.lock_path(job);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("making folder {}", folder.display()))?;
     }
     Ok(FileLock::try_acquire(&path, LockMode::Private)?)
 }
 
-/// True when the run's process lives although its lock is free: somebody removed the lock file.
+/// True when the run goes on although its lock is free: somebody removed the lock file. Of another process it is only
+/// known that it lives; a run that this process has left does not go on.
 pub fn is_alive(run: &Run) -> bool {
-    run.process.as_ref().is_some_and(ProcessIdentity::is_alive)
+    run.process.as_ref().is_some_and(|process| at_work::goes_on(process, run.run_id.as_str()))
+}
+
+/// Whether a run that has no end in the state came to its end all the same: its process lives.
+fn has_ended(run: &Run) -> bool {
+    run.process.as_ref().is_some_and(at_work::is_own)
 }
 
 /// Removes at a job's primary target what its ended runs could not remove themselves, because the target
@@ -72,34 +88,37 @@ pub fn leftovers(agent: &Agent, job: &JobName, target: &dyn Target) -> Result<()
         let Some(run) = state.run(&run_id)?.filter(|run| run.job == *job && !run.is_running()) else {
             continue; // another job's, another host's, or at work
         };
-        // What another process copies here belongs to an ended run, too.
-        let copy = state.copy(&run.run_id, target.name())?;
-        if copy.is_none_or(|copy| copy.status != CopyStatus::Pending) {
-            target.clean(&run_id)?;
-        }
+        // What another process copies here belongs to an ended run, too; and so does what replaces a damaged copy.
+        let _no_repair = match state.copy(&run.run_id, target.name())?.map(|copy| copy.status) {
+            None => None,
+            Some(CopyStatus::Pending) => continue,
+            Some(_) => match repair::try_lock(agent)? {
+                Some(lock) => Some(lock),
+                None => continue,
+            },
+        };
+        target.clean(&run_id)?;
     }
-    // A backup that was visible when its run failed, and could not be taken away.
+    // A backup that was visible when its run failed, and could not be taken away. One that is listed since then
+    // (`agent target scan --adopt`) is somebody's, and so is one that is pinned at the target.
     let bad = |run: &Run| matches!(run.outcome, Some(Outcome::Failure | Outcome::Interrupted));
     for run in state.runs(Some(job), LOOK_BACK)?.iter().filter(|run| bad(run)) {
         let Some(location) = run.location.as_ref().filter(|_| run.target.as_ref() == Some(target.name()))
         else {
             continue;
         };
-        if target.holds(location, &run.run_id)? {
-            target.remove(location, &run.run_id)?;
+        let is_listed = state.copy(&run.run_id, target.name())?.is_some();
+        if !is_listed && target.holds(location, &run.run_id)? {
+            prune::remove(target, location, &run.run_id)?;
         }
     }
     Ok(())
 }
 
-fn one(agent: &Agent, run: &Run) -> Result<Fate> {
-    let scratch = agent.scratch_path(&run.job);
-    match std::fs::remove_dir_all(&scratch) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!("removing {}, which holds data in clear: {e}", scratch.display());
-        }
-        _ => {}
-    }
+/// None when somebody else has ended the run meanwhile.
+fn one(agent: &Agent, run: &Run) -> Result<Option<Fate>> {
+    remove_scratch(&agent.scratch_path(&run.job));
+    remove_scratch(&agent.scratch_folder().join(run.run_id.as_str()));
     let job = agent.config.job.get(&run.job);
     let target = match (&run.target, job) {
         (Some(target), _) => Some(target.clone()),
@@ -107,16 +126,23 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
         (None, None) => None,
     };
     let config = target.as_ref().and_then(|name| agent.config.target.get(name));
+    let ended = has_ended(run);
     if let (Some(name), Some(_), Some(location)) = (&target, config, &run.location) {
-        match adopt(agent, run, job, name, location) {
-            Ok(Some(outcome)) => return Ok(Fate::Adopted(outcome)),
+        let how =
+            if ended { "the state did not take its end" } else { "it died after its backup was published" };
+        match adopt(agent, run, name, location, how) {
+            Ok(Some(outcome)) => return Ok(Some(Fate::Adopted(outcome))),
             Ok(None) => {}
-            Err(e) => return Ok(Fate::Unknown(format!("{e:#}"))),
+            Err(e) => return Ok(Some(Fate::Unknown(format!("{e:#}")))),
         }
     }
     let mut reason = format!(
-        "the run ended without a word{}: its process was killed, or the machine went down",
-        run.step.map(|step| format!(" in step {step}")).unwrap_or_default()
+        "the run ended without a word{}: {}",
+        run.step.map(|step| format!(" in step {step}")).unwrap_or_default(),
+        match ended {
+            true => "the state did not take its end, the log has the reason",
+            false => "its process was killed, or the machine went down",
+        }
     );
     if let (Some(name), Some(_)) = (&target, config)
         && let Err(e) = agent.open_target(name).and_then(|target| target.clean(&run.run_id))
@@ -130,12 +156,33 @@ fn one(agent: &Agent, run: &Run) -> Result<Fate> {
     ended.error = Some(reason);
     ended.failed_step = run.step;
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
-    agent.state.end_run(&ended, &[], &messages)?;
-    Ok(Fate::Interrupted)
+    Ok(agent.state.end_run(&ended, &[], &messages)?.then_some(Fate::Interrupted))
+}
+
+/// Removes what runs that are over have left of the folders in which their sources worked, each named like its run.
+fn remove_old_scratch(agent: &Agent) -> Result<()> {
+    let Ok(entries) = fs::read_dir(agent.scratch_folder()) else { return Ok(()) }; // no run ever needed it
+    for entry in entries.flatten() {
+        let Some(run_id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Asked after the folder was seen: the state knows a run before it makes its folder.
+        if !agent.state.run(&run_id)?.is_some_and(|run| run.is_running()) {
+            remove_scratch(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn remove_scratch(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("removing {}, which holds data in clear: {e}", folder.display());
+        }
+        _ => {}
+    }
 }
 
 /// Ends what the hooks of a dead run began: nobody else takes a site out of its maintenance mode. Which of
-/// them had begun is not known beyond the step the run died in.
+/// them had begun is not known beyond the step the run died in. A run that came to its end did it itself.
 fn make_up_hooks(
     agent: &Agent,
     run: &Run,
@@ -143,7 +190,8 @@ fn make_up_hooks(
     outcome: Outcome,
     error: Option<&str>,
 ) -> Vec<String> {
-    let Some(job) = job.filter(|_| run.step.is_some_and(|step| step >= Step::Preflight)) else {
+    let begun = run.step.is_some_and(|step| step >= Step::Preflight);
+    let Some(job) = job.filter(|_| begun && !has_ended(run)) else {
         return Vec::new();
     };
     let hooks = Hooks::new(agent, &run.job, job, &run.run_id, &Silent);
@@ -151,14 +199,17 @@ fn make_up_hooks(
     hooks.problems()
 }
 
-/// Takes over a backup that was published but not recorded. `None` when there is none at its location.
-fn adopt(
-    agent: &Agent,
-    run: &Run,
-    job: Option<&JobConfig>,
-    name: &TargetName,
-    location: &str,
-) -> Result<Option<Outcome>> {
+/// Takes over what a run of this process has published, when the state did not take its end for this reason. `None`
+/// when it has published nothing that is still there and whole. The caller holds the job's private lock.
+pub(super) fn take_over(agent: &Agent, run: &Run, error: &str) -> Result<Option<Outcome>> {
+    let (Some(name), Some(location)) = (&run.target, &run.location) else { return Ok(None) };
+    adopt(agent, run, name, location, &format!("the state did not take its end at once ({error})"))
+}
+
+/// Takes over a backup that was published but not recorded; `how` that came. `None` when there is none at its
+/// location.
+fn adopt(agent: &Agent, run: &Run, name: &TargetName, location: &str, how: &str) -> Result<Option<Outcome>> {
+    let job = agent.config.job.get(&run.job);
     let target = agent.open_target(name)?;
     if !target.holds(location, &run.run_id)? {
         return Ok(None);
@@ -175,16 +226,16 @@ fn adopt(
     let mut ended = ended_by_manifest(&manifest, agent.now());
     ended.degraded.push(match config.looked_at() {
         Looked::NotAt(why) => format!(
-            "run: it died after its backup was published; the backup counts, its files have the lengths they should \
-             have, and was not read back: {why}"
+            "run: {how}; the backup counts, its files have the lengths they should have, and was not read back: {why}"
         ),
-        looked => format!("run: it died after its backup was published; the backup was {looked} and counts"),
+        looked => format!("run: {how}; the backup was {looked} and counts"),
     });
     ended.degraded.extend(make_up_hooks(agent, run, job, manifest.outcome, None));
     let messages = tell::plan_end(agent, run, &mut ended, None, Vec::new())?;
-    agent.state.end_run(&ended, &copies, &messages)?;
+    let is_recorded = agent.state.end_run(&ended, &copies, &messages)?;
     // It may have died in its own retention.
-    if manifest.outcome.is_good()
+    if is_recorded
+        && manifest.outcome.is_good()
         && let Err(e) = prune::at_target(agent, &run.job, name, Some(target.as_ref()), &Progress::default())
     {
         tell::degraded(agent, &run.run_id, &format!("retention {name}: {e:#}"))?;

@@ -38,7 +38,12 @@ pub enum Repaired {
 
 /// Holds the one place where copies are repaired on this host.
 pub fn lock(agent: &Agent) -> Result<FileLock> {
-    locks::beside(agent, "all.repair")?.context("another repair is under way on this host")
+    try_lock(agent)?.context("another repair is under way on this host")
+}
+
+/// The same. None while a repair is under way.
+pub fn try_lock(agent: &Agent) -> Result<Option<FileLock>> {
+    locks::beside(agent, "all.repair")
 }
 
 /// The damaged copies, newest backup first: of one run or all, at one target or all.

@@ -10,6 +10,7 @@ use super::Agent;
 use super::isolate::verify_copy;
 use super::repair::{self, Repaired};
 use super::verify::{Depth, Report};
+use crate::clock::is_believable;
 use crate::config::ReadBack;
 use crate::event::{Interrupted, Progress};
 use crate::model::{RunId, TargetName};
@@ -93,12 +94,12 @@ fn next(agent: &Agent, target: &TargetName, unread: &BTreeSet<RunId>) -> Result<
     copies.retain(|copy| !unread.contains(&copy.run_id));
     let left = match config.budget {
         None => Left::All,
-        Some(budget) => match agent.state.verify_read_since(target, now - DAY)? {
+        Some(budget) => match agent.state.verify_read_since(target, now - DAY, now)? {
             0 => Left::Fresh(budget.0),
             spent => Left::Some(budget.0.saturating_sub(spent)),
         },
     };
-    Ok(choose(copies, round, left))
+    Ok(choose(copies, round, left, now))
 }
 
 /// What is left of a day's budget.
@@ -113,8 +114,11 @@ enum Left {
 }
 
 /// The copy not looked at for longest, of those not looked at since the round began.
-fn choose(copies: Vec<Copy>, round: DateTime<Utc>, left: Left) -> Option<Copy> {
-    let looked_at = |copy: &Copy| copy.verified_at.or(copy.created_at).unwrap_or(copy.queued_at);
+fn choose(copies: Vec<Copy>, round: DateTime<Utc>, left: Left, now: DateTime<Utc>) -> Option<Copy> {
+    let looked_at = |copy: &Copy| {
+        let looks = [copy.verified_at, copy.created_at, Some(copy.queued_at)].into_iter().flatten();
+        looks.into_iter().find(|at| is_believable(*at, now)).unwrap_or(DateTime::UNIX_EPOCH)
+    };
     let oldest = copies
         .into_iter()
         .filter(|copy| copy.status.is_kept() || copy.status == CopyStatus::Corrupt)
@@ -164,7 +168,8 @@ mod tests {
 
     fn chosen(copies: &[Copy], left: Left) -> Option<String> {
         let round = "2026-11-22T00:00:00Z".parse().unwrap();
-        choose(copies.to_vec(), round, left)?.location
+        let now = "2026-11-25T00:00:00Z".parse().unwrap();
+        choose(copies.to_vec(), round, left, now)?.location
     }
 
     #[test]
@@ -173,6 +178,21 @@ mod tests {
         assert_eq!(chosen(&copies, Left::All).as_deref(), Some("11"));
         assert_eq!(chosen(&copies[..1], Left::All).as_deref(), Some("10"));
         assert_eq!(chosen(&copies[2..], Left::All), None);
+    }
+
+    #[test]
+    fn a_look_that_a_wrong_clock_dated_ahead_counts_for_nothing() {
+        let later = "2027-11-20T12:00:00Z".parse().unwrap();
+        let ahead = Some(later);
+        let read_ahead = Copy { verified_at: ahead, ..copy("23", "23", 5) };
+        assert_eq!(
+            chosen(std::slice::from_ref(&read_ahead), Left::All),
+            None,
+            "it was made since the round began"
+        );
+        let both = Copy { created_at: ahead, queued_at: later, ..read_ahead };
+        assert!(chosen(&[both], Left::All).is_some());
+        assert!(chosen(&[Copy { verified_at: ahead, ..copy("10", "10", 5) }], Left::All).is_some());
     }
 
     #[test]

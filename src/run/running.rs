@@ -14,7 +14,8 @@ use crate::failpoint;
 use crate::lock::ProcessIdentity;
 use crate::log::RunLog;
 use crate::model::{ByteSize, ComponentName, RunId};
-use crate::ops::{Agent, prune, touch_job};
+use crate::ops::at_work::{self, AtWork};
+use crate::ops::{Agent, clock, touch_job};
 use crate::state::{Baseline, FactKey, NewRun, StepTime, write_status};
 
 /// A run between its locks and its end.
@@ -28,6 +29,7 @@ pub(super) struct Running<'a> {
     pub(super) started: DateTime<Utc>,
     pub(super) log: RunLog,
     steps: Mutex<Steps>,
+    _at_work: AtWork,
 }
 
 #[derive(Default)]
@@ -47,8 +49,13 @@ impl<'a> Running<'a> {
     ) -> Result<Self> {
         let started = agent.now();
         let run_id = RunId::generate(started);
-        let clock_problem = prune::clock_problem(agent)?;
+        let clock_problem = clock::problem(&agent.state, started)?;
+        if let Some(problem) = &clock_problem {
+            // Before the run is there, which would hide it.
+            agent.state.set_fact(FactKey::ClockJump, problem, started)?;
+        }
         touch_job(agent, &request.job, job)?;
+        let at_work = at_work::begin(run_id.as_str());
         agent.state.begin_run(&NewRun {
             run_id: run_id.clone(),
             job: request.job.clone(),
@@ -57,15 +64,25 @@ impl<'a> Running<'a> {
             process: ProcessIdentity::current(),
             started,
         })?;
+        // Whoever has to deal with an error knows from here on which run it is.
+        observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
         failpoint::hit("begun-run")?;
         write_status(&agent.state, started)?;
         let log = RunLog::new(&request.job, &run_id);
-        observer.event(&Event::RunStarted { run: run_id.clone(), job: request.job.clone() });
-        let steps = Mutex::default();
-        let run = Self { agent, request, job, observer, progress, run_id, started, log, steps };
+        let run = Self {
+            agent,
+            request,
+            job,
+            observer,
+            progress,
+            run_id,
+            started,
+            log,
+            steps: Mutex::default(),
+            _at_work: at_work,
+        };
         run.log.span().in_scope(|| tracing::info!("the run begins ({})", request.trigger));
         if let Some(problem) = clock_problem {
-            agent.state.set_fact(FactKey::ClockJump, &problem, started)?;
             run.note(
                 Level::Warning,
                 format!("{problem}: the backup is made, but nothing is removed for a day"),

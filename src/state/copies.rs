@@ -20,6 +20,7 @@ use super::{State, StateError};
 use crate::manifest::Pin;
 use crate::model::{JobName, Outcome, RunId, TargetName};
 
+pub use pins::PinChange;
 pub use queue::CopyFailure;
 
 words! {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::one_job;
 use super::run::{ComponentSummary, Run};
-use super::sql::{from_ms, get_json, get_word, int, ms, opt_ms, uint, word};
+use super::sql::{from_ms, get_json, get_word, int, ms, opt_ms, time, uint, word};
 use super::{State, StateError};
 use crate::model::{ComponentName, JobName, Outcome, RunId};
 
@@ -198,6 +198,15 @@ impl State {
                 .prepare_cached("SELECT * FROM runs ORDER BY seq DESC LIMIT ?1")?
                 .query_map([int(limit as u64)], Run::from_row)?
                 .collect(),
+        })
+    }
+
+    /// When the latest `limit` runs of all jobs started, newest first.
+    pub fn run_starts(&self, limit: usize) -> Result<Vec<DateTime<Utc>>, StateError> {
+        self.read("read when runs started", |tx| {
+            tx.prepare_cached("SELECT started FROM runs ORDER BY seq DESC LIMIT ?1")?
+                .query_map([int(limit as u64)], |row| time(row, "started"))?
+                .collect()
         })
     }
 

@@ -51,10 +51,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use chrono::TimeDelta;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use adopt::FoundBackup;
-pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy, PresentCopy};
+pub use copies::{Copy, CopyFailure, CopyStatus, NewCopy, PinChange, PresentCopy};
 pub use counters::{Contention, Counter, names};
 pub use drills::{Drill, DrillPlan, DrillResult, JobDrills, NewDrill, ScratchDatabase};
 pub use error::StateError;
@@ -74,6 +75,10 @@ pub use targets::TargetIdentity;
 
 /// File name of the database inside the state folder.
 pub const DATABASE_FILE: &str = "state.db";
+
+/// Nothing in the queues of messages and copies waits for longer than this, and no message is claimed for longer. What
+/// is to wait for longer by what is written down was written under a clock that was ahead, and is due.
+pub const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(30);
 
 /// A handle to the state database. Cheap to clone; may be used from any thread, but its functions block
 /// for the length of a commit, so call them off the async executor.

@@ -1,6 +1,6 @@
 //! Small conversions between rows and values.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row, RowIndex};
 use serde::Serialize;
@@ -9,6 +9,11 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 /// Milliseconds since 1970, the form of every timestamp in the database.
 pub(super) fn ms(time: DateTime<Utc>) -> i64 {
     time.timestamp_millis()
+}
+
+/// [`crate::clock::waits`] as a condition: `column` and `now` are what stands there in SQL. Null where the column is.
+pub(super) fn waits(column: &str, now: &str, longest: TimeDelta) -> String {
+    format!("({column} > {now} AND {column} <= {now} + {})", longest.num_milliseconds())
 }
 
 pub(super) fn opt_ms(time: Option<DateTime<Utc>>) -> Option<i64> {

@@ -20,7 +20,7 @@ impl State {
         now: DateTime<Utc>,
     ) -> Result<(), StateError> {
         self.write(&format!("record what was read back at {target}"), |tx| {
-            tx.execute("DELETE FROM verify_reads WHERE at < ?1", [ms(now - KEPT)])?;
+            tx.execute("DELETE FROM verify_reads WHERE at < ?1 OR at > ?2", [ms(now - KEPT), ms(now)])?;
             tx.execute(
                 "INSERT INTO verify_reads (target, at, bytes) VALUES (?1, ?2, ?3)",
                 params![target.as_str(), ms(now), int(bytes)],
@@ -29,12 +29,17 @@ impl State {
         })
     }
 
-    /// Bytes read back at a target on the schedule since `since`.
-    pub fn verify_read_since(&self, target: &TargetName, since: DateTime<Utc>) -> Result<u64, StateError> {
+    /// Bytes read back at a target on the schedule since `since`. What is dated later than now is not believed.
+    pub fn verify_read_since(
+        &self,
+        target: &TargetName,
+        since: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<u64, StateError> {
         self.read(&format!("read what was read back at {target}"), |tx| {
             tx.query_row(
-                "SELECT coalesce(sum(bytes), 0) AS n FROM verify_reads WHERE target = ?1 AND at > ?2",
-                params![target.as_str(), ms(since)],
+                "SELECT coalesce(sum(bytes), 0) AS n FROM verify_reads WHERE target = ?1 AND at > ?2 AND at <= ?3",
+                params![target.as_str(), ms(since), ms(now)],
                 |row| uint(row, "n"),
             )
         })

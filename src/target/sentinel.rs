@@ -76,11 +76,18 @@ impl Sentinel {
         Ok(bytes)
     }
 
-    /// Writes it into `folder`, durably, readable by all: other hosts compare it too.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    /// Writes it into `folder`, durably, readable by all: other hosts compare it too. Gives the one that stands there
+    /// then: when another host was faster, that is its one, which it has recorded already.
+    pub fn place(&self, folder: &Path) -> Result<Self> {
         let path = folder.join(SENTINEL_FILE);
-        fsutil::write_atomic(&path, &self.to_bytes()?, 0o644)
-            .with_context(|| format!("writing the sentinel {}", path.display()))
+        let wrote = fsutil::write_new(&path, &self.to_bytes()?, 0o644)
+            .with_context(|| format!("writing the sentinel {}", path.display()))?;
+        if wrote {
+            return Ok(self.clone());
+        }
+        Self::read(folder)?.with_context(|| {
+            format!("another host has just written the sentinel {}, and it is gone again", path.display())
+        })
     }
 }
 
@@ -197,18 +204,27 @@ mod tests {
     fn a_target_is_known_again_by_its_sentinel_and_another_is_named_as_such() {
         let (here, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let name: TargetName = "nas".parse().unwrap();
-        Sentinel::generate("web1", now()).write(here.path()).unwrap();
+        Sentinel::generate("web1", now()).place(here.path()).unwrap();
         let identity = identify(here.path(), now()).unwrap();
         assert_eq!(identity.id.as_deref().map(str::len), Some(32));
         compare(&name, here.path(), &identity).unwrap();
         let refused = compare(&name, other.path(), &identity).unwrap_err().to_string();
         assert!(refused.contains("has no .backup-agent-target.json"), "{refused}");
-        Sentinel::generate("web2", now()).write(other.path()).unwrap();
+        Sentinel::generate("web2", now()).place(other.path()).unwrap();
         let refused = compare(&name, other.path(), &identity).unwrap_err().to_string();
         assert!(refused.contains("another share is mounted") && refused.contains("web2"), "{refused}");
         let elsewhere = TargetIdentity { id: None, file_system: "nfs".to_owned(), ..identity };
         let refused = compare(&name, here.path(), &elsewhere).unwrap_err().to_string();
         assert!(refused.contains("another file system"), "{refused}");
+    }
+
+    #[test]
+    fn of_two_hosts_that_both_found_none_the_second_takes_what_the_first_has_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (Sentinel::generate("web1", now()), Sentinel::generate("web2", now()));
+        assert_eq!(first.place(folder.path()).unwrap(), first);
+        assert_eq!(second.place(folder.path()).unwrap(), first);
+        assert_eq!(Sentinel::read(folder.path()).unwrap(), Some(first));
     }
 
     #[test]
@@ -222,7 +238,8 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
         let later = Sentinel { version: 2, ..Sentinel::generate("web1", now()) };
-        later.write(folder.path()).unwrap();
+        fs::remove_file(&path).unwrap();
+        later.place(folder.path()).unwrap();
         let error = Sentinel::read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("update the agent"), "{error}");
         fs::remove_file(&path).unwrap();

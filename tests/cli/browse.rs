@@ -55,7 +55,8 @@ fn what_is_in_a_backup_is_listed_by_level_and_as_a_whole() {
 fn one_file_is_printed_as_it_was_through_links_and_holes() {
     let world = world();
     let data = data(&world);
-    world.sh("truncate -s 3M data/sparse && printf end >> data/sparse && ln data/index.php data/second");
+    world.sh("truncate -s 3M data/sparse && printf end >> data/sparse && ln data/index.php data/second; \
+              ln -s app data/current; ln -s ../elsewhere/x data/away");
     world.agent("backup").exits(0);
     for (path, file) in [
         ("index.php", "index.php"),
@@ -72,6 +73,14 @@ fn one_file_is_printed_as_it_was_through_links_and_holes() {
     }
     assert_eq!(world.agent("cat latest --component numbers").exits(0).out, "1\n2\n3\n");
     world.agent(&format!("cat latest {data}/app")).exits(1).says(&["/app is a folder; list it with `ls`"]);
+    world
+        .agent(&format!("cat latest {data}/current"))
+        .exits(1)
+        .says(&["/app is a folder; list it with `ls`"]);
+    world
+        .agent(&format!("cat latest {data}/away"))
+        .exits(1)
+        .says(&["/away is a link that leads to ", "/elsewhere/x, and that is not in the backup"]);
     world.agent("cat latest nothing").exits(1).says(&["there is no file nothing in run ", "ls -R"]);
     world.agent("cat latest --component application").exits(1).says(&["is a tree of files; say which file"]);
     world.agent("cat latest").exits(2);

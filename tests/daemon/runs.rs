@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use backup_agent::model::Outcome;
 use backup_agent::state::{FactKey, MessageKind, RunTrigger};
 
+#[cfg(feature = "failpoints")]
+use crate::host::all_below;
 use crate::host::{Host, PATIENCE, SLOW, get, job, metric, partials};
 
 #[test]
@@ -182,4 +184,26 @@ fn a_nas_that_is_away_costs_its_own_copy_only_and_gets_it_later() {
     daemon.wait_for("the copy", || {
         metric(address, "backup_copies_pending{backup_job=\"web\",target=\"nas\"}") == Some(0.0)
     });
+}
+
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_good_backup_outlives_a_state_that_fails_at_the_end_of_its_run() {
+    let host = Host::new("");
+    let mut daemon = host.start_with(&["--now"], |command| {
+        command.env("BACKUP_AGENT_FAILPOINT", "end-run#1=eio");
+    });
+    daemon.address();
+    daemon.wait_for("the run", || host.ended_runs() == 1);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let run = host.last_run().unwrap();
+    assert_eq!(run.outcome, Some(Outcome::Success), "{run:?}");
+    assert!(run.degraded.iter().any(|text| text.contains("Input/output error")), "{run:?}");
+
+    let mut daemon = host.start(&["--now"]);
+    daemon.wait_for("the next run", || host.ended_runs() == 2);
+    assert_eq!(daemon.stop().code(), Some(0));
+    let manifests = all_below(&host.path("local"));
+    let manifests = manifests.iter().filter(|path| path.ends_with("manifest.json")).count();
+    assert_eq!(manifests, 2, "{}", daemon.said());
 }

@@ -9,7 +9,7 @@ use crate::config::{self, Config, LoadOptions};
 use crate::daemon::context::Shared;
 use crate::daemon::reload::{self, Reloaded};
 use crate::daemon::{Options, Source};
-use crate::state::{FactKey, MessageKind, State};
+use crate::state::{DATABASE_FILE, FactKey, MessageKind, State};
 
 /// A configuration file whose mails go nowhere.
 fn write_config(folder: &Path, job_line: &str) -> LoadOptions {
@@ -79,6 +79,24 @@ fn a_bad_reload_changes_nothing_and_is_told_once_and_a_good_one_is_used_and_kept
     assert!(kept.value.contains("0 5 * * *"));
     let row = shared.state.job(&job("web")).unwrap().unwrap();
     assert_eq!(row.schedule.as_deref(), Some("0 5 * * *"));
+}
+
+#[test]
+fn a_refusal_that_could_not_be_queued_is_told_by_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = write_config(folder.path(), r#"schedule = "0 3 * * *""#);
+    let shared = started(&load);
+    let database = rusqlite::Connection::open(folder.path().join("state").join(DATABASE_FILE)).unwrap();
+    let refusing = "CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END";
+    database.execute_batch(refusing).unwrap();
+    write_config(folder.path(), r#"schedule = "0 33 * * *""#);
+    assert!(matches!(reload::reload(&shared, &load), Reloaded::Refused));
+    assert_eq!(agent_mails(&shared.state), 0);
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    for _ in 0..2 {
+        assert!(matches!(reload::reload(&shared, &load), Reloaded::Refused));
+        assert_eq!(agent_mails(&shared.state), 1);
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::daemon::scheduler::{Launch, Scheduler};
 use crate::daemon::{reload, runner, tend_loop};
 use crate::model::Outcome;
 use crate::ops::copies::Host;
-use crate::state::RunTrigger;
+use crate::ops::reap::{self, Fate};
+use crate::state::{CopyStatus, RunTrigger};
 
 #[test]
 fn a_run_that_still_copies_keeps_nobody_from_starting_and_is_waited_for_at_the_end() {
@@ -118,4 +119,95 @@ fn a_run_that_cannot_even_begin_is_recorded_as_a_failure() {
     let run = bench.shared.state.last_run(&job("web")).unwrap().unwrap();
     assert_eq!(run.outcome, Some(Outcome::Failure));
     assert!(run.error.unwrap().contains("/nowhere/at"));
+}
+
+/// Makes the state refuse ends of runs of this kind, a condition on the new row, until it is dropped.
+struct Refusing(rusqlite::Connection);
+
+impl Refusing {
+    fn ends(bench: &Bench, condition: &str) -> Self {
+        let state = rusqlite::Connection::open(bench.config.state_dir.join("state.db")).unwrap();
+        let trigger = format!(
+            "CREATE TRIGGER refuse BEFORE UPDATE OF outcome ON runs WHEN {condition}
+             BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END"
+        );
+        state.execute_batch(&trigger).unwrap();
+        Self(state)
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        self.0.execute_batch("DROP TRIGGER refuse").unwrap();
+    }
+}
+
+/// One run on its thread, at a time of its own; whether it began.
+fn one_run(bench: &Bench, at_time: &str) -> bool {
+    bench.clock.set(at(at_time));
+    runner::start(&bench.shared, of("web", RunTrigger::Schedule, at_time));
+    wait_for("the end of the run", || !bench.shared.is_busy());
+    bench.shared.take_ended().iter().all(|ended| !ended.locked)
+}
+
+/// Outcomes of the runs, newest first, and how many backups stand at the target.
+fn runs_and_backups(bench: &Bench) -> (Vec<Option<Outcome>>, usize) {
+    let runs = bench.shared.state.runs(Some(&job("web")), 10).unwrap();
+    let target = bench.shared.agent().open_target(&bench.config.job["web"].targets[0]).unwrap();
+    let stands = |run: &&crate::state::Run| {
+        run.location.as_ref().is_some_and(|location| target.holds(location, &run.run_id).unwrap())
+    };
+    (runs.iter().map(|run| run.outcome).collect(), runs.iter().filter(stands).count())
+}
+
+#[test]
+fn a_good_backup_whose_end_the_state_takes_only_at_the_second_attempt_counts_and_stays() {
+    let bench = Bench::new("2026-11-24T03:00:00Z", &[("web", "0 3 * * *")]);
+    // What is recorded of it afterwards is degraded, or a failure.
+    let refusing = Refusing::ends(&bench, "NEW.outcome = 'success' AND NEW.degraded = '[]'");
+    assert!(one_run(&bench, "2026-11-24T03:00:00Z"));
+    drop(refusing);
+    assert_eq!(runs_and_backups(&bench), (vec![Some(Outcome::Success)], 1));
+    let run = bench.shared.state.last_run(&job("web")).unwrap().unwrap();
+    assert!(
+        run.degraded.len() == 1
+            && run.degraded[0].contains("disk I/O error")
+            && run.degraded[0].contains("read back"),
+        "{run:?}"
+    );
+    let copies = bench.shared.state.copies_of(&run.run_id).unwrap();
+    assert_eq!(copies.iter().map(|copy| copy.status).collect::<Vec<_>>(), [CopyStatus::Verified]);
+    assert!(one_run(&bench, "2026-11-25T03:00:00Z"));
+    assert_eq!(runs_and_backups(&bench), (vec![Some(Outcome::Success); 2], 2));
+}
+
+#[test]
+fn a_failed_run_whose_end_the_state_takes_only_at_the_second_attempt_is_a_failure() {
+    let bench = Bench::new("2026-11-24T03:00:00Z", &[("web", "0 3 * * *")]);
+    std::fs::remove_dir_all(bench.folder.path().join("source")).unwrap();
+    let refusing = Refusing::ends(&bench, "NEW.error NOT LIKE '%disk I/O error%'");
+    assert!(one_run(&bench, "2026-11-24T03:00:00Z"));
+    drop(refusing);
+    assert_eq!(runs_and_backups(&bench), (vec![Some(Outcome::Failure)], 0));
+}
+
+#[test]
+fn a_run_whose_end_the_state_never_took_blocks_no_other_and_its_backup_is_taken_over() {
+    let bench = Bench::new("2026-11-24T03:00:00Z", &[("web", "0 3 * * *")]);
+    let refusing = Refusing::ends(&bench, "NEW.outcome IS NOT NULL");
+    assert!(one_run(&bench, "2026-11-24T03:00:00Z"));
+    assert_eq!(runs_and_backups(&bench), (vec![None], 1));
+    drop(refusing);
+    assert!(one_run(&bench, "2026-11-25T03:00:00Z"), "locked by a run that is over");
+    assert_eq!(runs_and_backups(&bench), (vec![Some(Outcome::Success); 2], 2));
+
+    // Without a backup; and no run of the job comes by.
+    std::fs::remove_dir_all(bench.folder.path().join("source")).unwrap();
+    let refusing = Refusing::ends(&bench, "NEW.outcome IS NOT NULL");
+    assert!(one_run(&bench, "2026-11-26T03:00:00Z"));
+    drop(refusing);
+    let reaped = reap::all(&bench.shared.agent()).unwrap();
+    assert!(matches!(reaped[..], [(_, Fate::Interrupted)]), "{reaped:?}");
+    let run = bench.shared.state.last_run(&job("web")).unwrap().unwrap();
+    assert!(run.error.unwrap().contains("the state did not take its end"));
 }

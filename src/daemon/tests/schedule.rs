@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::daemon::scheduler::Launch;
 use crate::lock::{self, FileLock, LockMode};
-use crate::state::RunTrigger;
+use crate::state::{FactKey, MessageKind, NewMessage, RunTrigger};
 
 #[test]
 fn each_occurrence_starts_one_run_at_its_time() {
@@ -57,6 +57,40 @@ fn a_machine_that_slept_makes_up_for_what_it_missed() {
     let mut bench = Bench::new("2026-11-24T02:00:00Z", &[("web", "0 3 * * *")]);
     assert_eq!(bench.turn("2026-11-24T02:00:10Z"), []);
     assert_eq!(bench.turn("2026-11-24T07:30:00Z"), [of("web", RunTrigger::CatchUp, "2026-11-24T03:00:00Z")]);
+}
+
+#[test]
+fn a_clock_set_far_ahead_is_noted_in_the_turn_that_starts_what_is_due_by_it() {
+    let mut bench = Bench::new("2026-11-24T02:00:00Z", &[("web", "0 3 * * *")]);
+    bench.turn("2026-11-24T02:00:10Z");
+    let noted = |bench: &Bench| bench.shared.state.fact(FactKey::ClockJump).unwrap();
+    assert_eq!(noted(&bench), None);
+    assert_eq!(bench.turn("2027-01-03T07:30:00Z").len(), 1);
+    let jump = noted(&bench).unwrap();
+    assert!(jump.value.contains("long after the last sign of life of 2026-11-24"), "{}", jump.value);
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_the_messages_that_wait_due() {
+    let mut bench = Bench::new("2026-11-24T08:00:00Z", &[("web", "0 3 * * *")]);
+    let state = bench.shared.state.clone();
+    let message = NewMessage {
+        channel: "admin".parse().unwrap(),
+        job: None,
+        run_id: None,
+        kind: MessageKind::Agent,
+        recipient: "a@example.org".to_owned(),
+        message_id: "<1@h>".to_owned(),
+        subject: "a refused configuration".to_owned(),
+        payload: "{}".to_owned(),
+        not_before: at("2026-11-24T08:10:00Z"),
+    };
+    state.enqueue(&[message], at("2026-11-24T08:00:00Z")).unwrap();
+    let due = |now: &str| state.claim_messages(at(now), Duration::from_secs(1), 10).unwrap().len();
+    bench.turn("2026-11-24T08:00:10Z");
+    assert_eq!(due("2026-11-24T08:00:10Z"), 0);
+    bench.turn("2026-11-24T06:00:20Z");
+    assert_eq!(due("2026-11-24T06:00:20Z"), 1);
 }
 
 #[test]

@@ -5,11 +5,13 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::notify::{Failure, SendError};
+use crate::state::LONGEST_PAUSE;
 
 /// The wait after the first failed attempt; each further one doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+const _: () = assert!(LONGEST_WAIT.as_secs() <= LONGEST_PAUSE.num_seconds() as u64);
 /// After this long a message that was never accepted is given up. It stays in the outbox as failed, and a
 /// trouble that lasts is told anew.
 pub const GIVE_UP_AFTER: TimeDelta = TimeDelta::days(3);

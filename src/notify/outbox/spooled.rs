@@ -9,11 +9,11 @@ use chrono::{DateTime, Utc};
 use super::attempts::{Verdict, judge};
 use super::send::{find, send};
 use super::{Delivery, blocking, problem};
-use crate::clock::Clock;
+use crate::clock::{Clock, waits};
 use crate::model::ChannelName;
 use crate::notify::spool::{self, Spooled};
 use crate::notify::{Channel, Failure, SendError};
-use crate::state::{NewMessage, State};
+use crate::state::{LONGEST_PAUSE, NewMessage, State};
 
 /// Tells at once, without the state: each message is put into the spool and sent from there. One that the
 /// spool cannot keep is sent all the same; when that fails too, the result says that nobody was told.
@@ -134,7 +134,7 @@ pub(super) async fn deliver_spool(
         if entry.message.delivered.is_some() {
             continue;
         }
-        if entry.message.next_attempt.is_some_and(|at| at > now) {
+        if entry.message.next_attempt.is_some_and(|at| waits(at, now, LONGEST_PAUSE)) {
             done.pending += 1;
             continue;
         }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::Payload;
+use crate::clock::{is_believable, waits};
 use crate::model::{JobName, Outcome, RunId};
 use crate::notify::Channel;
 use crate::notify::facts::RunFacts;
 use crate::notify::transitions::{Fate, PastRun, Told, Trouble};
-use crate::state::{Message, MessageKind, MessageStatus, Run, State, StateError};
+use crate::state::{LONGEST_PAUSE, Message, MessageKind, MessageStatus, Run, State, StateError};
 
 /// A job's ended runs, newest first, up to and with the newest good and undegraded one; `before` and
 /// everything after it left out.
@@ -44,11 +45,21 @@ pub(super) fn rows_of(
     channel: &Channel,
     job: &JobName,
     runs: &[Run],
+    now: DateTime<Utc>,
 ) -> Result<Vec<Message>, StateError> {
-    match runs.iter().map(|r| r.started).min() {
+    match told_since(runs.iter().map(|r| r.started), now) {
         Some(since) => state.messages_about(&channel.name, job, since),
         None => Ok(Vec::new()),
     }
+}
+
+/// Since when there can be messages about runs that started then: a run that a wrong clock dated ahead may have been
+/// told of before.
+pub(super) fn told_since(
+    starts: impl Iterator<Item = DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    starts.map(|start| if is_believable(start, now) { start } else { DateTime::UNIX_EPOCH }).min()
 }
 
 pub(super) fn payload_of(row: &Message) -> Option<Payload> {
@@ -63,7 +74,9 @@ fn told(rows: &[Message], now: DateTime<Utc>) -> BTreeMap<(&RunId, String), Told
         let fate = match row.status {
             MessageStatus::Delivered => Fate::Delivered(row.closed_at.unwrap_or(row.created_at)),
             // On its way at this moment: whoever is told next should not hear that nobody was told.
-            MessageStatus::Pending if row.claimed_until.is_some_and(|until| until > now) => {
+            MessageStatus::Pending
+                if row.claimed_until.is_some_and(|until| waits(until, now, LONGEST_PAUSE)) =>
+            {
                 Fate::Delivered(now)
             }
             MessageStatus::Pending => Fate::Pending,

@@ -34,7 +34,7 @@ pub fn periodic(
         let mut facts = None;
         let readers = channels.iter().map(AsRef::as_ref).filter(|c| !c.is_ping());
         for channel in readers.filter(|c| context.tells(&c.name)) {
-            let rows = rows_of(state, channel, &context.job, &runs)?;
+            let rows = rows_of(state, channel, &context.job, &runs, now)?;
             let mut due = made_up(state, channel, context, &newest, &before, &rows, &mut facts, now)?;
             if due.is_empty()
                 && !context.paused

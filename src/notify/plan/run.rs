@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::past::{earlier_self, history, mended, payload_of, runs_before};
+use super::past::{earlier_self, history, mended, payload_of, runs_before, told_since};
 use super::ping::plan_ping;
 use super::{Plan, rows};
 use crate::model::Outcome;
@@ -24,7 +24,8 @@ pub fn run_ended(
     now: DateTime<Utc>,
 ) -> Result<Plan, StateError> {
     let runs = runs_before(state, &facts.job, Some(&facts.run_id))?;
-    let since = runs.iter().map(|r| r.started).min().unwrap_or(facts.started).min(facts.started);
+    let starts = runs.iter().map(|r| r.started).chain([facts.started]);
+    let since = told_since(starts, now).unwrap_or(facts.started);
     let mut plan = Plan::default();
     for channel in channels.iter().map(AsRef::as_ref) {
         let rows = state.messages_about(&channel.name, &facts.job, since)?;

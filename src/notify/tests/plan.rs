@@ -175,6 +175,31 @@ fn a_failure_is_told_once_then_its_recovery() {
 }
 
 #[test]
+fn a_failure_told_under_a_clock_that_was_ahead_is_told_again_once_a_day() {
+    let mut world = World::new(SuccessMode::Never, &["a@example.org"]);
+    let right = world.now;
+    world.now += TimeDelta::days(365);
+    world.fail(Step::Capture);
+    world.accept_all();
+    world.now = right;
+    let periodic = |world: &World| {
+        world.periodic().enqueue(&world.state, world.now).unwrap();
+        world.accept_all();
+    };
+    for minutes in [0, 1, 60, 23 * 60] {
+        world.now = right + TimeDelta::minutes(minutes);
+        periodic(&world);
+    }
+    assert_eq!(world.told(), "failure reminder");
+    world.now = right + TimeDelta::hours(10);
+    world.fail(Step::Capture);
+    assert_eq!(world.told(), "failure reminder");
+    world.now = right + TimeDelta::hours(25);
+    periodic(&world);
+    assert_eq!(world.told(), "failure reminder reminder");
+}
+
+#[test]
 fn a_recovery_replaces_what_is_still_queued_and_says_so() {
     let mut world = World::new(SuccessMode::Always, &["a@example.org", "b@example.org"]);
     world.fail(Step::Capture);

@@ -121,7 +121,8 @@ fn what_is_told_after_a_run() {
         ("failure, then degraded",            vec![failed(&["failure 8 +"]), good()], "degraded:nas", "recovery degraded"),
         ("degraded as before the failure",    vec![failed(&["failure 8 +"]), degraded(&["degraded 16 +"]), good()], "degraded:nas", "recovery"),
         ("both over",                         vec![failed(&["failure 8 +"]), degraded(&["degraded 16 +"]), good()], "good", "recovery"),
-        ("clock set back",                    vec![failed(&["failure -48 +"]), good()], "failure@capture", ""),
+        ("clock set back",                    vec![failed(&["failure -48 +"]), good()], "failure@capture", "reminder"),
+        ("clock set back, told since",      vec![failed(&["failure -48 +", "reminder 8 +"]), good()], "failure@capture", ""),
     ];
     for (what, history, run, expected) in table {
         let due = after_run(&policy(SuccessMode::Never), &history, &end(run), now());
@@ -162,6 +163,11 @@ fn reminders_come_without_a_new_run() {
     assert!(!reminder(&policy, &failed(&["failure 23 +"]), now()));
     assert!(reminder(&policy, &failed(&["failure 24 +"]), now()));
     assert!(!reminder(&policy, &failed(&["failure 24 ?"]), now()));
+    assert!(
+        reminder(&policy, &failed(&["failure -9000 +"]), now()),
+        "told, a year from now by the clock of then"
+    );
+    assert!(!reminder(&policy, &failed(&["failure -9000 +", "reminder 5 +"]), now()));
     assert!(reminder(&policy, &failed(&["failure 80 x"]), now()), "a lost message is told again");
     assert!(!reminder(&policy, &failed(&["failure 80 x", "reminder 5 x"]), now()));
     assert!(!reminder(&policy, &failed(&["failure 48 +", "reminder 5 ?"]), now()));
@@ -205,6 +211,6 @@ fn a_digest_is_due_once_a_day_after_eight_in_the_morning() {
     assert_eq!(due(Some("2026-10-24T06:00:00Z"), "2026-10-25T06:30:00Z"), None);
     assert!(due(Some("2026-10-24T06:00:00Z"), "2026-10-25T07:00:00Z").is_some());
     // A clock that went back.
-    assert_eq!(due(Some("2027-11-24T07:00:30Z"), "2026-11-24T07:00:00Z"), None);
+    assert_eq!(due(Some("2027-11-24T07:00:30Z"), "2026-11-24T07:00:00Z"), Some(at("2026-11-23T07:00:00Z")));
     assert_eq!(digest_due(&policy(SuccessMode::Never), None, installed, now(), zone), None);
 }

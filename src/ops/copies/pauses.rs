@@ -11,7 +11,7 @@ use crate::config::TargetConfig;
 use crate::model::{Sha256, TargetName};
 use crate::ops::isolate::FromSource;
 use crate::ops::{Agent, looks};
-use crate::state::{Copy, CopyFailure};
+use crate::state::{Copy, CopyFailure, LONGEST_PAUSE};
 use crate::target::is_permanent;
 
 /// The first pause between two attempts at one copy; it doubles.
@@ -21,6 +21,8 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// The same where trying again makes no sense until somebody changed something.
 const FIRST_STOPPED: Duration = Duration::from_secs(60 * 60);
 const LONGEST_STOPPED: Duration = Duration::from_secs(24 * 60 * 60);
+// With what `jittered` adds.
+const _: () = assert!(LONGEST_STOPPED.as_secs() * 6 / 5 <= LONGEST_PAUSE.num_seconds() as u64);
 
 /// Whose fault a failure is, and so what else would meet the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

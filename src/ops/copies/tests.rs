@@ -52,7 +52,39 @@ fn a_copy_whose_maker_died_is_free_again_at_once_and_one_whose_maker_lives_is_no
     };
     let dead = format!("{}/{}/1/00000000", crate::lock::boot_id(), std::process::id());
     assert!(!claimed_by(&dead));
-    assert!(claimed_by(&claimer()));
+    let own = claimer();
+    let at_work = at_work::begin(own.as_str());
+    assert!(claimed_by(&own));
+    drop(at_work);
+    assert!(!claimed_by(&own), "a pass of this process that is over");
+}
+
+#[test]
+fn a_copy_whose_end_the_state_did_not_take_is_made_by_the_next_pass_and_holds_up_no_other() {
+    for manner in ["", "cut"] {
+        let host = Host::new(&["nas"]);
+        let agent = host.agent();
+        host.backup(&agent.state, 2);
+        host.backup(&agent.state, 1);
+        if !manner.is_empty() {
+            host.set("nas", manner);
+        }
+        // Made, failed, or given back: nothing of it is taken.
+        let state = rusqlite::Connection::open(host.config.state_dir.join("state.db")).unwrap();
+        let refuse = "CREATE TRIGGER refuse BEFORE UPDATE OF claimer ON copies WHEN NEW.claimer IS NULL
+                      BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
+        state.execute_batch(refuse).unwrap();
+        let error = drain(&agent, &Pass::default(), &Silent, &Progress::default()).unwrap_err();
+        assert!(format!("{error:#}").contains("disk is full"), "{error:#}");
+        assert_eq!(agent.state.claimed_copies(agent.now()).unwrap().len(), 1);
+
+        state.execute_batch("DROP TRIGGER refuse").unwrap();
+        if !manner.is_empty() {
+            host.unset("nas", manner);
+        }
+        assert_eq!(pass(&agent).made, 2);
+        assert!(queue(&agent, "nas").is_empty());
+    }
 }
 
 #[test]

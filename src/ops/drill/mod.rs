@@ -24,7 +24,8 @@ pub use prove::{Proof, prove};
 
 use super::Agent;
 use super::isolate::{self, At, Reply, Request};
-use super::{keys, locks};
+use super::{at_work, keys, locks};
+use crate::clock::is_believable;
 use crate::config::DrillConfig;
 use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress, is_interruption};
@@ -59,11 +60,13 @@ pub fn drill(
     let location = copy.location.clone().context("the backup has no folder")?;
     let base = scratch::base(agent, &wanted)?;
     let folder = scratch::name(&base, &copy.run_id);
+    let name = folder.to_str().context("the path of the scratch folder must be UTF-8")?.to_owned();
+    let _at_work = at_work::begin(name.as_str());
     let id = agent.state.begin_drill(&NewDrill {
         job: job.clone(),
         run_id: copy.run_id.clone(),
         target: copy.target.clone(),
-        folder: folder.to_str().context("the path of the scratch folder must be UTF-8")?.to_owned(),
+        folder: name,
         process: ProcessIdentity::current(),
         started: agent.now(),
     })?;
@@ -211,15 +214,19 @@ fn degradation((run, target): (&RunId, &TargetName), result: &DrillResult) -> Op
     Some(format!("{NAME}: run {run} did not come back from {target} as it should: {first}{more}"))
 }
 
-/// Deals with drills that died: what they left is removed, and they count as failed, since nobody knows what
+/// Deals with drills that died, or whose end the state did not take: what they left is removed, and they count as failed, since nobody knows what
 /// they would have found. Gives how many there were.
 pub fn reap(agent: &Agent) -> Result<usize> {
     let mut reaped = 0;
     for drill in agent.state.open_drills()? {
-        if drill.process.as_ref().is_some_and(ProcessIdentity::is_alive) {
+        if drill.process.as_ref().is_some_and(|process| at_work::goes_on(process, &drill.folder)) {
             continue;
         }
-        let mut problems = vec!["the drill was cut short: its process ended".to_owned()];
+        let how = match drill.process.as_ref().is_some_and(at_work::is_own) {
+            true => "what the drill found is not known: the state did not take it",
+            false => "the drill was cut short: its process ended",
+        };
+        let mut problems = vec![how.to_owned()];
         problems.extend(databases::reap(agent, Some(drill.id))?);
         problems.extend(scratch::remove(Path::new(&drill.folder)).err().map(|e| format!("{e:#}")));
         let result = DrillResult { problems, ..DrillResult::default() };
@@ -267,7 +274,7 @@ fn is_due(
     last: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<bool> {
-    let from = last.map_or(since, |last| last.max(since));
+    let from = last.filter(|last| is_believable(*last, now)).map_or(since, |last| last.max(since));
     let next = Schedule::parse(line)?.next_after(zone, from);
     Ok(next.is_some_and(|next| next <= now))
 }
@@ -275,6 +282,31 @@ fn is_due(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::copies::Host;
+
+    #[test]
+    fn a_drill_of_this_process_that_is_over_without_an_end_counts_as_failed_and_one_at_work_goes_on() {
+        let host = Host::new(&[]);
+        let agent = host.agent();
+        let run_id = host.backup(&agent.state, 1);
+        let folder = host.source().join("backup-agent-drill-1").display().to_string();
+        let begun = NewDrill {
+            job: "web".parse().unwrap(),
+            run_id,
+            target: "local".parse().unwrap(),
+            folder: folder.clone(),
+            process: ProcessIdentity::current(),
+            started: agent.now(),
+        };
+        let at_work = at_work::begin(folder.as_str());
+        agent.state.begin_drill(&begun).unwrap();
+        assert_eq!(reap(&agent).unwrap(), 0);
+        drop(at_work);
+        assert_eq!(reap(&agent).unwrap(), 1);
+        let last = agent.state.drills(&begun.job).unwrap().last.unwrap();
+        assert_eq!(last.ok, Some(false));
+        assert_eq!(reap(&agent).unwrap(), 0);
+    }
 
     #[test]
     fn a_drill_is_due_once_an_occurrence_and_never_for_one_before_its_schedule() {
@@ -287,5 +319,6 @@ mod tests {
         assert!(!due("20T10:00", Some("21T06:01"), "21T23:00"));
         assert!(due("20T10:00", Some("21T06:01"), "23T23:00"));
         assert!(!due("22T10:00", Some("21T06:01"), "22T23:00"));
+        assert!(due("20T10:00", Some("29T06:01"), "21T06:00"), "a drill dated ahead by a wrong clock");
     }
 }

@@ -12,11 +12,12 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::{Stays, judge_clock, policy, record_removal, remove_isolated, status_of};
+use super::{Stays, policy, record_removal, remove_isolated, status_of};
 use crate::config::Keep;
 use crate::crypt::KeyFiles;
 use crate::event::{Interrupted, Progress};
 use crate::model::{JobName, RunId, TargetName};
+use crate::ops::clock;
 use crate::ops::isolate::{self, At, Reply, Request};
 use crate::ops::verify::Depth;
 use crate::retention::{Counts, Decision, Status, StoredCopy, decide};
@@ -84,7 +85,11 @@ pub fn plan(scan: &Scan, target: &TargetName, state: Option<&State>, rules: &Rul
         None => HashMap::new(),
     };
     let newest = scan.found.iter().map(|found| found.ended).max();
-    let clock = judge_clock(rules.now, newest).filter(|_| !rules.clock_is_right);
+    let clock = match (clock::far_from_backup(rules.now, newest), state) {
+        (None, Some(state)) => clock::distrust(state, rules.now)?,
+        (problem, _) => problem,
+    };
+    let clock = clock.filter(|_| !rules.clock_is_right);
     let groups = grouped(&scan.found).into_iter().map(|((host, job), parts)| {
         let several = parts.len() > 1;
         parts.into_iter().map(move |found| (host.clone(), job.clone(), several, found)).collect::<Vec<_>>()
@@ -214,8 +219,11 @@ impl Group {
         going.reverse();
         for run in going {
             let known = state.map(|state| state.copy(run, &at.target)).transpose()?.flatten();
-            if let (Some(state), Some(_)) = (state, &known) {
-                state.copy_expiring(run, &at.target)?;
+            if let (Some(state), Some(_)) = (state, &known)
+                && !state.copy_expiring(run, &at.target)?
+            {
+                tracing::info!("run {run} stays at target {}: it was pinned meanwhile", at.target);
+                continue;
             }
             let mut outcome = Ok(None);
             for found in of_run.get(run).into_iter().flatten() {

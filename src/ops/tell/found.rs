@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::block_on;
-use crate::clock::Clock;
+use crate::clock::{Clock, is_believable};
 use crate::config::Config;
 use crate::fsutil;
 use crate::health::{self, Finding};
@@ -23,6 +23,10 @@ use crate::state::{FactKey, HealthStatus};
 /// How often the same findings of the health checks are mailed again.
 const TELL_CHECK_AGAIN: TimeDelta = TimeDelta::hours(24);
 
+fn was_told(at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    is_believable(at, now) && now - at < TELL_CHECK_AGAIN
+}
+
 /// Tells what the health checks found, unless the very same was told within the last day.
 pub fn findings(agent: &Agent, summary: &str, problems: &[&Finding]) -> Result<()> {
     let now = agent.now();
@@ -32,7 +36,7 @@ pub fn findings(agent: &Agent, summary: &str, problems: &[&Finding]) -> Result<(
         .map(|f| format!("{:?}/{}/{:?}", f.job, f.check, f.status))
         .collect::<Vec<_>>()
         .join(";");
-    if told.is_some_and(|fact| fact.value == same && now - fact.at < TELL_CHECK_AGAIN) {
+    if told.is_some_and(|fact| fact.value == same && was_told(fact.at, now)) {
         return Ok(());
     }
     let status = |s: HealthStatus| format!("{s:?}").to_uppercase();
@@ -71,7 +75,7 @@ pub fn state_unusable(
     let now = clock.now();
     let told = config.state_dir.join(TOLD_FILE);
     let last = fs::read_to_string(&told).ok().and_then(|text| text.trim().parse::<DateTime<Utc>>().ok());
-    if last.is_some_and(|at| at <= now && now - at < TELL_CHECK_AGAIN) {
+    if last.is_some_and(|at| was_told(at, now)) {
         return Ok(Delivery::default());
     }
     let finding = FindingFacts {
@@ -158,4 +162,17 @@ pub(super) fn broken_channels(agent: &Agent) -> Result<()> {
         false => agent.state.set_fact(FactKey::ChannelsBroken, &value, now)?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_told_once_a_day_and_one_told_in_the_future_was_not() {
+        let now: DateTime<Utc> = "2026-11-24T18:00:00Z".parse().unwrap();
+        assert!(was_told(now, now) && was_told(now - TimeDelta::hours(23), now));
+        assert!(!was_told(now - TELL_CHECK_AGAIN, now));
+        assert!(!was_told(now + TimeDelta::days(365), now));
+    }
 }

@@ -4,24 +4,40 @@ use rusqlite::params;
 
 use super::super::sql::json;
 use super::super::{State, StateError};
-use super::Copy;
+use super::{Copy, CopyStatus};
 use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
 
+/// What became of a wish to pin or unpin a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinChange {
+    /// It is as wished.
+    Made,
+    /// It was so already.
+    None,
+    /// Retention has removed it, or is about to: it cannot be kept any more.
+    TooLate,
+}
+
 impl State {
-    /// Keeps a copy from retention, or lets it go again. False when it was so already. The target is still to be
-    /// told: see [`State::unstored_pins`].
+    /// Keeps a copy from retention, or lets it go again. The target is still to be told: see
+    /// [`State::unstored_pins`].
     pub fn set_pin(
         &self,
         run_id: &RunId,
         target: &TargetName,
         pin: Option<&Pin>,
-    ) -> Result<bool, StateError> {
+    ) -> Result<PinChange, StateError> {
         let doing = if pin.is_some() { "pin the copy" } else { "unpin the copy" };
-        let mut changed = false;
+        let mut change = PinChange::None;
         self.change_copy(doing, run_id, target, |tx, copy| {
-            changed = copy.pinned != pin.is_some();
-            if !changed && pin.is_none() {
+            change = match pin {
+                Some(_) if copy.status == CopyStatus::Expired => PinChange::TooLate,
+                _ if copy.pinned == pin.is_some() => PinChange::None,
+                _ => PinChange::Made,
+            };
+            // A pin that was there is written anew: its reason may be another.
+            if change == PinChange::TooLate || (change == PinChange::None && pin.is_none()) {
                 return Ok(());
             }
             let pin = pin.map(json).transpose()?;
@@ -32,7 +48,7 @@ impl State {
             )?;
             Ok(())
         })?;
-        Ok(changed)
+        Ok(change)
     }
 
     /// Records a pin that stands at the target. One that is to be taken away there is not brought back. False when

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use rusqlite::params;
 
 use super::super::counters::{bump, names};
-use super::super::sql::{get_word, int, ms, opt_ms, uint};
-use super::super::{State, StateError};
+use super::super::sql::{get_word, int, ms, opt_ms, uint, waits};
+use super::super::{LONGEST_PAUSE, State, StateError};
 use super::{Copy, CopyStatus, note_target, set_copied, set_verified};
 use crate::model::{JobName, RunId, TargetName};
 
@@ -16,7 +16,8 @@ use crate::model::{JobName, RunId, TargetName};
 pub struct CopyFailure {
     /// The chain of errors, for people.
     pub error: String,
-    /// When to try again; none: not by itself (see [`State::retry_copies`]). It stays pending either way.
+    /// When to try again, [`LONGEST_PAUSE`] from now at most; none: not by itself (see [`State::retry_copies`]). It
+    /// stays pending either way.
     pub next_attempt: Option<DateTime<Utc>>,
     /// Whether trying again does not mend it (wrong credentials, wrong share).
     pub permanent: bool,
@@ -26,11 +27,13 @@ impl State {
     /// Copies that are due and that nobody works on, newest backup first.
     pub fn pending_copies(&self, now: DateTime<Utc>) -> Result<Vec<Copy>, StateError> {
         self.read("read the queue of copies", |tx| {
-            tx.prepare_cached(
-                "SELECT * FROM copies WHERE status = 'pending' AND next_attempt <= ?1
+            // A claim that a wrong clock made long is that of a process, which is asked whether it lives.
+            tx.prepare_cached(&format!(
+                "SELECT * FROM copies WHERE status = 'pending' AND NOT {}
                      AND (claimed_until IS NULL OR claimed_until <= ?1)
                  ORDER BY started DESC, run_id DESC, target",
-            )?
+                waits("next_attempt", "?1", LONGEST_PAUSE)
+            ))?
             .query_map([ms(now)], Copy::from_row)?
             .collect()
         })
@@ -193,8 +196,11 @@ impl State {
     pub fn hold_copies(&self, target: &TargetName, until: DateTime<Utc>) -> Result<(), StateError> {
         self.write(&format!("let the copies to {target} wait"), |tx| {
             tx.execute(
-                "UPDATE copies SET next_attempt = ?2
-                 WHERE target = ?1 AND status = 'pending' AND next_attempt < ?2",
+                &format!(
+                    "UPDATE copies SET next_attempt = ?2
+                     WHERE target = ?1 AND status = 'pending' AND NOT {}",
+                    waits("next_attempt", "?2", LONGEST_PAUSE)
+                ),
                 params![target.as_str(), ms(until)],
             )?;
             Ok(())

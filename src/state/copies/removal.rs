@@ -10,17 +10,21 @@ use crate::model::{JobName, RunId, TargetName};
 
 impl State {
     /// Records that retention is about to remove a copy. From here on it is no backup any more, whatever
-    /// becomes of the removal; until [`State::copy_expired`] it is one of [`State::half_removed_copies`].
-    pub fn copy_expiring(&self, run_id: &RunId, target: &TargetName) -> Result<(), StateError> {
+    /// becomes of the removal; until [`State::copy_expired`] it is one of [`State::half_removed_copies`]. False, and
+    /// nothing is to be removed, when somebody pinned it meanwhile: the target may not know of that.
+    pub fn copy_expiring(&self, run_id: &RunId, target: &TargetName) -> Result<bool, StateError> {
+        let mut expiring = false;
         self.change_copy("record the coming removal", run_id, target, |tx, _| {
-            tx.execute(
+            let changed = tx.execute(
                 "UPDATE copies SET status = 'expired', expired_at = NULL, next_attempt = NULL,
                      claimed_until = NULL, claimer = NULL
-                 WHERE run_id = ?1 AND target = ?2",
+                 WHERE run_id = ?1 AND target = ?2 AND NOT pinned",
                 params![run_id.as_str(), target.as_str()],
             )?;
+            expiring = changed > 0;
             Ok(())
-        })
+        })?;
+        Ok(expiring)
     }
 
     /// Copies of a job at a target whose removal began and is not known to have ended.

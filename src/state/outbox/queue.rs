@@ -9,8 +9,8 @@ use super::look::select;
 use super::{Message, MessageStatus, NewMessage, NextTry};
 use crate::model::{JobName, RunId};
 use crate::state::counters::{bump, names};
-use crate::state::sql::{int, ms};
-use crate::state::{State, StateError};
+use crate::state::sql::{int, ms, waits};
+use crate::state::{LONGEST_PAUSE, State, StateError};
 
 /// How long delivered, failed and superseded messages are kept.
 const KEPT_DAYS: i64 = 30;
@@ -23,16 +23,21 @@ impl State {
     }
 
     /// Takes up to `limit` due messages for `lease`, oldest first. They come again when neither
-    /// [`State::message_delivered`] nor [`State::message_failed`] was called before the lease ran out.
+    /// [`State::message_delivered`] nor [`State::message_failed`] was called before the lease ran out. No lease is
+    /// longer than [`LONGEST_PAUSE`].
     pub fn claim_messages(
         &self,
         now: DateTime<Utc>,
         lease: Duration,
         limit: usize,
     ) -> Result<Vec<Message>, StateError> {
-        let until = now + chrono::Duration::from_std(lease).unwrap_or(chrono::Duration::hours(1));
-        let due =
-            "status = 'pending' AND not_before <= ?1 AND (claimed_until IS NULL OR claimed_until <= ?1)";
+        let lease = chrono::Duration::from_std(lease).unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
+        let until = now + lease;
+        let due = format!(
+            "status = 'pending' AND NOT {} AND (claimed_until IS NULL OR NOT {})",
+            waits("not_before", "?1", LONGEST_PAUSE),
+            waits("claimed_until", "?1", LONGEST_PAUSE)
+        );
         // Looking costs no fsync; most looks find nothing.
         let any = self.read("look for due messages", |tx| {
             tx.prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM outbox WHERE {due})"))?

@@ -27,6 +27,36 @@ fn the_queue_gives_the_newest_backup_first_and_only_what_is_due() {
 }
 
 #[test]
+fn a_copy_that_waits_by_a_clock_that_was_ahead_is_due() {
+    let f = Fixture::new();
+    let id = f.run_of_size(0, 10, 1);
+    let fails = |next| {
+        let failure = CopyFailure { error: "nas: down".into(), next_attempt: Some(next), permanent: false };
+        f.state.copy_failed(&id, &nas(), &failure).unwrap();
+    };
+    let due = || f.state.pending_copies(at(10)).unwrap().len();
+    fails(at(10) + Duration::days(365));
+    assert_eq!(due(), 1);
+    f.state.hold_copies(&nas(), at(15)).unwrap();
+    assert_eq!(due(), 0, "it waits with the others");
+    fails(at(10) + Duration::hours(29));
+    assert_eq!(due(), 0);
+    f.state.hold_copies(&nas(), at(15)).unwrap();
+    assert!(f.state.pending_copies(at(16)).unwrap().is_empty(), "what waits for longer still does");
+}
+
+#[test]
+fn what_was_read_back_under_a_clock_that_was_ahead_uses_up_no_budget() {
+    let f = Fixture::new();
+    let read = || f.state.verify_read_since(&nas(), at(0), at(20)).unwrap();
+    f.state.add_verify_read(&nas(), 1000, at(525_600)).unwrap();
+    assert_eq!(read(), 0);
+    f.state.add_verify_read(&nas(), 7, at(10)).unwrap();
+    f.state.add_verify_read(&nas(), 5, at(15)).unwrap();
+    assert_eq!(read(), 12);
+}
+
+#[test]
 fn a_claimed_copy_is_nobody_elses_until_the_lease_runs_out() {
     let f = Fixture::new();
     let id = f.run_of_size(0, 10, 1);
@@ -87,6 +117,28 @@ fn a_backup_found_at_a_target_is_recorded_without_its_run() {
     assert_eq!(copies.len(), 1);
     assert_eq!((copies[0].started, copies[0].status, copies[0].bytes), (at(0), CopyStatus::Verified, 7));
     assert!(f.state.copies(None, Some(&nas())).unwrap().is_empty());
+}
+
+#[test]
+fn of_a_pin_and_a_removal_the_first_one_holds() {
+    let f = Fixture::new();
+    let pin = crate::manifest::Pin::new(at(20), "root@web1".to_owned(), None);
+    let (pinned, going) = (f.run_of_size(0, 10, 1), f.run_of_size(100, 10, 1));
+    for id in [&pinned, &going] {
+        f.state.copy_done(id, &nas(), "daily/x", 5, true, at(10)).unwrap();
+    }
+    assert_eq!(f.state.set_pin(&pinned, &nas(), Some(&pin)).unwrap(), PinChange::Made);
+    assert_eq!(f.state.set_pin(&pinned, &nas(), Some(&pin)).unwrap(), PinChange::None);
+    assert!(!f.state.copy_expiring(&pinned, &nas()).unwrap());
+    assert_eq!(f.state.copy(&pinned, &nas()).unwrap().unwrap().status, CopyStatus::Verified);
+
+    assert!(f.state.copy_expiring(&going, &nas()).unwrap());
+    assert_eq!(f.state.set_pin(&going, &nas(), Some(&pin)).unwrap(), PinChange::TooLate);
+    let copy = f.state.copy(&going, &nas()).unwrap().unwrap();
+    assert_eq!((copy.status, copy.pinned), (CopyStatus::Expired, false));
+    assert!(f.state.copy_expiring(&going, &nas()).unwrap(), "what was cut short goes on");
+    assert_eq!(f.state.set_pin(&pinned, &nas(), None).unwrap(), PinChange::Made);
+    assert!(f.state.copy_expiring(&pinned, &nas()).unwrap());
 }
 
 #[test]

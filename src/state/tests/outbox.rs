@@ -45,6 +45,27 @@ fn a_claimed_message_comes_again_only_when_its_sender_died() {
 }
 
 #[test]
+fn a_message_that_waits_by_a_clock_that_was_ahead_is_due() {
+    let f = Fixture::new();
+    let both = [mail(MessageKind::Failure, "<1@h>", "a@x"), mail(MessageKind::Failure, "<1@h>", "b@x")];
+    let ahead = at(0) + Duration::days(365);
+    f.state.enqueue(&both, at(0)).unwrap();
+    let claimed = f.state.claim_messages(ahead, LEASE, 10).unwrap();
+    let again = NextTry::At(ahead + Duration::seconds(30));
+    f.state.message_failed(claimed[0].id, ahead, "no route", again).unwrap();
+    // The other one was being sent when the machine went down.
+    let claimed = f.state.claim_messages(at(1), LEASE, 10).unwrap();
+    assert_eq!(claimed.len(), 2);
+    // What a server asks for is waited for, and what is sent is left alone.
+    f.state.message_failed(claimed[0].id, at(1), "busy", NextTry::At(at(1) + Duration::hours(24))).unwrap();
+    assert!(f.state.claim_messages(at(2), LEASE, 10).unwrap().is_empty());
+    // No lease is so long that it would not be believed.
+    let claimed = f.state.claim_messages(at(6), Std::from_secs(1 << 40), 10).unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert!(f.state.claim_messages(at(7), LEASE, 10).unwrap().is_empty());
+}
+
+#[test]
 fn a_refused_message_waits_or_is_given_up() {
     let f = Fixture::new();
     let both = [mail(MessageKind::Failure, "<1@h>", "a@x"), mail(MessageKind::Failure, "<1@h>", "b@x")];

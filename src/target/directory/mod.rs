@@ -169,7 +169,7 @@ impl Target for DirectoryTarget {
         let describe = || format!("target {}", self.name);
         match Sentinel::read(&self.path).with_context(describe)? {
             Some(found) => Ok(found),
-            None => sentinel.write(&self.path).with_context(describe).map(|()| sentinel.clone()),
+            None => sentinel.place(&self.path).with_context(describe),
         }
     }
 

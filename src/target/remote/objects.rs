@@ -326,7 +326,7 @@ impl Stage for ObjectStage {
     }
 
     fn abandon(&mut self) -> Result<()> {
-        let _ = self.scratch.remove(); // the next run does not use it
+        let _ = self.scratch.remove(); // whoever reaps dead runs tries again
         if self.base.settings.write_only {
             // Without a manifest it is nobody's backup; the store's own rules remove it.
             return Ok(());

@@ -215,7 +215,7 @@ impl Stage for TreeStage {
     }
 
     fn abandon(&mut self) -> Result<()> {
-        let _ = self.scratch.remove(); // the folder of the next run's scratch takes it away
+        let _ = self.scratch.remove(); // whoever reaps dead runs tries again
         // Out of sight first: a backup that is half removed must not be found.
         if self.folder != self.partial
             && matches!(self.store.rename(&self.folder, &self.partial), Ok(Published::Done))
