@@ -68,7 +68,9 @@ fn shop() -> Arc<MariaDb> {
             "CREATE USER backup@localhost IDENTIFIED BY '{password}';
              CREATE USER backup@127.0.0.1 IDENTIFIED BY '{password}';
              GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, RELOAD ON *.* TO backup@localhost, backup@127.0.0.1;
-             CREATE USER narrow@localhost IDENTIFIED BY 'x'; GRANT SELECT ON other.* TO narrow@localhost;"
+             CREATE USER narrow@localhost IDENTIFIED BY 'x'; GRANT SELECT ON other.* TO narrow@localhost;
+             CREATE USER strict@localhost IDENTIFIED BY 'x' REQUIRE SSL WITH MAX_USER_CONNECTIONS 5;
+             GRANT SELECT ON *.* TO strict@localhost WITH GRANT OPTION;"
         )
         .as_bytes(),
     );
@@ -356,6 +358,28 @@ fn accounts_and_grants_come_back_on_another_server_by_either_way_to_read_them() 
             server.query("SHOW GRANTS FOR backup@localhost; SHOW GRANTS FOR narrow@localhost")
         };
         assert_eq!(grants(&fresh), grants(&server), "{program}");
+
+        // An account that exists keeps the password it has meanwhile, and gets what it may do; one that is
+        // missing gets that of the dump.
+        let hash = |server: &MariaDb, user: &str| {
+            server
+                .query(&format!("SELECT authentication_string FROM mysql.user WHERE User = '{user}' LIMIT 1"))
+        };
+        fresh.query(
+            "ALTER USER backup@localhost IDENTIFIED BY 'new'; ALTER USER backup@127.0.0.1 IDENTIFIED BY 'new';
+             REVOKE ALL PRIVILEGES, GRANT OPTION FROM backup@localhost; DROP USER narrow@localhost;
+             ALTER USER root@localhost IDENTIFIED VIA unix_socket",
+        );
+        let (new, root) = (hash(&fresh, "backup"), hash(&fresh, "root"));
+        fresh.load(&sql);
+        assert_eq!((hash(&fresh, "backup"), hash(&fresh, "root")), (new, root), "{program}");
+        assert_eq!(hash(&fresh, "narrow"), hash(&server, "narrow"), "{program}");
+        assert!(fresh.query("SHOW GRANTS FOR backup@localhost").contains("SELECT, "), "{program}");
+        assert_eq!(
+            fresh.query("SHOW GRANTS FOR strict@localhost"),
+            server.query("SHOW GRANTS FOR strict@localhost"),
+            "{program}"
+        );
     }
     // Who may not read them is told so before anything is dumped.
     let password = stage.file("narrow", "x", 0o600);

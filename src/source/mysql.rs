@@ -200,7 +200,8 @@ impl Source for MysqlSource {
         let mut login = Login::new(&part.name, &self.config, &context.scratch)?;
         let command = match part.content {
             Content::MysqlUsers if version.flavour == Flavour::Mysql => {
-                return Ok(Capture::Stream(Box::new(accounts::read(&login, &cancel)?)));
+                let read = Box::new(accounts::read(&login, &cancel)?);
+                return Ok(Capture::Stream(Box::new(accounts::KeepsPasswords::new(read))));
             }
             Content::MysqlUsers => accounts::dump(&self.dump_program()?, &login),
             _ => {
@@ -212,14 +213,18 @@ impl Source for MysqlSource {
         let program = command.name();
         let child = process::stream(command, cancel)?;
         let marker = EndMarker::LineBeginningWith(END_MARKER);
-        Ok(Capture::Stream(Box::new(ProgramStream {
+        let stream = Box::new(ProgramStream {
             program,
             output: Watched::new(child, &marker),
             marker,
             allow_empty: false,
             credentials: login.file.take(),
             explain: Some(Box::new(move |error| check::explain(error, &login))),
-        })))
+        });
+        Ok(Capture::Stream(match part.content {
+            Content::MysqlUsers => Box::new(accounts::KeepsPasswords::new(stream)),
+            _ => stream,
+        }))
     }
 
     fn database(&self) -> Option<&dyn super::Database> {
