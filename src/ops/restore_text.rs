@@ -118,15 +118,25 @@ fn section(component: &Component, manifest: &Manifest) -> String {
             let other =
                 if database.contains('=') { "restored".to_owned() } else { format!("{database}_restored") };
             let other = quoted(&other);
-            (
-                format!("a PostgreSQL database{databases}, in the archive format of pg_restore"),
-                vec![
+            let own = match database {
+                // Every server has them, and what `pg_restore --create` makes must not exist.
+                "postgres" | "template1" => vec![
+                    "# Under its own name, which every server has; it replaces what is in the dump:".to_owned(),
+                    format!("{read} | pg_restore --clean --if-exists --exit-on-error -d {database}"),
+                ],
+                _ => vec![
                     "# Under its own name, which must not exist:".to_owned(),
                     format!("{read} | pg_restore --create --exit-on-error -d postgres"),
+                ],
+            };
+            (
+                format!("a PostgreSQL database{databases}, in the archive format of pg_restore"),
+                [own, vec![
                     "# Or under another name:".to_owned(),
                     format!("createdb -T template0 {other}"),
                     format!("{read} | pg_restore --no-owner --exit-on-error -d {other}"),
-                ],
+                ]]
+                .concat(),
             )
         }
         Content::Redis => (
