@@ -88,8 +88,7 @@ fn into_database(
     let component = match (&args.component, &args.database) {
         (Some(name), _) => backup.component(name)?,
         (None, Some(database)) => load::component_with(backup, database)?,
-        (None, None) => load::component_with(backup, into)
-            .context("which database? Name it with --database, or its component with --component")?,
+        (None, None) => load::component_for(backup, into)?,
     };
     let wanted = WantedDatabase {
         from: args.database.clone(),
@@ -101,8 +100,7 @@ fn into_database(
     };
     let bar = Bar::start(progress);
     bar.begin(&format!("loading into {into}"), Counts::Sources, Some(component.raw_bytes), progress);
-    let loaded =
-        load::load(backup, component, agent.job(&run.job)?, &wanted, &agent.config.state_dir, progress);
+    let loaded = load::load(backup, component, (&run.job, &agent.config), &wanted, progress);
     bar.finish();
     let bytes = loaded.with_context(|| format!("component {}", component.name))?;
     if args.json {

@@ -11,7 +11,7 @@ use crate::daemon;
 use crate::event::{Progress, Silent};
 use crate::health::Extra;
 use crate::ops::reap::Fate;
-use crate::ops::{Agent, copies, drill, looks, pins, reap, starts, tell, touch_job};
+use crate::ops::{Agent, copies, drill, load, looks, pins, reap, starts, tell, touch_job};
 use crate::state::CopyStatus;
 
 pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
@@ -40,6 +40,10 @@ pub fn tend(global: &Global, args: &Tend) -> Result<u8> {
         died => {
             output::print(&format!("{died} drills had died: they count as failed, their leftovers removed\n"))
         }
+    }
+    for left in load::reap(&agent)? {
+        output::print(&format!("{}\n", left.text));
+        failed |= left.bad;
     }
     if args.retry {
         agent.state.retry_copies(None, agent.now())?;

@@ -11,7 +11,7 @@ use super::tend_loop::Trouble;
 use crate::crypt::KeyFiles;
 use crate::model::{JobName, TargetName};
 use crate::ops::rounds::{self, Done};
-use crate::ops::{Agent, drill};
+use crate::ops::{Agent, drill, load};
 
 /// How often it is looked whether something is due.
 const LOOK: Duration = Duration::from_secs(60);
@@ -87,6 +87,13 @@ fn drill_all(shared: &Shared, agent: &Agent, resting: &mut BTreeMap<JobName, Ins
     if drill::reap(agent)? > 0 {
         tracing::warn!("a drill had died: what it left was removed");
         shared.health.wake();
+    }
+    // What is tried again is told in the end.
+    for left in load::reap(agent)?.into_iter().filter(|left| left.ended) {
+        match left.bad {
+            true => tracing::error!("{}", left.text),
+            false => tracing::warn!("{}", left.text),
+        }
     }
     resting.retain(|_, since| since.elapsed() < REST);
     for job in drill::due(agent)? {

@@ -1,20 +1,30 @@
 //! A component with a database, loaded into a database.
 
+mod filling;
+mod folder;
+
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::stored::Backup;
-use crate::config::{JobConfig, SourceConfig};
+use crate::config::{Config, SourceConfig};
 use crate::event::{Interrupted, Progress};
+use crate::fsutil;
 use crate::manifest::{Component, Content};
-use crate::model::ComponentName;
-use crate::source::{self, Load};
+use crate::model::{ByteSize, ComponentName, JobName};
+use crate::source::{self, Database};
+
+use filling::Filling;
+use folder::Record;
+pub(super) use folder::Scratch;
+pub use folder::{Left, reap};
+
+/// Room that must be left at the server beside what is loaded.
+const SPARE: u64 = 256 << 20;
 
 /// What is loaded, and where to.
 #[derive(Debug, Clone)]
@@ -23,7 +33,7 @@ pub struct WantedDatabase {
     pub from: Option<String>,
     /// The database that is made.
     pub into: String,
-    /// Drop it first when it exists.
+    /// Put it in the place of one that exists.
     pub force: bool,
     /// Give everything to the login.
     pub no_owner: bool,
@@ -34,23 +44,28 @@ pub struct WantedDatabase {
 }
 
 /// Loads a component into the server that its source names in the configuration; gives the bytes of the dump.
-/// When an error comes, no half-filled database is left, or the error says so.
+///
+/// A database that is there is dropped when all of the dump is at the server, and not before.
+///
+/// # Errors
+/// Each says what is left at the server: of a new database nothing; of one that was to be replaced the database
+/// as it was, or, past the moment it was dropped, where everything stands now.
 pub fn load(
     backup: &Backup<'_>,
     component: &Component,
-    job: &JobConfig,
+    (job, config): (&JobName, &Config),
     wanted: &WantedDatabase,
-    state_dir: &Path,
     progress: &Arc<Progress>,
 ) -> Result<u64> {
-    let (name, config) = source_of(&component.name, &job.source).with_context(|| {
+    let sources = &config.job.get(job).with_context(|| format!("the configuration has no job {job}"))?.source;
+    let (name, settings) = source_of(&component.name, sources).with_context(|| {
         format!(
             "the configuration has no source for component {} any more, so nobody says where its server is; \
              RESTORE.txt of the backup says how to load it by hand",
             component.name
         )
     })?;
-    let source = source::build(name, &with_login(config.clone(), wanted))?;
+    let source = source::build(name, &with_login(settings.clone(), wanted))?;
     let server = source.database().with_context(|| {
         format!(
             "component {} holds no database that can be loaded: restore it into a folder, with --to",
@@ -58,33 +73,62 @@ pub fn load(
         )
     })?;
     let from = the_database(component, wanted)?;
-    let scratch = Scratch::make(state_dir)?;
-    let context = source::Context::new(scratch.path().to_owned(), Arc::clone(progress));
-    let (mut decoder, totals) = backup.stream(component)?;
-    let mut dump = Counted::new(&mut decoder, progress);
-    let load = Load {
-        component: &component.name,
-        content: component.content,
-        from: &from,
-        into: &wanted.into,
-        replace: wanted.force,
-        no_owner: wanted.no_owner,
-        trial: false,
+    server.accepts(component.content, &wanted.into)?;
+    let folder = Scratch::make(&config.state_dir)?;
+    let context = source::Context::new(folder.path().to_owned(), Arc::clone(progress));
+    let there = server.exists(&wanted.into, &context)?;
+    ensure!(
+        !there || wanted.force,
+        "there is a database {} at {} already; choose another name, or replace it with --force",
+        wanted.into,
+        server.place(&context)?
+    );
+    let record = Record::new(job, name, wanted);
+    let filling = Filling { backup, component, server, context, from, wanted, progress };
+    let filled = match (there, server.can_rename()) {
+        (_, true) => filling.renamed(there, &folder, record),
+        (true, false) => filling.proved(&folder, record),
+        (false, false) => filling.directly(&folder, record),
     };
-    let loaded = server.load(&load, &mut dump, &context);
-    if progress.is_cancelled() {
-        loaded?;
-        return Err(Interrupted.into());
-    }
-    loaded?;
-    // A program may be content before the end of what it is given.
-    io::copy(&mut dump, &mut io::sink()).with_context(|| format!("decompressing {}", component.file))?;
-    if dump.bytes != component.raw_bytes || totals.sha256() != component.sha256 {
-        let removed = server.remove(&wanted.into, &context);
-        let left = if removed.is_ok() { "is removed again" } else { "is left there" };
-        bail!("{} is not what was written: what was loaded into {} {left}", component.file, wanted.into);
-    }
-    Ok(dump.bytes)
+    filled.map_err(|error| match progress.is_cancelled() && !error.is::<Interrupted>() {
+        // A program that was ended for it says so in its own way.
+        true => anyhow::Error::new(Interrupted).context(format!("{error:#}")),
+        false => error,
+    })
+}
+
+/// A server on this machine may share its disk with the live databases: they come first. `otherwise` says what
+/// else can be done.
+pub(super) fn no_room(
+    server: &dyn Database,
+    dump: u64,
+    context: &source::Context,
+    otherwise: &str,
+) -> Result<()> {
+    let Some(folder) = server.data_folder(context) else { return Ok(()) };
+    // Where this process may not look, the server itself says when its disk is full.
+    let Ok((_, free)) = fsutil::space(&folder) else { return Ok(()) };
+    let needed = dump.saturating_mul(2).saturating_add(SPARE);
+    ensure!(
+        free >= needed,
+        "there is no room to load it: {} are needed in {}, {} are free; {otherwise}",
+        ByteSize(needed),
+        folder.display(),
+        ByteSize(free)
+    );
+    Ok(())
+}
+
+/// A name that nobody else has, and that says what it is. With its random end it fits into the 63 bytes that
+/// PostgreSQL allows.
+pub(super) fn temporary_name(prefix: &str, of: &str) -> String {
+    let room = 63 - prefix.len() - "_00000000".len();
+    let words: String = of
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .take(room)
+        .collect();
+    format!("{prefix}{words}_{:08x}", rand::random::<u32>())
 }
 
 /// The source that made a component: its name is the component's, or the beginning of it up to a dot.
@@ -149,50 +193,43 @@ pub fn component_with<'b>(backup: &'b Backup<'_>, database: &str) -> Result<&'b 
     let found: Vec<&Component> = backup.manifest.components.iter().filter(holds).collect();
     match found.as_slice() {
         [one] => Ok(one),
-        [] => bail!("run {} has no database {database}", backup.manifest.run_id),
+        [] => bail!("run {} has no database {database}; {}", backup.manifest.run_id, there_are(backup)),
         several => {
-            let names: Vec<&ComponentName> = several.iter().map(|c| &c.name).collect();
-            bail!("several components have a database {database}, say which with --component: {names:?}")
+            let names: Vec<&str> = several.iter().map(|c| c.name.as_str()).collect();
+            bail!(
+                "several components have a database {database}, say which with --component: {}",
+                names.join(", ")
+            )
         }
     }
 }
 
-/// A private folder for short-lived files with credentials, removed at the end.
-pub(super) struct Scratch(PathBuf);
-
-/// How the names of such folders begin; the process that made it follows.
-const SCRATCH: &str = "loading-";
-
-impl Scratch {
-    /// Makes one, and removes those of processes that died.
-    pub(super) fn make(state_dir: &Path) -> Result<Self> {
-        for left in fs::read_dir(state_dir).into_iter().flatten().flatten() {
-            let name = left.file_name();
-            let rest = name.to_str().and_then(|name| name.strip_prefix(SCRATCH));
-            let pid = rest.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-                let _ = fs::remove_dir_all(left.path());
-            }
-        }
-        let name = format!("{SCRATCH}{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let folder = state_dir.join(name);
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("making folder {}", folder.display()))?;
-        Ok(Self(folder))
+/// The component that is meant when nobody says which: that with the database `into`, or the only database there
+/// is.
+pub fn component_for<'b>(backup: &'b Backup<'_>, into: &str) -> Result<&'b Component> {
+    let components = &backup.manifest.components;
+    if components.iter().any(|c| c.databases.iter().any(|name| name == into)) {
+        return component_with(backup, into);
     }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
+    let is_dump = |c: &&Component| matches!(c.content, Content::Mysql | Content::Postgres);
+    let dumps: Vec<&Component> = components.iter().filter(is_dump).collect();
+    match dumps.as_slice() {
+        [only] if only.databases.len() <= 1 => Ok(only),
+        _ => bail!("which database? Name it with --database; {}", there_are(backup)),
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("removing {}: {e}", self.0.display());
-        }
+/// The databases of a backup, in a sentence.
+fn there_are(backup: &Backup<'_>) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for component in &backup.manifest.components {
+        names.extend(component.databases.iter().map(String::as_str));
+    }
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [] => "it names no databases".to_owned(),
+        names => format!("it has: {}", names.join(", ")),
     }
 }
 
@@ -206,6 +243,11 @@ pub(super) struct Counted<'a, R> {
 impl<'a, R> Counted<'a, R> {
     pub(super) fn new(dump: R, progress: &'a Progress) -> Self {
         Self { dump, bytes: 0, progress }
+    }
+
+    /// How many bytes were read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

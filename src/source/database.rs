@@ -20,24 +20,71 @@ pub struct Load<'a> {
     pub from: &'a str,
     /// The database that is made.
     pub into: &'a str,
-    /// Drop the database `into` first, when there is one; else that is an error.
-    pub replace: bool,
     /// Give everything to whoever logs in, for servers that do not know the owners.
     pub no_owner: bool,
-    /// For trial, perhaps beside the live database: leave out what would act by itself (events,
-    /// subscriptions) or reach beyond the database that is made, and give everything to the login.
-    pub trial: bool,
+    /// What for.
+    pub purpose: Purpose,
 }
+
+/// What a dump is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be used: everything that is in it.
+    Use,
+    /// To see that all of it loads with the rights of this login, before the live database is dropped for it:
+    /// nothing acts by itself (events are made, and stay disabled) or reaches beyond the database that is made.
+    Proof,
+    /// For trial, perhaps beside the live database: what would act by itself (events, subscriptions) or reach
+    /// beyond the database that is made is left out, and everything is given to the login.
+    Trial,
+}
+
+impl Purpose {
+    /// What a message calls the login that lacks a right, and how to give another one.
+    pub(super) fn other_login(self) -> &'static str {
+        match self {
+            Purpose::Use | Purpose::Proof => "name a login that may with --login-file",
+            Purpose::Trial => "name another server or login with `drill.server`",
+        }
+    }
+}
+
+/// A database of that name came to be meanwhile: it is not this program's, and stays.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("there is a database {0} already")]
+pub struct AlreadyThere(pub String);
 
 /// A database server that dumps can be loaded into.
 pub trait Database: Send + Sync {
-    /// Makes the database `load.into` and fills it from `dump`, which is read to its end. When an error comes,
-    /// no half-filled database is left, or the error says so.
+    /// Says why such a component cannot be loaded into a database of that name, whatever is at the server.
+    fn accepts(&self, content: Content, into: &str) -> anyhow::Result<()>;
+
+    /// Whether there is a database of that name.
+    fn exists(&self, name: &str, context: &Context) -> anyhow::Result<bool>;
+
+    /// Makes the database `load.into`, which must not exist ([`AlreadyThere`]), and fills it from `dump`, which
+    /// is read to its end. After another error it may be there, half filled: [`Database::remove`].
     fn load(&self, load: &Load<'_>, dump: &mut dyn Read, context: &Context) -> anyhow::Result<()>;
 
-    /// Drops a database, if it is there, and ends this login's connections to it. Is done also when the work
-    /// was asked to stop.
-    fn remove(&self, name: &str, context: &Context) -> anyhow::Result<()>;
+    /// Whether a database can be renamed; where it cannot, it is loaded anew to get another name.
+    fn can_rename(&self) -> bool;
+
+    /// Says why this login could not replace a database that exists now: its rights, or others at work in it.
+    fn replaceable(&self, name: &str, context: &Context) -> anyhow::Result<()>;
+
+    /// Gives the database `from` the name `to`. The one that has this name gets the name `aside` in the same
+    /// moment, where one is given. After an error nothing is renamed.
+    fn rename(&self, from: &str, to: &str, aside: Option<&str>, context: &Context) -> anyhow::Result<()>;
+
+    /// Drops a database that nobody uses. Once begun it is not interrupted.
+    fn drop_database(&self, name: &str, context: &Context) -> anyhow::Result<()>;
+
+    /// Ends this login's connections to a database and drops it; says whether it was there. Is done also when the
+    /// work was asked to stop.
+    fn remove(&self, name: &str, context: &Context) -> anyhow::Result<bool>;
+
+    /// Where the server is, for messages.
+    fn place(&self, context: &Context) -> anyhow::Result<String>;
 
     /// The answer to a question asked of a database, which can change nothing: rows in lines, columns with
     /// tabs between them, NULL as `NULL`.

@@ -34,7 +34,7 @@ use crate::model::ComponentName;
 use crate::process::Cancel;
 
 pub use command::CommandSource;
-pub use database::{Database, Load};
+pub use database::{AlreadyThere, Database, Load, Purpose};
 pub use dotenv::{Dotenv, DotenvError};
 pub use files::FilesSource;
 pub use mysql::MysqlSource;

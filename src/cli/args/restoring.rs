@@ -14,11 +14,11 @@ pub struct Restore {
     /// The folder to restore into; new or empty
     #[arg(long, value_name = "DIR", required_unless_present_any = ["in_place", "into"])]
     pub to: Option<PathBuf>,
-    /// Load a dump into this database, which is made, at the server the job's source names; with --force one
-    /// that exists is dropped first
+    /// Load a dump into this database, which is made, at the server the job's source names; with --force in the
+    /// place of one that exists
     #[arg(long, value_name = "DATABASE", conflicts_with_all = ["to", "in_place", "path"])]
     pub into: Option<String>,
-    /// The database of the dump [default: the only one in it]
+    /// The database of the backup [default: the one called as that of --into, or the only one]
     #[arg(long, value_name = "NAME", requires = "into")]
     pub database: Option<String>,
     /// Log in by this file instead of the source's: a MySQL option file, or a pgpass file
@@ -46,7 +46,7 @@ pub struct Restore {
     /// From this target [default: the nearest that has it]
     #[arg(long)]
     pub target: Option<TargetName>,
-    /// Restore into a folder that is not empty, and replace files there; or drop a database first
+    /// Restore into a folder that is not empty, and replace files there; or replace a database
     #[arg(long)]
     pub force: bool,
     /// Keep set-uid and set-gid bits and capabilities of files

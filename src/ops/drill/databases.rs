@@ -12,20 +12,18 @@ use chrono::TimeDelta;
 use super::prove::{Proof, Stream};
 use crate::config::{DrillConfig, DrillServer, SourceConfig};
 use crate::event::{Interrupted, Progress};
-use crate::fsutil;
 use crate::manifest::Content;
-use crate::model::{ByteSize, ComponentName, JobName};
+use crate::model::{ComponentName, JobName};
 use crate::ops::Agent;
-use crate::ops::load::{Counted, Scratch, source_of};
-use crate::source::{self, Database, Load, Source};
+use crate::ops::load::{Counted, Scratch, no_room, source_of, temporary_name};
+use crate::source::{self, Database, Load, Purpose, Source};
 use crate::state::{DrillResult, ScratchDatabase};
 
 /// How the names of all scratch databases begin: privileges can be given for them.
 const PREFIX: &str = "backup_drill_";
-/// How much of job and database a name shows: with a random end it fits into the 63 bytes PostgreSQL allows.
-const SHOWN: usize = 41;
-/// Room that must be left at the server beside what is loaded.
-const SPARE: u64 = 256 << 20;
+/// What else can be done where there is no room.
+const NO_ROOM: &str =
+    "name another server with `drill.server`, or leave databases out with `drill.databases = false`";
 /// How long a server that a database could not be dropped at is left alone.
 const REST: TimeDelta = TimeDelta::minutes(10);
 
@@ -109,7 +107,7 @@ impl<'a> Databases<'a> {
         result: &mut DrillResult,
     ) -> Result<u64> {
         let dump = File::open(&stream.path).with_context(|| format!("opening {}", stream.path.display()))?;
-        no_room(at(&*server)?, dump.metadata()?.len(), &self.context)?;
+        no_room(at(&*server)?, dump.metadata()?.len(), &self.context, NO_ROOM)?;
         let name = scratch_name(self.job, database);
         self.agent.state.begin_scratch_database(&ScratchDatabase {
             name: name.clone(),
@@ -127,9 +125,8 @@ impl<'a> Databases<'a> {
             content: stream.content,
             from: &made.database,
             into: &made.name,
-            replace: false,
             no_owner: true,
-            trial: true,
+            purpose: Purpose::Trial,
         };
         let begun = Instant::now();
         let loaded = server.load(&load, &mut Counted::new(dump, &self.context.progress), &self.context);
@@ -171,13 +168,13 @@ impl<'a> Databases<'a> {
         for made in self.made.drain(..) {
             let removed = at(&*made.server)
                 .and_then(|server| server.remove(&made.name, &self.context))
-                .and_then(|()| Ok(self.agent.state.end_scratch_database(&made.name)?));
+                .and_then(|_| Ok(self.agent.state.end_scratch_database(&made.name)?));
             match removed {
                 Ok(()) => {}
                 Err(e) if made.filled => {
                     problems.push(format!("the scratch database {} is left behind: {e:#}", made.name))
                 }
-                // That it was not loaded is told, and whether something is left.
+                // That it was not loaded is told.
                 Err(e) => tracing::warn!("the scratch database {} may be left behind: {e:#}", made.name),
             }
         }
@@ -190,31 +187,9 @@ fn at(source: &dyn Source) -> Result<&dyn Database> {
     source.database().with_context(|| format!("{} is no database server", source.name()))
 }
 
-/// A server on this machine may share its disk with the live databases: they come first.
-fn no_room(server: &dyn Database, dump: u64, context: &source::Context) -> Result<()> {
-    let Some(folder) = server.data_folder(context) else { return Ok(()) };
-    // Where this process may not look, the server itself says when its disk is full.
-    let Ok((_, free)) = fsutil::space(&folder) else { return Ok(()) };
-    let needed = dump.saturating_mul(2).saturating_add(SPARE);
-    ensure!(
-        free >= needed,
-        "there is no room to load it: {} are needed in {}, {} are free; name another server with `drill.server`, \
-         or leave databases out with `drill.databases = false`",
-        ByteSize(needed),
-        folder.display(),
-        ByteSize(free)
-    );
-    Ok(())
-}
-
 /// A name that nobody else has, and that says what it is.
 fn scratch_name(job: &JobName, database: &str) -> String {
-    let words: String = format!("{job}_{database}")
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
-        .take(SHOWN)
-        .collect();
-    format!("{PREFIX}{words}_{:08x}", rand::random::<u32>())
+    temporary_name(PREFIX, &format!("{job}_{database}"))
 }
 
 /// The server that drills use, where it is not the source's own: nothing of the source's login is used there.
@@ -281,7 +256,7 @@ fn drop_left(agent: &Agent, server: &dyn Source, name: &str) -> Result<()> {
     ensure!(name.starts_with(PREFIX), "{name} is no scratch database, it is left alone");
     let scratch = Scratch::make(&agent.config.state_dir)?;
     let context = source::Context::new(PathBuf::from(scratch.path()), Arc::default());
-    at(server)?.remove(name, &context)
+    at(server)?.remove(name, &context).map(drop)
 }
 
 /// The server that a job's drills use for a source; none when the configuration has it no more.

@@ -192,21 +192,26 @@ fn understand(text: &str) -> Answers {
 }
 
 /// What is wrong, by the error codes of server and client library; `{user}`, `{place}` and `{origin}` are
-/// those of the login.
+/// those of the login, `{what}` is what was done.
 const REASONS: &[(&[u32], &str)] = &[
     (
         &[1045, 1698],
         "the database server at {place} refused the login of {user}: check user and password in {origin}",
     ),
     (&[2002, 2003, 2005], "no database server answers at {place}: is it running, and is that its address?"),
-    (&[1049], "a database that is to be dumped does not exist at {place}"),
-    (&[1044, 1142, 1143, 1227, 1370], "{user} lacks a privilege at {place} that a dump needs"),
+    (&[1049], "a database that is asked for does not exist at {place}"),
+    (&[1044, 1142, 1143, 1227, 1370], "{user} lacks a privilege at {place} that {what} needs"),
     (&[1040, 1203, 1226], "the database server at {place} takes no further connection of {user}"),
     (&[2006, 2013], "the connection to the database server at {place} broke off"),
 ];
 
 /// Puts a sentence before what a client program said, where the reason is a known one.
 pub(super) fn explain(error: ProcessError, login: &Login) -> anyhow::Error {
+    explain_doing(error, login, "a dump")
+}
+
+/// The same of something else than a dump.
+pub(super) fn explain_doing(error: ProcessError, login: &Login, what: &str) -> anyhow::Error {
     let codes: Vec<u32> =
         error.stderr().into_iter().flat_map(|tail| tail.lines.iter().flat_map(|line| codes(line))).collect();
     let reason = REASONS
@@ -215,6 +220,7 @@ pub(super) fn explain(error: ProcessError, login: &Login) -> anyhow::Error {
         .map_or("talking to the database server at {place} as {user}", |(_, reason)| reason);
     let sentence = reason
         .replace("{user}", &login.user)
+        .replace("{what}", what)
         .replace("{place}", &login.place)
         .replace("{origin}", &login.origin);
     anyhow::Error::new(error).context(sentence)

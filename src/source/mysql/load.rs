@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 
 use super::login::Login;
 use super::renamed::Renamed;
@@ -14,12 +14,16 @@ use crate::manifest::Content;
 use crate::model::ComponentName;
 use crate::process::{self, Command, ProcessError};
 use crate::source::Context;
-use crate::source::database::{Database, Load, feed};
+use crate::source::database::{AlreadyThere, Database, Load, Purpose, feed};
 
 /// Names the short-lived login file of questions.
 const ASKING: &str = "question";
 /// How long a server may take to drop a database.
 const DROP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How many seconds it waits for those who use a database that is to be dropped.
+const LOCK_WAIT: u32 = 60;
+/// What a message says was done.
+const LOADING: &str = "loading a dump";
 
 impl MysqlSource {
     fn client(&self, login: &Login) -> anyhow::Result<Command> {
@@ -46,7 +50,8 @@ impl MysqlSource {
         if let Some(database) = database {
             command = command.arg(format!("--database={database}"));
         }
-        let output = process::output(command, &context.cancel()).map_err(|e| check::explain(e, login))?;
+        let output = process::output(command, &context.cancel())
+            .map_err(|e| check::explain_doing(e, login, LOADING))?;
         Ok(output.text().trim_end_matches('\n').to_owned())
     }
 
@@ -74,68 +79,97 @@ impl MysqlSource {
 }
 
 impl Database for MysqlSource {
-    fn load(&self, load: &Load<'_>, dump: &mut dyn Read, context: &Context) -> anyhow::Result<()> {
-        if load.content == Content::MysqlUsers {
+    fn accepts(&self, content: Content, into: &str) -> anyhow::Result<()> {
+        if content == Content::MysqlUsers {
             bail!(
                 "accounts and grants belong to no database: RESTORE.txt of the backup says how to load them"
             );
         }
-        let into = load.into;
         ensure!(!is_system(into), "{into} is a database of the server itself: choose another name");
         ensure!(
             !into.is_empty() && !into.contains(['\0', '\n']),
             "{into:?} cannot be the name of a database"
         );
-        let login = self.login(load.component, context)?;
-        let found = format!(
+        Ok(())
+    }
+
+    fn exists(&self, name: &str, context: &Context) -> anyhow::Result<bool> {
+        let sql = format!(
             "SELECT COUNT(*) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = {}",
-            check::literal(into)
+            check::literal(name)
         );
-        if self.statement(&login, None, &found, CHECK_TIMEOUT, context)? != "0" {
-            ensure!(
-                load.replace,
-                "there is a database {into} at {} already; choose another name, or replace it with --force",
-                login.place
-            );
-            let drop = format!("DROP DATABASE {}", name(into));
-            self.statement(&login, None, &drop, DROP_TIMEOUT, context)?;
-        }
+        Ok(self.statement(&self.asking(context)?, None, &sql, CHECK_TIMEOUT, context)? != "0")
+    }
+
+    fn load(&self, load: &Load<'_>, dump: &mut dyn Read, context: &Context) -> anyhow::Result<()> {
+        self.accepts(load.content, load.into)?;
+        let login = self.login(load.component, context)?;
         let command = self
             .client(&login)?
             // Nothing in a dump may be taken for a command of the client.
             .args(["--binary-mode", "--max-allowed-packet=1G"])
             .timeout(self.config.timeout);
-        let mut renamed = Renamed::new(dump, load.from, into, load.trial);
-        let filled = match feed(command, &mut renamed, context) {
-            Err(error) => {
-                let lacking = error.stderr().is_some_and(|tail| tail.lines.iter().any(|line| lacks(line)));
-                let error = check::explain(without_statement(error), &login);
-                Err(if lacking { error.context(needed(&login, load.trial)) } else { error })
-            }
+        let mut renamed = Renamed::new(dump, load.from, load.into, load.purpose);
+        match feed(command, &mut renamed, context) {
+            Err(error) => Err(why(without_statement(error), load, &login)),
             Ok(Err(error)) => Err(error).context("reading the dump"),
-            Ok(Ok(_)) => Ok(()),
-        };
-        let filled = filled.and_then(|()| {
-            ensure!(renamed.seen, "the dump has no database {}", load.from);
-            Ok(())
-        });
-        filled.map_err(|error| match self.remove(into, context) {
-            Ok(()) => error.context(format!("loading {into}: what was loaded of it is removed again")),
-            Err(left) => {
-                error.context(format!("loading {into}: what was loaded of it is left there ({left:#})"))
+            Ok(Ok(_)) => {
+                ensure!(renamed.seen, "the dump has no database {}", load.from);
+                Ok(())
             }
-        })
+        }
     }
 
-    fn remove(&self, database: &str, context: &Context) -> anyhow::Result<()> {
+    fn can_rename(&self) -> bool {
+        false
+    }
+
+    fn replaceable(&self, database: &str, context: &Context) -> anyhow::Result<()> {
+        // What a login may is shown by loading the dump under another name, and by DROP itself. That would stop in
+        // the middle at a table that others refer to.
+        let login = self.asking(context)?;
+        let sql = format!(
+            "SELECT CONCAT(CONSTRAINT_SCHEMA, '.', TABLE_NAME) FROM information_schema.REFERENTIAL_CONSTRAINTS
+              WHERE UNIQUE_CONSTRAINT_SCHEMA = {0} AND CONSTRAINT_SCHEMA <> {0} LIMIT 1",
+            check::literal(database)
+        );
+        let table = self.statement(&login, None, &sql, CHECK_TIMEOUT, context)?;
+        ensure!(
+            table.is_empty(),
+            "the table {table} at {} refers to the database {database} by a foreign key, so that it cannot be \
+             dropped: drop that key first, and make it again afterwards",
+            login.place
+        );
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, _: &str, _: Option<&str>, _: &Context) -> anyhow::Result<()> {
+        bail!("this server cannot rename the database {from}")
+    }
+
+    fn drop_database(&self, database: &str, context: &Context) -> anyhow::Result<()> {
         ensure!(!is_system(database), "{database} is a database of the server itself");
         let context = &context.undisturbed();
         let login = self.asking(context)?;
-        self.end_connections(&login, database, context);
-        let sql = format!("DROP DATABASE IF EXISTS {}", name(database));
+        // The server would go on waiting for a lock when nobody waits for the answer any more.
+        let sql = format!("SET SESSION lock_wait_timeout = {LOCK_WAIT}; DROP DATABASE {}", name(database));
         self.statement(&login, None, &sql, DROP_TIMEOUT, context)
             .with_context(|| format!("dropping the database {database}"))
             .map(drop)
+    }
+
+    fn remove(&self, database: &str, context: &Context) -> anyhow::Result<bool> {
+        let context = &context.undisturbed();
+        if !self.exists(database, context)? {
+            return Ok(false);
+        }
+        self.end_connections(&self.asking(context)?, database, context);
+        self.drop_database(database, context)?;
+        Ok(true)
+    }
+
+    fn place(&self, context: &Context) -> anyhow::Result<String> {
+        Ok(self.asking(context)?.place.clone())
     }
 
     fn ask(&self, database: &str, sql: &str, timeout: Duration, context: &Context) -> anyhow::Result<String> {
@@ -156,7 +190,7 @@ impl Database for MysqlSource {
 
     fn tables_in(&self, dump: &Path, from: &str, context: &Context) -> anyhow::Result<u64> {
         let file = File::open(dump).with_context(|| format!("opening {}", dump.display()))?;
-        let mut renamed = Renamed::new(file, from, from, false);
+        let mut renamed = Renamed::new(file, from, from, Purpose::Use);
         let mut buffer = vec![0; 256 << 10];
         while renamed.read(&mut buffer).with_context(|| format!("reading {}", dump.display()))? > 0 {
             ensure!(!context.cancel()(), crate::event::Interrupted);
@@ -178,11 +212,6 @@ impl Database for MysqlSource {
     }
 }
 
-/// Whether a client complains about a privilege: of a database, a table, a definer, a function.
-fn lacks(line: &str) -> bool {
-    check::codes(line).iter().any(|code| matches!(code, 1044 | 1142 | 1227 | 1418 | 1419))
-}
-
 /// The client repeats the statement before the error: people's data, which belong into no message.
 fn without_statement(mut error: ProcessError) -> ProcessError {
     if let ProcessError::Failed { stderr, .. } = &mut error
@@ -193,15 +222,45 @@ fn without_statement(mut error: ProcessError) -> ProcessError {
     error
 }
 
-fn needed(login: &Login, trial: bool) -> String {
+/// One sentence of what stopped a client that loads, and what it said.
+fn why(error: ProcessError, load: &Load<'_>, login: &Login) -> anyhow::Error {
     let Login { user, place, .. } = login;
-    match trial {
-        true => format!(
-            "{user} may not make and fill a scratch database at {place}: GRANT ALL PRIVILEGES ON `backup\\_drill\\_%`.* \
-             (with binary logs also SET GLOBAL log_bin_trust_function_creators = 1), or name another server or login for drills"
-        ),
-        false => format!("{user} lacks a privilege at {place} that loading this dump needs"),
+    let said = error.stderr().and_then(|tail| tail.lines.iter().find(|line| line.starts_with("ERROR ")));
+    let Some(said) = said.cloned() else { return check::explain_doing(error, login, LOADING) };
+    let codes = check::codes(&said);
+    let is = |known: &[u32]| codes.iter().any(|code| known.contains(code));
+    let grants = match load.purpose {
+        Purpose::Use => format!("{}.*", name(load.into)),
+        Purpose::Proof => "`backup\\_restore\\_%`.*".to_owned(),
+        Purpose::Trial => "`backup\\_drill\\_%`.*".to_owned(),
+    };
+    let what = match load.purpose {
+        Purpose::Use => format!("the database {}", load.into),
+        Purpose::Proof => format!("the temporary database {}", load.into),
+        Purpose::Trial => "a scratch database".to_owned(),
+    };
+    let other = load.purpose.other_login();
+    if is(&[1007]) {
+        return AlreadyThere(load.into.to_owned()).into();
     }
+    let sentence = if is(&[1044, 1142, 1143, 1370]) {
+        format!(
+            "{user} may not make and fill {what} at {place}: GRANT ALL PRIVILEGES ON {grants}, or {other}"
+        )
+    } else if is(&[1227]) {
+        format!(
+            "{user} may not make at {place} what belongs to other accounts (DEFINER) or concerns the whole server: \
+             {other}"
+        )
+    } else if is(&[1418, 1419]) {
+        format!(
+            "{user} may not make triggers and functions at {place}, which writes binary logs: \
+             SET GLOBAL log_bin_trust_function_creators = 1, or {other}"
+        )
+    } else {
+        return check::explain_doing(error, login, LOADING);
+    };
+    anyhow!(said).context(sentence)
 }
 
 fn is_system(name: &str) -> bool {

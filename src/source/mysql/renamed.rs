@@ -2,6 +2,9 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use super::accounts::unquoted;
+use crate::source::Purpose;
+
 /// How statements begin that a dump may hold by further arguments of the dump program, and that reach beyond
 /// its databases: a dump that is loaded for trial must not, for instance, make a server a replica.
 const BEYOND: &[&str] = &[
@@ -33,7 +36,7 @@ pub(super) struct Renamed<R> {
     dump: BufReader<R>,
     from: String,
     into: String,
-    trial: bool,
+    purpose: Purpose,
     line: Vec<u8>,
     given: usize,
     /// Inside of the body of a routine.
@@ -44,6 +47,8 @@ pub(super) struct Renamed<R> {
     other: bool,
     /// Inside of the events.
     events: bool,
+    /// Inside of an event that cannot be disabled.
+    event: bool,
     /// Whether the database was met.
     pub(super) seen: bool,
     /// How many tables of it were met.
@@ -51,20 +56,21 @@ pub(super) struct Renamed<R> {
 }
 
 impl<R: Read> Renamed<R> {
-    /// The database `from` as `into`. For `trial`, events, definers and whatever reaches beyond the database
-    /// are left out.
-    pub(super) fn new(dump: R, from: &str, into: &str, trial: bool) -> Self {
+    /// The database `from` as `into`. For trial, events, definers and whatever reaches beyond the database are
+    /// left out; for a proof, events are disabled, and what reaches beyond is left out.
+    pub(super) fn new(dump: R, from: &str, into: &str, purpose: Purpose) -> Self {
         Self {
             dump: BufReader::with_capacity(256 << 10, dump),
             from: super::load::name(from),
             into: super::load::name(into),
-            trial,
+            purpose,
             line: Vec::new(),
             given: 0,
             body: false,
             head: false,
             other: false,
             events: false,
+            event: false,
             seen: false,
             tables: 0,
         }
@@ -77,8 +83,11 @@ impl<R: Read> Renamed<R> {
             self.body = line.trim_ascii_end() != b"DELIMITER ;";
             self.head = self.body;
         } else if self.body {
-            if std::mem::take(&mut self.head) && self.trial {
+            if std::mem::take(&mut self.head) && self.purpose == Purpose::Trial {
                 without_definer(&mut self.line);
+            }
+            if self.events && self.purpose == Purpose::Proof {
+                self.disable();
             }
         } else if let Some(name) = line.strip_prefix(b"-- Current Database: ") {
             self.other = name.trim_ascii_end() != self.from.as_bytes();
@@ -99,15 +108,21 @@ impl<R: Read> Renamed<R> {
                 ));
             };
             self.line.splice(at..at + from.len(), self.into.bytes());
+            // One that came to be meanwhile is somebody's.
+            const UNLESS: &[u8] = b"/*!32312 IF NOT EXISTS*/ ";
+            let at = b"CREATE DATABASE ".len();
+            if self.line.get(at..).is_some_and(|rest| rest.starts_with(UNLESS)) {
+                self.line.drain(at..at + UNLESS.len());
+            }
         } else if line.starts_with(b"/*!40000 DROP DATABASE ") {
             self.line.clear(); // whether one may be dropped is not for the dump to say
         } else {
             self.tables += u64::from(line.starts_with(b"CREATE TABLE "));
-            if self.trial {
+            if self.purpose != Purpose::Use {
                 self.for_trial();
             }
         }
-        if self.other || self.events {
+        if self.other || self.events && self.purpose == Purpose::Trial {
             self.line.clear();
         }
         Ok(())
@@ -123,11 +138,37 @@ impl<R: Read> Renamed<R> {
         {
             self.events = false;
         } else if line.starts_with(b"/*!") {
-            without_definer(&mut self.line);
+            if self.purpose == Purpose::Trial {
+                without_definer(&mut self.line);
+            }
         } else if !self.seen && !line.starts_with(b"/*") && !line.starts_with(b"--")
             || BEYOND.iter().any(|beyond| begins(line, beyond))
         {
             self.line.clear();
+        }
+    }
+}
+
+impl<R> Renamed<R> {
+    /// A line of an event's body: the event is made disabled, or not at all where its words are not known.
+    fn disable(&mut self) {
+        if self.event {
+            self.event = !self.line.trim_ascii_end().ends_with(b";;");
+            self.line.clear();
+        } else if self.line.starts_with(b"/*!50106 CREATE*/") || begins(&self.line, "CREATE ") {
+            let words: [&[u8]; 3] = [b" PRESERVE ENABLE ", b" PRESERVE DISABLE ", b" DO "];
+            let at = unquoted(&self.line, 0, &words);
+            match at.map(|at| (at, &self.line[at..])) {
+                Some((at, rest)) if rest.starts_with(words[0]) => {
+                    let at = at + b" PRESERVE ".len();
+                    self.line.splice(at..at + b"ENABLE".len(), *b"DISABLE");
+                }
+                Some((_, rest)) if rest.starts_with(words[1]) => {}
+                _ => {
+                    self.event = !self.line.trim_ascii_end().ends_with(b";;");
+                    self.line.clear();
+                }
+            }
         }
     }
 }
@@ -199,8 +240,8 @@ mod tests {
         -- Current Database: `shop`\n\nUSE `shop`;\n/*!50013 DEFINER=\"app\" SQL SECURITY DEFINER */\n/*!50001 VIEW `v` AS select 1 */;\nSTART SLAVE;\n\
         -- Current Database: `other`\n\nUSE `other`;\n-- Dump completed\n";
 
-    fn translated(dump: &str, from: &str, trial: bool) -> (String, bool, u64) {
-        let mut renamed = Renamed::new(dump.as_bytes(), from, "test`shop", trial);
+    fn translated(dump: &str, from: &str, purpose: Purpose) -> (String, bool, u64) {
+        let mut renamed = Renamed::new(dump.as_bytes(), from, "test`shop", purpose);
         let mut text = String::new();
         renamed.read_to_string(&mut text).unwrap();
         (text, renamed.seen, renamed.tables)
@@ -208,13 +249,10 @@ mod tests {
 
     #[test]
     fn one_database_of_a_dump_is_taken_under_another_name() {
-        for trial in [false, true] {
-            let (text, seen, tables) = translated(DUMP, "shop", trial);
+        for purpose in [Purpose::Use, Purpose::Proof, Purpose::Trial] {
+            let (text, seen, tables) = translated(DUMP, "shop", purpose);
             assert_eq!((seen, tables), (true, 1));
-            assert!(
-                text.contains("CREATE DATABASE /*!32312 IF NOT EXISTS*/ `test``shop` /*!40100"),
-                "{text}"
-            );
+            assert!(text.contains("CREATE DATABASE `test``shop` /*!40100"), "{text}");
             assert_eq!(text.matches("USE `test``shop`;").count(), 2, "{text}");
             assert!(text.contains("'USE `shop`;\\n-- Current Database: `other`'"), "{text}");
             assert!(text.contains("SELECT 1; END ;;") && text.contains("VIEW `v`"), "{text}");
@@ -225,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_loaded_for_trial_acts_by_nobody_and_on_nothing_else() {
-        let (text, ..) = translated(DUMP, "shop", true);
+        let (text, ..) = translated(DUMP, "shop", Purpose::Trial);
         for gone in ["nightly", "CHANGE MASTER", "START SLAVE", "ro``ot", "DEFINER=\"app\"", "CREATE DEFINER"]
         {
             assert!(!text.contains(gone), "{gone}: {text}");
@@ -234,22 +272,51 @@ mod tests {
         assert!(text.contains("/*!50013  SQL SECURITY DEFINER */"), "{text}");
         assert!(text.contains("CREATE  PROCEDURE p()"), "{text}");
         assert!(text.contains("SET @a = 'DEFINER=`root`@`localhost`';"), "{text}");
-        let (text, ..) = translated(DUMP, "shop", false);
+        let (text, ..) = translated(DUMP, "shop", Purpose::Use);
         for there in ["nightly", "START SLAVE", "ro``ot", "CREATE DEFINER=`root`"] {
             assert!(text.contains(there), "{there}: {text}");
         }
     }
 
     #[test]
+    fn a_proof_has_everything_and_nothing_of_it_acts() {
+        const EVENTS: &str = "-- Current Database: `shop`\nUSE `shop`;\n-- Dumping events for database 'shop'\n\
+            /*!50106 SET @save_time_zone= @@TIME_ZONE */ ;\n/*!50106 DROP EVENT IF EXISTS `a` */;\nDELIMITER ;;\n\
+            /*!50106 CREATE*/ /*!50117 DEFINER=`root`@`localhost`*/ /*!50106 EVENT `a PRESERVE ENABLE ` ON SCHEDULE EVERY '1:30' HOUR_MINUTE ON COMPLETION NOT PRESERVE ENABLE COMMENT 'DO it''s' DO BEGIN\n\
+            DELETE FROM `t`; END */ ;;\nDELIMITER ;\nDELIMITER ;;\n\
+            /*!50106 CREATE*/ /*!50106 EVENT `b` ON SCHEDULE EVERY 1 DAY ON COMPLETION PRESERVE DISABLE ON SLAVE DO SELECT ' PRESERVE ENABLE ' */ ;;\n\
+            /*!50106 CREATE*/ /*!50106 EVENT `unknown` ON SCHEDULE EVERY 1 DAY DO BEGIN\nDELETE FROM gone;\nEND */ ;;\n\
+            /*!50003 SET time_zone = @saved_time_zone */ ;;\nDELIMITER ;\n-- Dump completed\n";
+        let (text, ..) = translated(EVENTS, "shop", Purpose::Proof);
+        assert!(text.contains("`a PRESERVE ENABLE ` ON SCHEDULE EVERY '1:30' HOUR_MINUTE ON COMPLETION NOT PRESERVE DISABLE COMMENT"), "{text}");
+        assert!(
+            text.contains("DISABLE ON SLAVE DO SELECT ' PRESERVE ENABLE '")
+                && text.contains("END */ ;;\nDELIMITER ;\n"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("unknown") && !text.contains("gone") && text.contains("SET time_zone ="),
+            "{text}"
+        );
+        let (text, ..) = translated(DUMP, "shop", Purpose::Proof);
+        for gone in ["nightly", "CHANGE MASTER", "START SLAVE"] {
+            assert!(!text.contains(gone), "{gone}: {text}");
+        }
+        for there in ["ro``ot", "DEFINER=\"app\"", "CREATE DEFINER=`root`"] {
+            assert!(text.contains(there), "{there}: {text}");
+        }
+    }
+
+    #[test]
     fn a_database_that_a_dump_does_not_have_is_noticed() {
-        assert!(!translated(DUMP, "sho", true).1);
+        assert!(!translated(DUMP, "sho", Purpose::Trial).1);
     }
 
     #[test]
     fn a_dump_that_turns_to_another_database_is_not_followed() {
         for line in ["USE `live`;", "use live;", "CREATE DATABASE `live`;"] {
             let dump = format!("-- Current Database: `shop`\nUSE `shop`;\n{line}\nDROP TABLE `t`;\n");
-            let mut renamed = Renamed::new(dump.as_bytes(), "shop", "scratch", false);
+            let mut renamed = Renamed::new(dump.as_bytes(), "shop", "scratch", Purpose::Use);
             let mut text = String::new();
             let error = renamed.read_to_string(&mut text).unwrap_err().to_string();
             assert!(

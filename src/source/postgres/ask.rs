@@ -84,7 +84,7 @@ fn release(version: &str) -> Option<(u32, u32)> {
 }
 
 /// What is wrong, by what programs write to standard error (in English: they run with LC_ALL=C.UTF-8).
-/// `{user}` and `{place}` are those of the login.
+/// `{user}` and `{place}` are those of the login, `{what}` is what was done.
 const REASONS: &[(&[&str], &str)] = &[
     (
         &[
@@ -109,7 +109,7 @@ const REASONS: &[(&[&str], &str)] = &[
         ],
         "no PostgreSQL server answers at {place}: is it running, and is that its address?",
     ),
-    (&["role \"", "permission denied"], "{user} lacks a privilege at {place} that a dump needs"),
+    (&["role \"", "permission denied"], "{user} lacks a privilege at {place} that {what} needs"),
     (
         &["too many clients", "remaining connection slots"],
         "the PostgreSQL server at {place} takes no further connection of {user}",
@@ -123,12 +123,18 @@ const REASONS: &[(&[&str], &str)] = &[
 
 /// Puts a sentence before what a program said, where the reason is a known one.
 pub(super) fn explain(error: ProcessError, words: &Words) -> anyhow::Error {
+    explain_doing(error, words, "a dump")
+}
+
+/// The same of something else than a dump.
+pub(super) fn explain_doing(error: ProcessError, words: &Words, what: &str) -> anyhow::Error {
     let said = |text: &&str| error.stderr().is_some_and(|tail| tail.contains(text));
     let reason = REASONS
         .iter()
         .find(|(texts, _)| texts.iter().any(said))
         .map_or("talking to the PostgreSQL server at {place} as {user}", |(_, reason)| reason);
-    let sentence = reason.replace("{user}", &words.user).replace("{place}", &words.place);
+    let sentence =
+        reason.replace("{user}", &words.user).replace("{place}", &words.place).replace("{what}", what);
     anyhow::Error::new(error).context(sentence)
 }
 
