@@ -18,6 +18,7 @@ mod accounts;
 mod check;
 mod load;
 mod login;
+mod option_file;
 mod renamed;
 mod version;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 
 use super::super::dotenv::Dotenv;
+use super::option_file::Named;
 use crate::config::MysqlConfig;
 use crate::model::{ComponentName, Secret};
 use crate::secret_file::{self, TemporarySecret};
@@ -119,48 +120,6 @@ impl Login {
             args.extend(parts.options().into_iter().map(|(key, value)| format!("--{key}={value}").into()));
         }
         Ok(Self { args, user, place, origin, password: parts.password, databases, file })
-    }
-}
-
-/// What an option file says in its own lines of who logs in and where, for messages; the client alone knows what
-/// else counts.
-#[derive(Debug, Default)]
-struct Named {
-    user: Option<String>,
-    host: Option<String>,
-    port: Option<u16>,
-    socket: Option<String>,
-}
-
-impl Named {
-    fn read(path: &Path) -> Self {
-        let mut text = String::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_ENV).read_to_string(&mut text));
-        if read.is_ok() { Self::of(&text) } else { Self::default() }
-    }
-
-    fn of(text: &str) -> Self {
-        let mut named = Self::default();
-        let mut counts = false;
-        for line in text.lines().map(str::trim) {
-            if let Some(group) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                counts = ["client", "client-mariadb", "mysql", "mariadb", "mariadb-client"].contains(&group);
-                continue;
-            }
-            let Some((key, value)) = line.split_once('=').filter(|_| counts && !line.starts_with(['#', ';']))
-            else {
-                continue;
-            };
-            let value = value.trim().trim_matches(['"', '\'']).to_owned();
-            match key.trim() {
-                "user" => named.user = Some(value),
-                "host" => named.host = Some(value),
-                "port" => named.port = value.parse().ok(),
-                "socket" => named.socket = Some(value),
-                _ => {}
-            }
-        }
-        named
     }
 }
 
@@ -296,15 +255,6 @@ mod tests {
 
     fn content(login: &Login) -> String {
         fs::read_to_string(login.file.as_ref().unwrap().path()).unwrap()
-    }
-
-    #[test]
-    fn messages_name_who_logs_in_and_where_as_the_option_file_does() {
-        let named = Named::of(
-            "[mysqld]\nuser = mysql\nport=1\n[client]\n# user = x\nuser = 'shop'\nhost=127.0.0.1\nport = 3310\npassword = \"p\"\n",
-        );
-        assert_eq!((named.user.as_deref(), named.host.as_deref()), (Some("shop"), Some("127.0.0.1")));
-        assert_eq!((named.port, named.socket), (Some(3310), None));
     }
 
     #[test]
