@@ -5,7 +5,7 @@ mod folder;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -105,9 +105,15 @@ pub(super) fn no_room(
     context: &source::Context,
     otherwise: &str,
 ) -> Result<()> {
-    let Some(folder) = server.data_folder(context) else { return Ok(()) };
+    match server.data_folder(context) {
+        Some(folder) => no_room_in(&folder, dump, otherwise),
+        None => Ok(()),
+    }
+}
+
+fn no_room_in(folder: &Path, dump: u64, otherwise: &str) -> Result<()> {
     // Where this process may not look, the server itself says when its disk is full.
-    let Ok((_, free)) = fsutil::space(&folder) else { return Ok(()) };
+    let Ok((_, free)) = fsutil::space(folder) else { return Ok(()) };
     let needed = dump.saturating_mul(2).saturating_add(SPARE);
     ensure!(
         free >= needed,
@@ -260,5 +266,21 @@ impl<R: Read> Read for Counted<'_, R> {
         self.bytes += got as u64;
         self.progress.add_source(got as u64);
         Ok(got)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_that_has_no_room_beside_what_is_there_is_refused_before_it_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = no_room_in(folder.path(), 1 << 60, "drop something").unwrap_err().to_string();
+        assert!(error.starts_with("there is no room to load it: "), "{error}");
+        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        assert!(error.ends_with("; drop something"), "{error}");
+        // Another machine's folder, or one that may not be looked into.
+        no_room_in(&folder.path().join("away"), 1 << 60, "").unwrap();
     }
 }

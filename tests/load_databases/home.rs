@@ -62,9 +62,15 @@ impl Home {
         command
     }
 
-    /// What the agent says that is interrupted when a dump has been loaded.
+    /// Starts the agent, and waits until something happens at a place in it; `meanwhile` is done while it pauses
+    /// there.
     #[cfg(feature = "failpoints")]
-    pub fn interrupted(&self, args: &str, failpoint: &str) -> String {
+    pub fn paused(
+        &self,
+        args: &str,
+        failpoint: &str,
+        meanwhile: impl FnOnce(&std::process::Child),
+    ) -> Output {
         let _ = fs::remove_file(self.path().join("trace"));
         let mut command = self.failing(args, failpoint);
         let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
@@ -73,13 +79,22 @@ impl Home {
             assert!(begun.elapsed() < Duration::from_secs(60), "the place is never passed");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        // It is noticed by another thread.
-        std::thread::sleep(Duration::from_millis(300));
+        meanwhile(&child);
         fs::write(self.path().join("trace.go"), "").unwrap();
         let out = child.wait_with_output().unwrap();
         fs::remove_file(self.path().join("trace.go")).unwrap();
+        out
+    }
+
+    /// What the agent says that is interrupted when a dump has been loaded.
+    #[cfg(feature = "failpoints")]
+    pub fn interrupted(&self, args: &str, failpoint: &str) -> String {
+        let out = self.paused(args, failpoint, |child| {
+            let pid = child.id().to_string();
+            assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+            // It is noticed by another thread.
+            std::thread::sleep(Duration::from_millis(300));
+        });
         assert_eq!(out.status.code(), Some(130), "{out:?}");
         String::from_utf8(out.stderr).unwrap()
     }

@@ -1,7 +1,7 @@
 //! Dumps of PostgreSQL.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::home::Home;
 use crate::peers::postgres::{Postgres, USER, bin};
@@ -119,8 +119,8 @@ fn a_postgresql_database_is_replaced_in_one_moment_by_one_that_is_whole() {
     fs::write(&stored, &good).unwrap();
     // Somebody at work in it.
     let mut busy = server.tool("psql");
-    busy.args(["-X", "-d", "shop", "-c", "SELECT pg_sleep(1000)"]).stdout(std::process::Stdio::null());
-    let mut busy = busy.stderr(std::process::Stdio::null()).spawn().unwrap();
+    busy.args(["-X", "-d", "shop", "-c", "SELECT pg_sleep(1000)"]).stdout(Stdio::null());
+    let mut busy = busy.stderr(Stdio::null()).spawn().unwrap();
     while server.query("postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop'").trim()
         == "0"
     {
@@ -168,6 +168,20 @@ fn a_postgresql_restore_that_is_cut_short_leaves_nothing_under_the_final_name() 
     );
     assert_eq!(all(), before);
 
+    // Somebody who looks into it for a moment is waited for.
+    let (mut psql, mut visitor) = (server.tool("psql"), None);
+    psql.args(["-X", "-d", "shop", "-c", "SELECT pg_sleep(6)"]).stdout(Stdio::null());
+    let out = home.paused("restore latest --into shop --force", "load-filled=pause", |_| {
+        visitor = Some(psql.spawn().unwrap());
+        let there = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop'";
+        while server.query("postgres", there).trim() == "0" {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    visitor.unwrap().wait().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    assert_eq!(all(), before);
+
     // The database `postgres`, which every server has, comes back by the words of RESTORE.txt.
     server.query("postgres", "CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept VALUES (1), (2)");
     home.works("backup");
@@ -177,7 +191,7 @@ fn a_postgresql_restore_that_is_cut_short_leaves_nothing_under_the_final_name() 
     let stored = home.stored("database.postgres.pgdump.zst");
     let dump = Command::new("zstd").arg("-dc").arg(stored).output().unwrap().stdout;
     let mut restore = server.tool("pg_restore");
-    restore.args(command.split("pg_restore ").nth(1).unwrap().split(' ')).stdin(std::process::Stdio::piped());
+    restore.args(command.split("pg_restore ").nth(1).unwrap().split(' ')).stdin(Stdio::piped());
     let mut restore = restore.spawn().unwrap();
     std::io::Write::write_all(&mut restore.stdin.take().unwrap(), &dump).unwrap();
     assert!(restore.wait().unwrap().success(), "{command}");

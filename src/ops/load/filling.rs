@@ -17,7 +17,7 @@ use crate::source::{AlreadyThere, Context, Database, Load, Purpose};
 pub(super) const PREFIX: &str = "backup_restore_";
 /// What else can be done where there is no room for two.
 const NO_ROOM: &str =
-    "or, where what is in the database now may be lost, drop it by hand and restore without --force";
+    "where what is in the database now may be lost, drop it by hand and restore without --force";
 
 /// One dump on its way into a database.
 pub(super) struct Filling<'a> {

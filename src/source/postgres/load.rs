@@ -18,6 +18,9 @@ use crate::source::database::{AlreadyThere, Database, Load, Purpose, feed};
 const ASKING: &str = "question";
 /// How long a server may take to make or drop a database.
 const DROP_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How often a database is renamed that somebody looks into, a monitoring program for instance: each time the
+/// server waits five seconds for them.
+const RENAME_ATTEMPTS: u32 = 6;
 /// What a message says was done.
 const LOADING: &str = "loading a dump";
 /// Databases that belong to the server.
@@ -160,7 +163,16 @@ impl Database for PostgresSource {
                 sql += &format!("ALTER DATABASE {} OWNER TO {owner}; ", name(to));
             }
         }
-        let renamed = self.statement(&login, &(sql + "COMMIT"), context);
+        sql += "COMMIT";
+        let mut renamed = self.statement(&login, &sql, context);
+        for _ in 1..RENAME_ATTEMPTS {
+            match &renamed {
+                Err(error) if format!("{error:#}").contains("being accessed by other users") => {
+                    renamed = self.statement(&login, &sql, context);
+                }
+                _ => break,
+            }
+        }
         match renamed {
             // All of it is one transaction; the answer alone may be lost.
             Err(_) if matches!(self.exists(from, context), Ok(false)) => Ok(()),
