@@ -29,8 +29,12 @@ pub const STDERR_BYTES: usize = 64 << 10;
 /// How many lines of standard error are kept.
 pub const STDERR_LINES: usize = 50;
 
+/// What stands before the earlier lines of standard error in an error message.
+pub const STDERR_BEFORE: &str = "on standard error before that:";
 /// How many of the kept lines an error message shows.
 const SHOWN_LINES: usize = 10;
+/// Those that say who the user is.
+const OF_USER: [&str; 3] = ["HOME", "USER", "LOGNAME"];
 /// Passed on from the agent's own environment.
 const INHERITED: [&str; 5] = ["HOME", "USER", "LOGNAME", "TMPDIR", "TZ"];
 /// Where programs are looked for beside the agent's own PATH: cron's PATH has no `sbin`.
@@ -208,7 +212,8 @@ impl fmt::Debug for Command {
     }
 }
 
-/// What every child sees of the agent's environment, and no more.
+/// What every child sees of the agent's environment, and no more. Of whom it is says the password database where the
+/// agent was started without it, as by systemd.
 pub fn environment() -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = vec![
         ("PATH".into(), search_path()),
@@ -217,6 +222,15 @@ pub fn environment() -> Vec<(OsString, OsString)> {
         ("LC_ALL".into(), "C.UTF-8".into()),
     ];
     env.extend(INHERITED.iter().filter_map(|key| Some((OsString::from(key), std::env::var_os(key)?))));
+    let lacks = |key: &&str| std::env::var_os(key).is_none();
+    if OF_USER.iter().any(lacks)
+        && let Ok(Some(user)) = nix::unistd::User::from_uid(nix::unistd::geteuid())
+    {
+        for key in OF_USER.into_iter().filter(lacks) {
+            let value = if key == "HOME" { user.dir.clone().into() } else { user.name.clone().into() };
+            env.push((key.into(), value));
+        }
+    }
     env
 }
 
@@ -294,9 +308,10 @@ impl fmt::Display for StderrTail {
         match self.lines.as_slice() {
             [] => f.write_str(" and wrote nothing to standard error"),
             [line] => write!(f, ": {line}"),
-            lines => {
-                f.write_str("; the end of its standard error:")?;
-                for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
+            // Programs say last what ended them; whoever shows one line only shows that.
+            [before @ .., last] => {
+                write!(f, ": {last}\n  {STDERR_BEFORE}")?;
+                for line in &before[before.len().saturating_sub(SHOWN_LINES - 1)..] {
                     write!(f, "\n    {line}")?;
                 }
                 Ok(())

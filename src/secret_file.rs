@@ -1,11 +1,11 @@
 //! Files that hold secrets: read only when others cannot read them, written so that others cannot.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use crate::model::Secret;
 
@@ -13,17 +13,73 @@ use crate::model::Secret;
 const MAX_BYTES: u64 = 64 << 10;
 /// Permission bits of everybody who is neither owner nor in the group.
 const OTHERS: u32 = 0o007;
+/// Permission bits of the group, but for running the file.
+const GROUP: u32 = 0o060;
+
+/// Who may read a file with a secret, beside its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Nobody but root's group.
+    Owner,
+    /// Its group as well: the application's own `.env`, which PHP reads as another user.
+    Group,
+    /// Its group too, though it should not: a key without which nothing can be restored.
+    GroupForNow,
+}
+
+impl Readers {
+    /// Why `path`, of which `meta` tells, is not to be used.
+    fn refuse(self, path: &Path, meta: &Metadata) -> Result<(), String> {
+        let shown = path.display();
+        if !meta.is_file() {
+            return Err(format!("{shown} is not a file, and should hold a secret"));
+        }
+        let mode = meta.mode() & 0o7777;
+        let group = self == Readers::Owner && meta.gid() != 0 && mode & GROUP != 0;
+        if mode & OTHERS == 0 && !group {
+            return Ok(());
+        }
+        let (who, closed) = match self {
+            Readers::Owner => ("other users", "600"),
+            Readers::Group => ("every user", "640"),
+            Readers::GroupForNow => ("every user", "600"),
+        };
+        Err(format!("{shown} has mode {mode:04o}, so {who} can read its secret; `chmod {closed} {shown}`"))
+    }
+}
+
+fn absent(path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("{shown} does not exist; write the secret there, then `chmod 600 {shown}`")
+        }
+        _ => format!("{shown} cannot be looked at: {error}"),
+    }
+}
+
+/// Why a file with a secret is not to be used: it is not there, or others than `readers` can read it. It is not
+/// opened, so that nobody needs to be able to read it.
+pub fn look(path: &Path, readers: Readers) -> Result<(), String> {
+    let meta = fs::metadata(path).map_err(|error| absent(path, &error))?;
+    readers.refuse(path, &meta)
+}
 
 /// Checks that `path` is a file that this process can read and others cannot. What it holds is not looked
 /// at.
-pub fn check(path: &Path) -> anyhow::Result<()> {
-    open(path, "600").map(drop)
+pub fn check(path: &Path, readers: Readers) -> anyhow::Result<()> {
+    open(path, readers).map(drop)
 }
 
 /// Reads a secret: the whole file without the line ends that close it.
 pub fn read(path: &Path) -> anyhow::Result<Secret> {
+    read_of(path, Readers::Owner)
+}
+
+/// The same for a file that `readers` may read.
+pub fn read_of(path: &Path, readers: Readers) -> anyhow::Result<Secret> {
     let mut text = String::new();
-    open(path, "600")?
+    open(path, readers)?
         .take(MAX_BYTES + 1)
         .read_to_string(&mut text)
         .with_context(|| format!("reading the secret in {}", path.display()))?;
@@ -40,25 +96,17 @@ pub fn read(path: &Path) -> anyhow::Result<Secret> {
     Ok(Secret::new(secret))
 }
 
-/// Opens a file that others cannot get at; `mode` is what an error tells to set with chmod.
-pub fn open(path: &Path, mode: &str) -> anyhow::Result<File> {
+/// Opens a file that none but `readers` can get at.
+pub fn open(path: &Path, readers: Readers) -> anyhow::Result<File> {
     // O_NONBLOCK: a FIFO in the place of a file must not hold up the run.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .with_context(|| format!("opening {}, which should hold a secret", path.display()))?;
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => anyhow!("{}", absent(path, &error)),
+        _ => anyhow::Error::new(error)
+            .context(format!("opening {}, which should hold a secret", path.display())),
+    })?;
     let meta = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
-    if !meta.is_file() {
-        bail!("{} should hold a secret, but is not a file", path.display());
-    }
-    if meta.mode() & OTHERS != 0 {
-        bail!(
-            "{path} holds a secret, and every user of this machine can get at it (mode {now:04o}): chmod {mode} {path}",
-            path = path.display(),
-            now = meta.mode() & 0o7777,
-        );
-    }
+    readers.refuse(path, &meta).map_err(|why| anyhow!("{why}"))?;
     Ok(file)
 }
 
@@ -119,7 +167,7 @@ mod tests {
     fn a_secret_is_the_file_without_its_last_line_end() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(&file(&dir, b" a # b \r\n", 0o600)).unwrap().expose(), " a # b ");
-        assert_eq!(read(&file(&dir, b"x", 0o640)).unwrap().expose(), "x");
+        assert_eq!(read_of(&file(&dir, b"x", 0o640), Readers::Group).unwrap().expose(), "x");
     }
 
     #[test]

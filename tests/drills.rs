@@ -98,7 +98,7 @@ fn a_backup_comes_back_is_counted_compared_and_asked_and_nothing_is_left() {
         .agent("drill web --target nas")
         .exits(0)
         .says(&["came back from nas in ", "(1 more have changed since)"]);
-    world.agent("drill --target elsewhere").exits(1).says(&["no target elsewhere"]);
+    world.agent("drill --target elsewhere").exits(2).says(&["no target elsewhere"]);
 }
 
 #[test]
@@ -261,4 +261,29 @@ fn the_daemon_drills_when_it_is_due_and_an_overdue_drill_is_reported() {
     until("the drill", || metric(&world, "backup_last_drill_success") == Some(1.0));
     assert!(check(&world, "drill-overdue").starts_with("ok next due "), "{}", check(&world, "drill-overdue"));
     nothing_left(&world);
+}
+
+#[test]
+fn a_file_that_does_not_come_back_is_told_once_with_the_reason() {
+    let world = new("[job.web.drill]\nscratch = \"{}/scratch\"\n");
+    let archive = world.backups("local")[0].join("application.tar.zst");
+    let mut bytes = std::fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(archive, bytes).unwrap();
+    let drill = world.agent("drill --json").exits(1).json();
+    let problems: Vec<&str> =
+        drill[0]["problems"].as_array().unwrap().iter().map(|problem| problem.as_str().unwrap()).collect();
+    let lost: Vec<&str> = problems
+        .iter()
+        .filter_map(|problem| problem.split_once(" was not restored: ")?.0.rsplit(' ').next())
+        .collect();
+    assert!(!lost.is_empty(), "{problems:?}");
+    for path in lost {
+        let told = problems.iter().filter(|problem| {
+            problem.contains(&format!(" {path} ")) || problem.contains(&format!(" {path}:"))
+        });
+        assert_eq!(told.count(), 1, "{path}: {problems:#?}");
+    }
+    assert!(!problems.iter().any(|problem| problem.contains("it is not there")), "{problems:#?}");
 }

@@ -136,6 +136,7 @@ fn an_after_that_fails_degrades_a_good_run_and_is_told_with_a_bad_one() {
     for hook in ["a-run", "b-capture", "c-source"] {
         let text = format!("hook {hook}, after: ");
         assert!(out.json()["degraded"].to_string().contains(&text), "{}", out.all());
+        assert!(!out.json()["notes"].to_string().contains(&text), "told twice: {}", out.all());
     }
     assert_eq!(journal(&world).len(), 6, "one that fails keeps no other from running");
     fs::rename(world.path("src"), world.path("away")).unwrap();
@@ -245,5 +246,34 @@ fn what_a_hook_makes_is_there_when_its_source_is_looked_at() {
         fs::rename(world.path("src"), world.path("away")).unwrap();
         world.backup().expect(0);
         assert!(world.path("away").exists() && !world.path("src").exists());
+    }
+}
+
+#[test]
+fn a_hook_knows_who_it_is_also_where_the_agent_was_started_without_an_environment() {
+    let world = world("[job.web.hook.env]\nbefore = [\"{root}/show\"]\n");
+    script(&world, "show", "#!/bin/sh\nenv >{root}/env\n");
+    let mut agent = world.agent(&["backup"]);
+    agent.env_clear().env("TZ", "UTC");
+    let out = world::output(agent);
+    assert_eq!(out.code, 0, "{}", out.all());
+    let seen = fs::read_to_string(world.path("env")).unwrap();
+    let user = world::system("id", &["-un"]);
+    let home = world::system("sh", &["-c", "getent passwd $(id -u) | cut -d: -f6"]);
+    for line in [
+        format!("USER={}", user.trim()),
+        format!("LOGNAME={}", user.trim()),
+        format!("HOME={}", home.trim()),
+        "LC_ALL=C.UTF-8".to_owned(),
+        "TZ=UTC".to_owned(),
+    ] {
+        assert!(seen.lines().any(|other| other == line), "{line}: {seen}");
+    }
+    // Those, and what docs/hooks.md names, are all.
+    let docs = include_str!("../docs/hooks.md");
+    for line in seen.lines() {
+        let name = line.split('=').next().unwrap();
+        let of_shell = ["PWD", "SHLVL", "_", "OLDPWD"].contains(&name);
+        assert!(of_shell || docs.contains(&format!("`{name}`")), "docs/hooks.md does not name {name}");
     }
 }

@@ -121,6 +121,7 @@ fn without_a_good_copy_the_damaged_one_stays() {
     world.agent("repair").exits(1).says(&["there is no good copy of run", "--keep-going"]);
     assert_eq!(only(&world, "local"), bad);
     assert_eq!(world.statuses("local"), ["corrupt"]);
+    world.agent("check").exits(2).says(&["no other target has a good copy of it"]);
 }
 
 #[test]
@@ -131,7 +132,11 @@ fn a_source_that_turns_out_to_be_damaged_counts_as_such_and_nothing_is_lost() {
     rot(&nas);
     world.agent("verify --target nas").exits(1);
     rot(&local);
+    world.agent("check").exits(2).says(&["repair` takes a good copy from another target"]);
     world.agent("repair").exits(1).says(&["from local:", "is damaged", "stays"]);
+    // Now it is known that there is none.
+    let told = world.agent("check").exits(2).says(&["no other target has a good copy of it, `agent "]);
+    assert!(!told.out.contains("repair`"), "{}", told.out);
     assert_eq!((only(&world, "local"), only(&world, "nas")), (local, nas));
     assert_eq!(
         (world.statuses("local"), world.statuses("nas")),

@@ -236,6 +236,11 @@ impl Answer {
         answer.error = ran.error;
         answer.degraded = ran.degraded;
         answer.untold = ran.untold;
+        // What stands in the answer anyway is not said twice.
+        let told = |note: &String| {
+            answer.degraded.contains(note) || answer.error.as_ref().is_some_and(|error| error.contains(note))
+        };
+        answer.notes = std::mem::take(&mut answer.notes).into_iter().filter(|note| !told(note)).collect();
         Ok(answer)
     }
 

@@ -18,7 +18,7 @@ use crate::state::{HealthStatus, Origin, load_for_reading};
 const BESIDE_REPORT: &str = "warn,backup_agent::health=off,backup_agent::notify=off";
 
 pub fn check(global: &Global, args: &Check) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }
@@ -36,7 +36,9 @@ pub fn check(global: &Global, args: &Check) -> Result<u8> {
                     duplicates: starts::duplicates(&config, &common::command(global), now),
                     ..looks::look(&config, &snapshot, || looks::snapshot_now(&config, now))
                 },
-                Origin::StatusFile(_) => Extra::default(),
+                Origin::StatusFile(_) => {
+                    Extra { secret_files: looks::secret_files(&config), ..Extra::default() }
+                }
                 Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why.clone()), ..Extra::default() },
             };
             let mut findings = health::findings(&snapshot, &config, now, &extra);

@@ -16,7 +16,7 @@ pub fn config(global: &Global, args: &Config) -> Result<u8> {
         ConfigVerb::Check => check(global),
         ConfigVerb::Init { file } => init(global, file.as_deref()),
         ConfigVerb::Show => {
-            output::print(&config::show(&common::load(global, false)?));
+            output::print(&config::show(&common::load(global)?));
             Ok(code::OK)
         }
         ConfigVerb::Schema => {

@@ -14,10 +14,11 @@ use crate::model::{ByteSize, TargetName};
 use crate::state::Copy;
 
 pub fn copies(global: &Global, args: &Copies) -> Result<u8> {
-    let agent = common::open_reading(global, common::load(global, false)?)?;
+    let agent = common::open_reading(global, common::load(global)?)?;
     if let Some(job) = &args.job {
         common::known_job(&agent.config, job)?;
     }
+    common::known_target(&agent.config, args.target.as_ref())?;
     let mut queue = agent.state.queued_copies()?;
     queue.retain(|copy| {
         args.job.as_ref().is_none_or(|job| copy.job == *job)

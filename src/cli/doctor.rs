@@ -17,7 +17,7 @@ const WIDTH: usize = 100;
 pub fn doctor(global: &Global, args: &Doctor) -> Result<u8> {
     // Files with secrets are looked at later, as a diagnosis among others.
     let (config, config_files, warnings) = if global.backups.is_some() {
-        (common::load(global, false)?, Vec::new(), Vec::new())
+        (common::load(global)?, Vec::new(), Vec::new())
     } else {
         let options = LoadOptions { check_files: false, ..LoadOptions::new(global.config.clone()) };
         let loaded = config::load(&options).map_err(|errors| common::config_error(global, &errors))?;

@@ -16,7 +16,8 @@ use crate::ops::{Agent, drill, tell, touch_job};
 use crate::state::Drill;
 
 pub fn drill(global: &Global, args: &Args) -> Result<u8> {
-    let config = common::load(global, true)?;
+    let config = common::load(global)?;
+    common::known_target(&config, args.target.as_ref())?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_existing(global, config)?;
     let progress = Arc::new(Progress::default());

@@ -17,7 +17,7 @@ use crate::ops::touch_job;
 const SHOWN: usize = 20;
 
 pub fn import(global: &Global, args: &Import) -> Result<u8> {
-    let config = common::load(global, true)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     common::known_job(&config, &args.job)?;
     let agent = common::open(global, config)?;

@@ -10,7 +10,7 @@ use super::{code, output};
 use crate::ops::{Agent, touch_job};
 
 fn open_for(global: &Global, job: &crate::model::JobName) -> Result<Agent> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     common::known_job(&config, job)?;
     common::open(global, config)

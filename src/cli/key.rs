@@ -82,7 +82,7 @@ enum Found {
 }
 
 fn check(global: &Global, args: &KeyCheck) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;

@@ -27,7 +27,7 @@ pub fn notify(global: &Global, args: &Notify) -> Result<u8> {
 }
 
 fn test(global: &Global, only: Option<&ChannelName>) -> Result<u8> {
-    let config = common::load(global, true)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let channels = channels::channels(&config);
     let chosen: Vec<_> = channels.iter().filter(|c| only.is_none_or(|name| c.name == *name)).collect();
@@ -89,7 +89,7 @@ fn is_open(message: &Message) -> bool {
 }
 
 fn queue(global: &Global, open: bool, limit: usize, json: bool) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     let zone = config.timezone;
     let agent = common::open_reading(global, config)?;
     let mut messages = agent.state.messages(if open { usize::MAX } else { limit })?;
@@ -209,7 +209,7 @@ fn drop_waiting(global: &Global, which: Which) -> Result<u8> {
 }
 
 fn begin(global: &Global) -> Result<Agent> {
-    let config = common::load(global, true)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     common::open_existing(global, config)
 }

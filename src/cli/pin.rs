@@ -29,7 +29,7 @@ pub fn unpin(global: &Global, args: &Unpin) -> Result<u8> {
 }
 
 fn set(global: &Global, args: &Unpin, pin: impl FnOnce(&Agent) -> Option<manifest::Pin>) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_backups_to_change(global, config, args.target.as_ref(), Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;

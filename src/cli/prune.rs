@@ -23,11 +23,9 @@ use crate::retention::Decision;
 use crate::state::{State, StateError};
 
 pub fn prune(global: &Global, args: &Prune) -> Result<u8> {
-    let mut config = common::load(global, true)?;
+    let mut config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    if let Some(name) = &args.target {
-        target::known_target(&config, name)?;
-    }
+    common::known_target(&config, args.target.as_ref())?;
     if let Some(keep) = &args.keep {
         let meant = |name: &TargetName| args.target.as_ref().is_none_or(|target| target == name);
         for (_, target) in config.target.iter_mut().filter(|(name, _)| meant(name)) {

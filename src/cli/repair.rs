@@ -13,16 +13,14 @@ use crate::model::ByteSize;
 use crate::ops::repair::{self, Repaired};
 
 pub fn repair(global: &Global, args: &Repair) -> Result<u8> {
-    let config = common::load(global, true)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_existing(global, config)?;
     let run = match &args.id {
         Some(id) => Some(common::find_run(&agent, id, args.job.as_ref())?.run_id),
         None => None,
     };
-    if let Some(target) = &args.target {
-        agent.target(target)?;
-    }
+    common::known_target(&agent.config, args.target.as_ref())?;
     let copies = repair::damaged(&agent, run.as_ref(), args.target.as_ref())?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;

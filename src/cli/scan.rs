@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::args::{Global, TargetScan};
 use super::output::Table;
-use super::target::{known_target, only_target};
+use super::target::only_target;
 use super::{code, common, output};
 use crate::clock::{Clock, SystemClock};
 use crate::event::Progress;
@@ -35,10 +35,10 @@ struct Answer {
 }
 
 pub fn scan(global: &Global, args: &TargetScan) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let name = args.name.clone().map_or_else(|| only_target(&config), Ok)?;
-    known_target(&config, &name)?;
+    common::known_target(&config, Some(&name))?;
     let progress = Arc::new(Progress::default());
     common::stop_on_signals(&progress)?;
     let (now, zone) = (SystemClock.now(), config.timezone);

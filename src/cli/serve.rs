@@ -17,6 +17,7 @@ use crate::daemon::{self, Options, Source, Watcher};
 use crate::event::{Event, Observer, Progress};
 use crate::log;
 use crate::model::{ByteSize, JobName, Outcome};
+use crate::ops::last_good::NoneUsable;
 use crate::run::End;
 
 /// The variable that sets `listen`.
@@ -61,6 +62,7 @@ pub fn run(global: &Global, args: &Run) -> Result<u8> {
     };
     match daemon::run(options) {
         Ok(reason) => Ok(reason.code()),
+        Err(e) if e.is::<NoneUsable>() => Err(UsageError(format!("{e:#}")).into()),
         Err(e) => match e.downcast_ref::<crate::config::ConfigErrors>() {
             Some(errors) => Err(common::config_error(global, errors).into()),
             None => Err(e),

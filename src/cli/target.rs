@@ -20,20 +20,10 @@ pub fn target(global: &Global, args: &Target) -> Result<u8> {
     }
 }
 
-/// Checks that a target named on the command line exists.
-pub(super) fn known_target(config: &Config, name: &TargetName) -> Result<()> {
-    if config.target.contains_key(name) {
-        return Ok(());
-    }
-    let names: Vec<&str> = config.target.keys().map(TargetName::as_str).collect();
-    Err(UsageError(format!("there is no target {name} in the configuration; it has: {}", names.join(", ")))
-        .into())
-}
-
 fn init(global: &Global, args: &TargetInit) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    known_target(&config, &args.name)?;
+    common::known_target(&config, Some(&args.name))?;
     let agent = common::open(global, config)?;
     let (host, template) = (agent.config.host_name(), agent.target(&args.name)?.template.clone());
     let done = initialise(&agent, &args.name, args.force)?;
@@ -69,9 +59,9 @@ fn init(global: &Global, args: &TargetInit) -> Result<u8> {
 }
 
 fn host_key(global: &Global, args: &TargetHostKey) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
-    known_target(&config, &args.name)?;
+    common::known_target(&config, Some(&args.name))?;
     let Place::Sftp(place) = &config.target[&args.name].place else {
         return Err(
             UsageError(format!("target {} has no host key: it is not of type sftp", args.name)).into()

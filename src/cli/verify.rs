@@ -31,7 +31,7 @@ struct Found {
 }
 
 pub fn verify(global: &Global, args: &Verify) -> Result<u8> {
-    let config = common::load(global, true)?;
+    let config = common::load(global)?;
     common::start_log(global, Some(&config), common::BESIDE_ANSWER)?;
     let agent = common::open_backups_to_change(
         global,

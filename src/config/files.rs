@@ -1,38 +1,61 @@
 //! The files a configuration names: are they there, and are those with secrets closed to others?
 
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::problem::Problem;
 use super::types::*;
 use crate::crypt::{Seal, parse_recipients};
+use crate::secret_file::{Readers, look};
 
-/// Who may read a file with a secret, beside its owner.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Readers {
-    /// Nobody but root's group.
-    Owner,
-    /// Its group as well: the application's own `.env`, which PHP reads as another user.
-    Group,
+/// Whom a file that cannot be used concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concerns<'a> {
+    /// The runs of a job.
+    Job(&'a str),
+    /// The runs of every job that does not say for itself to whom it encrypts.
+    Encryption,
+    /// The drills of a job.
+    Drill(&'a str),
+    /// Whoever uses a target.
+    Target(&'a str),
+    /// A way of telling somebody.
+    Channel,
 }
 
-/// Looks at every file the configuration names beside sources and targets. A secret that others can read
-/// is no secret, so such a file is refused, with the command that closes it.
-pub fn check_files(config: &Config) -> Vec<Problem> {
+impl Problem {
+    /// Whom the problem of a file concerns, by the key that names it.
+    pub fn concerns(&self) -> Concerns<'_> {
+        let key: Vec<&str> = self.key.iter().map(String::as_str).collect();
+        match key.as_slice() {
+            ["job", job, "drill", ..] => Concerns::Drill(job),
+            ["job", job, ..] => Concerns::Job(job),
+            ["target", target, ..] => Concerns::Target(target),
+            ["encryption", ..] => Concerns::Encryption,
+            _ => Concerns::Channel,
+        }
+    }
+}
+
+/// Looks at every file with a secret that jobs and targets need. One that is missing, or that others can read, fails
+/// what needs it, and nothing else; so it is no mistake of the configuration as a whole. Each comes with the command
+/// that closes it. Only files that `wanted` accepts are touched.
+pub fn check_files(config: &Config, wanted: &dyn Fn(&Path) -> bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut check = |key: &[&str], file: Option<&Path>, readers| {
-        if let Some(Err(message)) = file.map(|file| secret_file(file, readers)) {
+        if let Some(Err(message)) = file.filter(|file| wanted(file)).map(|file| look(file, readers)) {
             problems.push(Problem::of(key, message));
         }
     };
+    for (name, target) in &config.target {
+        if let Some((key, file)) = target.secret_file() {
+            check(&["target", name.as_str(), key], Some(file), Readers::Owner);
+        }
+    }
     for (name, job) in &config.job {
         if let Some(drill) = &job.drill {
-            check(
-                &["job", name.as_str(), "drill", "identity_file"],
-                drill.identity_file.as_deref(),
-                Readers::Owner,
-            );
+            let key = ["job", name.as_str(), "drill", "identity_file"];
+            check(&key, drill.identity_file.as_deref(), Readers::GroupForNow);
         }
         for (component, source) in &job.source {
             let key = |last: &'static str| ["job", name.as_str(), "source", component.as_str(), last];
@@ -65,22 +88,37 @@ pub fn check_files(config: &Config) -> Vec<Problem> {
             }
         }
     }
+    for (name, target) in &config.target {
+        // A key of an agent has its public half there. Whether it is closed the SSH client looks at itself.
+        if let Place::Sftp(SftpPlace { identity_file: Some(file), .. }) = &target.place
+            && wanted(file)
+            && !file.exists()
+            && !file.with_added_extension("pub").exists()
+        {
+            let message = format!("the key {} does not exist", file.display());
+            problems.push(Problem::of(&["target", name.as_str(), "identity_file"], message));
+        }
+    }
     let all = config.encryption.iter().map(|encryption| (vec!["encryption"], encryption));
     let own = config
         .job
         .iter()
         .filter_map(|(name, job)| Some((vec!["job", name.as_str(), "encryption"], job.encryption.as_ref()?)));
     for (section, encryption) in all.chain(own).filter(|(_, encryption)| encryption.enabled) {
-        problems.extend(encryption_files(&section, encryption));
+        problems.extend(encryption_files(&section, encryption, wanted));
     }
     problems
 }
 
-fn encryption_files(section: &[&str], encryption: &EncryptionConfig) -> Vec<Problem> {
+fn encryption_files(
+    section: &[&str],
+    encryption: &EncryptionConfig,
+    wanted: &dyn Fn(&Path) -> bool,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut say = |key: &str, message| problems.push(Problem::of(&[section, &[key]].concat(), message));
-    if let Some(file) = &encryption.passphrase_file {
-        let good = secret_file(file, Readers::Owner).and_then(|()| {
+    if let Some(file) = encryption.passphrase_file.as_ref().filter(|file| wanted(file)) {
+        let good = look(file, Readers::Owner).and_then(|()| {
             let passphrase = crate::secret_file::read(file).and_then(Seal::to_passphrase);
             passphrase.map(drop).map_err(|error| format!("{}: {error:#}", file.display()))
         });
@@ -88,7 +126,7 @@ fn encryption_files(section: &[&str], encryption: &EncryptionConfig) -> Vec<Prob
             say("passphrase_file", message);
         }
     }
-    if let Some(file) = &encryption.recipients_file {
+    if let Some(file) = encryption.recipients_file.as_ref().filter(|file| wanted(file)) {
         let shown = file.display();
         let good = match std::fs::read_to_string(file) {
             Err(error) => Err(format!("{shown} cannot be read: {error}")),
@@ -107,8 +145,7 @@ fn encryption_files(section: &[&str], encryption: &EncryptionConfig) -> Vec<Prob
     problems
 }
 
-/// The same for the files of channels. What is wrong here breaks one way of telling somebody; that is no
-/// reason to make no backup.
+/// The same for the files of channels. What is wrong here breaks one way of telling somebody.
 pub fn check_channel_files(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, channel) in &config.notify {
@@ -117,7 +154,7 @@ pub fn check_channel_files(config: &Config) -> Vec<Problem> {
             problems.push(Problem::of(&key, message));
         };
         for (key, file) in channel.secret_files() {
-            if let Err(message) = secret_file(file, Readers::Owner) {
+            if let Err(message) = look(file, Readers::Owner) {
                 say(&key, message);
             }
         }
@@ -138,34 +175,4 @@ pub(super) fn writable_by_others(file: &Path) -> Option<String> {
     (mode & 0o002 != 0).then(|| {
         format!("every user can change {shown}, and so run programs as this one; `chmod o-w {shown}`")
     })
-}
-
-/// Why a file with a secret is not to be used; none for one that only its owner reads.
-///
-/// For targets, where this breaks one of several places, and no backup.
-pub fn open_to_others(file: &Path) -> Option<String> {
-    secret_file(file, Readers::Owner).err()
-}
-
-fn secret_file(file: &Path, readers: Readers) -> Result<(), String> {
-    let shown = file.display();
-    let meta = std::fs::metadata(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            format!("{shown} does not exist; write the secret there, then `chmod 600 {shown}`")
-        }
-        _ => format!("{shown} cannot be looked at: {error}"),
-    })?;
-    if !meta.is_file() {
-        return Err(format!("{shown} is not a file"));
-    }
-    let mode = meta.permissions().mode() & 0o777;
-    let group = readers == Readers::Owner && meta.gid() != 0 && mode & 0o060 != 0;
-    if mode & 0o007 == 0 && !group {
-        return Ok(());
-    }
-    let (who, closed) = match readers {
-        Readers::Owner => ("other users", "600"),
-        Readers::Group => ("every user", "640"),
-    };
-    Err(format!("{shown} has mode {mode:04o}, so {who} can read its secret; `chmod {closed} {shown}`"))
 }

@@ -23,7 +23,7 @@ pub struct LoadOptions {
     pub conf_d: Option<PathBuf>,
     /// The environment. Only variables that begin with `BACKUP_AGENT__` matter.
     pub env: Vec<(String, String)>,
-    /// Whether files the configuration names must be there, and files with secrets closed to others. Off
+    /// Whether to look if files the configuration names are there, and files with secrets closed to others. Off
     /// for those who only read the state, such as `agent check` run by an ordinary user.
     pub check_files: bool,
 }
@@ -50,15 +50,15 @@ pub struct Loaded {
     pub sources: Vec<PathBuf>,
     /// What is probably not meant, a sentence each.
     pub warnings: Vec<String>,
-    /// What is wrong with the files of channels. Backups are made all the same; the channels concerned may
-    /// not work. Looked for only with [`LoadOptions::check_files`].
-    pub channel_problems: Vec<Problem>,
+    /// What is wrong with files the configuration names, those with secrets before all. What needs one fails by it:
+    /// a job, a copy, a channel; the rest goes on. Looked for only with [`LoadOptions::check_files`].
+    pub file_problems: Vec<Problem>,
 }
 
 impl Loaded {
-    /// The problems of channels as the report of a refused configuration, for those who refuse it.
+    /// The problems of files as the report of a refused configuration, for those who refuse it.
     pub fn strictly(&self) -> Result<(), ConfigErrors> {
-        match self.channel_problems.as_slice() {
+        match self.file_problems.as_slice() {
             [] => Ok(()),
             problems => Err(ConfigErrors { problems: problems.to_vec(), missing: false }),
         }
@@ -224,22 +224,24 @@ fn assemble(
 
     let mut later = presets::expand(&mut config);
     later.extend(validate::rules(&config, &findings));
-    if check_files {
-        later.extend(files::check_files(&config));
-    }
     for mut problem in later {
         if problem.key.is_empty() || !findings.touches(&problem.key) {
             problem.location = locate(&problem.key);
             findings.problems.push(problem);
         }
     }
-    let mut channel_problems = if check_files { files::check_channel_files(&config) } else { Vec::new() };
-    for problem in &mut channel_problems {
+    let mut file_problems = Vec::new();
+    if check_files {
+        file_problems.extend(files::check_files(&config, &|_| true));
+        file_problems.extend(files::check_channel_files(&config));
+        file_problems.retain(|problem| !findings.touches(&problem.key));
+    }
+    for problem in &mut file_problems {
         problem.location = locate(&problem.key);
     }
     if !findings.problems.is_empty() {
         // Refused anyway: then everything is told at once.
-        findings.problems.append(&mut channel_problems);
+        findings.problems.append(&mut file_problems);
         return Err(errors(findings, &names));
     }
 
@@ -255,7 +257,7 @@ fn assemble(
     }
     warnings.extend(names.iter().filter_map(|name| files::writable_by_others(name)));
     let text = toml::to_string(&table).unwrap_or_default();
-    Ok(Loaded { config, text, sources: names, warnings, channel_problems })
+    Ok(Loaded { config, text, sources: names, warnings, file_problems })
 }
 
 fn environment_layer(

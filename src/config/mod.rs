@@ -49,7 +49,7 @@ mod tests;
 
 pub use defaults::DEFAULT_FILE;
 pub use embedded::{adhoc, embedded_default};
-pub use files::{check_channel_files, check_files, open_to_others};
+pub use files::{Concerns, check_channel_files, check_files};
 pub use limits::{HealthConfig, LIMITS, LimitInfo, LimitScope, Limits};
 pub use load::{LoadOptions, Loaded, load, load_text};
 pub use problem::{ConfigErrors, Location, Problem};

@@ -196,14 +196,16 @@ fn secret_goes_on(line: &str) -> bool {
     secret_value(line).is_some_and(|at| !line[at..].contains(char::is_alphanumeric))
 }
 
-/// True for a key or variable whose value is probably a secret; a path to one (`…_file`) is none.
+/// True for a key or variable whose value is probably a secret; a path to one (`…_file`, `passfile`) is none.
 pub(super) fn sounds_secret(name: &str) -> bool {
     const WORDS: [&str; 12] = [
         "pas", "pwd", "secret", "token", "cred", "api_key", "apikey", "api-key", "dsn", "authoriz", "cookie",
         "x-auth",
     ];
     let name = name.to_ascii_lowercase();
-    !name.ends_with("_file") && (name == "url" || WORDS.iter().any(|word| name.contains(word)))
+    !name.ends_with("_file")
+        && !name.ends_with("passfile")
+        && (name == "url" || WORDS.iter().any(|word| name.contains(word)))
 }
 
 /// Replaces the login in `scheme://login@host` by `…`.

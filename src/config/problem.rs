@@ -44,6 +44,17 @@ impl Problem {
         let key = key.iter().map(|part| (*part).to_owned()).collect();
         Self { location: Location::Nowhere, key, message: message.into() }
     }
+
+    /// Place and message in one line.
+    pub fn line(&self) -> String {
+        self.to_string().lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// Whether it says no more than that this user may not look at a file.
+    pub fn is_denied(&self) -> bool {
+        let kinds = ["cannot be looked at", "cannot be read", "opening "];
+        kinds.iter().any(|kind| self.message.contains(kind)) && self.message.contains("Permission denied")
+    }
 }
 
 impl fmt::Display for Problem {

@@ -39,6 +39,9 @@ pub struct TargetConfig {
     #[serde(default)]
     #[schemars(with = "Option<SizeText>")]
     pub bandwidth_limit: Option<ByteSize>,
+    /// Archives of another program are here, for `agent import`; no job may store backups here.
+    #[serde(default)]
+    pub import_only: bool,
     /// How many copies are made here at once; more helps only where a single connection is slow.
     #[serde(default = "super::defaults::copies_at_target")]
     #[schemars(range(min = 1))]
@@ -276,6 +279,19 @@ impl TargetConfig {
             Place::S3(s3) => s3.secret_access_key.as_ref(),
             Place::Webdav(webdav) => webdav.password.as_ref(),
         }
+    }
+
+    /// The file with the secret it logs in with, and the key that names it; none where the SSH client logs in, or the
+    /// environment gives the secret.
+    pub fn secret_file(&self) -> Option<(&'static str, &Path)> {
+        let (key, file) = match &self.place {
+            _ if self.secret().is_some() => return None,
+            Place::Directory(_) | Place::Sftp(_) => return None,
+            Place::Azblob(azblob) => ("account_key_file", &azblob.account_key_file),
+            Place::S3(s3) => ("secret_access_key_file", &s3.secret_access_key_file),
+            Place::Webdav(webdav) => ("password_file", &webdav.password_file),
+        };
+        Some((key, file.as_deref()?))
     }
 
     /// How much is read back of what is stored here.

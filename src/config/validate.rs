@@ -58,8 +58,8 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     warnings.extend(collide::warnings(config));
     // An admin host without jobs has targets to look through.
-    for name in config.target.keys().filter(|_| !config.job.is_empty()) {
-        if !config.job.values().any(|job| job.targets.contains(name)) {
+    for (name, target) in config.target.iter().filter(|_| !config.job.is_empty()) {
+        if !target.import_only && !config.job.values().any(|job| job.targets.contains(name)) {
             warnings.push(format!("no job uses the target {name}"));
         }
     }

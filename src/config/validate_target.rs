@@ -34,6 +34,14 @@ impl Rules<'_> {
             }
             self.place(name.as_str(), &target.place);
             self.write_only(name, target);
+            if target.import_only
+                && let Some((job, _)) = config.job.iter().find(|(_, job)| job.targets.contains(name))
+            {
+                self.say(
+                    &["target", name.as_str(), "import_only"],
+                    format!("the job {job} stores backups here: give it another target, or leave `import_only` out"),
+                );
+            }
             self.object_lock(name.as_str(), target);
             if let Some(problem) = target.keep.as_ref().and_then(Keep::problem) {
                 self.say(&["target", name.as_str(), "keep"], problem);

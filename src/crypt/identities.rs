@@ -10,7 +10,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Secret;
-use crate::secret_file;
+use crate::secret_file::{self, Readers};
 
 /// More than any file with keys.
 const MAX_BYTES: u64 = 1 << 20;
@@ -43,7 +43,7 @@ impl KeyFiles {
             keys.add_file(file)?;
         }
         if let Some(file) = &self.passphrase_file {
-            let passphrase = secret_file::read(file)?;
+            let passphrase = secret_file::read_of(file, Readers::GroupForNow)?;
             let mut identity = age::scrypt::Identity::new(SecretString::from(passphrase.expose().to_owned()));
             identity.set_max_work_factor(WORK_FACTOR_MAX);
             keys.identities.push(Box::new(identity));
@@ -79,7 +79,7 @@ impl Keyring {
     fn add_file(&mut self, file: &Path) -> Result<()> {
         let shown = file.display();
         let mut bytes = Vec::new();
-        secret_file::open(file, "600")?
+        secret_file::open(file, Readers::GroupForNow)?
             .take(MAX_BYTES + 1)
             .read_to_end(&mut bytes)
             .with_context(|| format!("reading the key in {shown}"))?;

@@ -142,7 +142,7 @@ impl ExitReason {
 ///
 /// # Errors
 /// The start failed: the configuration is broken and there is no last good one (a
-/// [`crate::config::ConfigErrors`]), the state cannot be opened or another daemon has it, a channel's settings
+/// [`crate::config::ConfigErrors`]) or none that can be used ([`crate::ops::last_good::NoneUsable`]), the state cannot be opened or another daemon has it, a channel's settings
 /// cannot work, or (before a terminal) the address is taken.
 pub fn run(options: Options) -> Result<ExitReason> {
     raise_open_files();

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 
 use super::context::Shared;
 use super::{Options, Source};
-use crate::config::{self, Config, LoadOptions, Loaded};
-use crate::ops::last_good::{self, LastGood};
+use crate::config::{self, Config, LoadOptions, Loaded, Problem};
+use crate::ops::last_good::{self, Kept, LastGood, NoneUsable};
 use crate::ops::{Agent, channels, tell, touch_job};
 use crate::state::State;
 
@@ -62,7 +62,7 @@ pub(super) fn start(options: &Options) -> Result<Begun> {
                 // A channel that cannot work is no reason to start without the rest.
                 let agent = assemble(loaded.config.clone(), state, options);
                 let mut warnings = loaded.warnings.clone();
-                warnings.extend(loaded.channel_problems.iter().map(ToString::to_string));
+                warnings.extend(loaded.file_problems.iter().map(Problem::line));
                 Ok(Begun { agent, found: Found { warnings, good: Some(loaded), refused: None } })
             }
         },
@@ -150,13 +150,19 @@ fn last_good(options: &Options, load: &LoadOptions, reason: anyhow::Error) -> Re
     let text = format!("{reason:#}");
     let kept = last_good::find(load, options.clock.now());
     match kept {
-        Ok(None) => Err(reason),
-        Ok(Some(LastGood { state, config, at, mut warnings })) => {
+        Ok(Kept::None) => Err(reason),
+        Ok(Kept::Good(LastGood { state, config, at, mut warnings })) => {
             let agent = assemble(config, state, options);
             warnings.push(format!("the last good configuration, of {at}, is used"));
             Ok(Begun { agent, found: Found { warnings, good: None, refused: Some(text) } })
         }
-        Err(error) => Err(reason.context(format!("{error:#}"))),
+        Ok(Kept::Unusable(unusable)) => {
+            let text = unusable.reason(&text);
+            let told = unusable.tell(&text, &options.command, Arc::clone(&options.clock));
+            told.problems.iter().for_each(|problem| tracing::error!("not told: {problem}"));
+            Err(NoneUsable(text).into())
+        }
+        Err(error) => Err(NoneUsable(format!("{text}\n{error:#}")).into()),
     }
 }
 

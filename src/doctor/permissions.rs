@@ -15,7 +15,7 @@ pub(super) fn look(visit: &Visit) -> Vec<Finding> {
 }
 
 fn secrets(visit: &Visit) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = check_files(&visit.patient.config)
+    let mut findings: Vec<Finding> = check_files(&visit.patient.config, &|_| true)
         .into_iter()
         .map(|problem| {
             let place = match &problem.location {
@@ -38,12 +38,19 @@ fn secrets(visit: &Visit) -> Vec<Finding> {
     findings
 }
 
+/// How the warning of the configuration's reader begins.
+const EVERYBODY: &str = "every user can change ";
+
 fn configuration(visit: &Visit) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     for warning in &visit.patient.warnings {
         // That nobody is told stands in a group of its own.
         if !warning.contains("[notify.…]") {
-            findings.push(Finding::bad(&table::CONFIG_WARNING, warning.clone()));
+            let kind = match warning.strip_prefix(EVERYBODY) {
+                Some(_) => &table::CONFIG_OPEN,
+                None => &table::CONFIG_WARNING,
+            };
+            findings.push(Finding::bad(kind, warning.clone()));
         }
     }
     let me = rustix::process::geteuid().as_raw();
@@ -53,7 +60,7 @@ fn configuration(visit: &Visit) -> Vec<Finding> {
             let shown = file.display();
             findings.push(
                 Finding::bad(
-                    &table::CONFIG_WARNING,
+                    &table::CONFIG_OPEN,
                     format!("{shown} belongs to user {}, who can so run programs as the agent", meta.uid()),
                 )
                 .fix(format!("chown root {shown}")),

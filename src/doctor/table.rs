@@ -103,8 +103,11 @@ diagnoses! {
         "a file with a secret is missing, or others can read it",
         "Whoever can read it can log in. A run refuses to use it.";
     CONFIG_WARNING = "config-warning", Permissions, Warning,
-        "the configuration is odd, or others can change it",
-        "What is odd is probably not meant. Whoever can change the configuration can run programs as the agent.";
+        "the configuration is odd",
+        "It is good, and yet probably not meant so.";
+    CONFIG_OPEN = "config-open", Permissions, Warning,
+        "others can change the configuration",
+        "Whoever can change the configuration can run programs as the agent.";
     STATE_FOLDER = "state-folder", Permissions, Critical,
         "the state folder is missing, belongs to somebody else, or others can write to it",
         "Without its state the agent knows of no backup; with a foreign one it knows wrong things.";

@@ -205,6 +205,15 @@ pub(super) fn notify(view: &AgentView<'_>) -> Option<Verdict> {
 pub(super) fn config(view: &AgentView<'_>) -> Option<Verdict> {
     let agent = &view.snapshot.agent;
     let tz = view.config.timezone;
+    if let Some(refused) = agent.config_refused.and(agent.config_unusable) {
+        let ago = words(since(refused, view.now));
+        let text = format!(
+            "the configuration was refused {ago} ago, and the last good one could not be used either: no run was made"
+        );
+        let hint =
+            "`agent config check` says what is wrong, asked with the environment that cron or systemd gives";
+        return Some(Verdict::with(Critical, text).hint(hint));
+    }
     Some(match (agent.config_refused, agent.config_loaded) {
         (Some(refused), loaded) => {
             let ago = words(since(refused, view.now));

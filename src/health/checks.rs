@@ -103,6 +103,14 @@ pub const CHECKS: &[Check] = &[
         scope: Scope::Job(job::duplicate_trigger),
     },
     Check {
+        name: "secret-files",
+        meaning: "a file with a secret that the next run needs is missing, or others can read it; a warning \
+                  where copies or drills need it",
+        severity: Critical,
+        limits: &[],
+        scope: Scope::Job(job::secret_files),
+    },
+    Check {
         name: "files",
         meaning: "manifest and files of the newest good backup are no longer where they were stored",
         severity: Critical,
@@ -181,7 +189,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "config",
-        meaning: "the configuration was refused and the last good one is used",
+        meaning: "the configuration was refused and the last good one is used; critical when that cannot be \
+                  used either",
         severity: Warning,
         limits: &[],
         scope: Scope::Agent(agent::config),

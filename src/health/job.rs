@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 
 use super::checks::{JobView, Verdict};
 use super::report::{Perf, Unit};
-use super::{allowance, measured_run, moment, next_due, shrunk, since, words, worst};
+use super::{Fails, SecretFile, allowance, measured_run, moment, next_due, shrunk, since, words, worst};
 use crate::config::ReadBack;
 use crate::model::{ByteSize, Outcome, TargetName, plural};
 use crate::state::HealthStatus::{Critical, Warning};
@@ -258,6 +258,21 @@ pub(super) fn duplicate_trigger(view: &JobView<'_>) -> Option<Verdict> {
     })
 }
 
+/// Silent where nothing is wrong: most jobs need no such file.
+pub(super) fn secret_files(view: &JobView<'_>) -> Option<Verdict> {
+    let found = view.extra.secret_files.get(view.name).filter(|found| !found.is_empty())?;
+    let lines = found.iter().map(|SecretFile { fails, text }| match fails {
+        Fails::Runs => format!("the next run will fail: {text}"),
+        Fails::Copies(target) => format!("copies to {target} will fail: {text}"),
+        Fails::Drills => format!("the next drill will fail: {text}"),
+    });
+    let text = lines.collect::<Vec<_>>().join("; ");
+    Some(match found.iter().any(|file| file.fails == Fails::Runs) {
+        true => Verdict::bad(text),
+        false => Verdict::with(Warning, text),
+    })
+}
+
 pub(super) fn files(view: &JobView<'_>) -> Option<Verdict> {
     let result = view.extra.backup_files.get(view.name)?;
     Some(match result {
@@ -327,7 +342,10 @@ pub(super) fn copies(view: &JobView<'_>) -> Option<Verdict> {
 pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
     let JobView { name, now, .. } = *view;
     let (mut bad, mut late, mut good) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut damaged, mut beyond) = (0, 0);
     for (target, state) in known_targets(view) {
+        damaged += state.corrupt;
+        beyond += state.beyond_repair;
         let when = state.last_verify.map(|at| format!(" {} ago", words(since(at, now)))).unwrap_or_default();
         if state.last_verify_ok == Some(false) {
             bad.push(format!("the backup read back{when} at {target} is damaged"));
@@ -354,8 +372,12 @@ pub(super) fn verify(view: &JobView<'_>) -> Option<Verdict> {
         let kept = view.state.newest_verified().map(|(started, run, target)| {
             format!("the newest intact one is {run} at {target}, {} old; ", words(since(started, now)))
         });
+        let repair = match damaged > 0 && damaged == beyond {
+            true => "no other target has a good copy of it,",
+            false => "`agent repair` takes a good copy from another target,",
+        };
         return Some(Verdict::bad(bad.join("; ")).hint(format!(
-            "Check the disk; {}`agent repair` takes a good copy from another target, `agent backup {name}` makes a new one",
+            "Check the disk; {}{repair} `agent backup {name}` makes a new one",
             kept.unwrap_or_default()
         )));
     }

@@ -55,6 +55,28 @@ pub struct Extra {
     pub state_broken: Option<String>,
     /// For each job that was looked at: what would start it twice, if anything would.
     pub duplicates: BTreeMap<JobName, Option<Duplicate>>,
+    /// Files with secrets that jobs need and that cannot be used.
+    pub secret_files: BTreeMap<JobName, Vec<SecretFile>>,
+}
+
+/// A file with a secret that is missing, or open to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    /// What fails by it.
+    pub fails: Fails,
+    /// What is wrong with it, and how it is put right; one line without a full stop.
+    pub text: String,
+}
+
+/// What of a job fails for want of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fails {
+    /// Its runs.
+    Runs,
+    /// Its copies to a further target.
+    Copies(TargetName),
+    /// Its drills.
+    Drills,
 }
 
 /// Several things that start the backup of one job.

@@ -9,7 +9,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::clock::is_believable;
-use crate::state::{FactKey, State, StateError};
+use crate::state::{FactKey, RunTrigger, State, StateError};
 
 /// How far the clock may stand behind the newest run.
 const BEHIND: TimeDelta = TimeDelta::hours(1);
@@ -57,7 +57,9 @@ pub fn far_from_backup(now: DateTime<Utc>, newest: Option<DateTime<Utc>>) -> Opt
 }
 
 fn last_run(state: &State) -> Result<Option<DateTime<Utc>>, StateError> {
-    Ok(state.runs(None, 1)?.first().map(|run| run.ended.unwrap_or(run.started)))
+    // When an imported archive was taken says nothing of this host's clock; they stand behind all runs.
+    let newest = state.runs(None, 1)?.into_iter().next().filter(|run| run.trigger != RunTrigger::Import);
+    Ok(newest.map(|run| run.ended.unwrap_or(run.started)))
 }
 
 fn jump_ahead(state: &State, now: DateTime<Utc>) -> Result<Option<String>, StateError> {
@@ -107,7 +109,7 @@ fn shown(at: DateTime<Utc>) -> String {
 mod tests {
     use super::*;
     use crate::model::{Outcome, RunId};
-    use crate::state::{EndedRun, NewRun, RunTrigger};
+    use crate::state::{EndedRun, NewRun};
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()

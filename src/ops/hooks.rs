@@ -11,6 +11,7 @@ use crate::config::{Around, HookConfig, JobConfig, resolve_secret};
 use crate::event::{Event, Interrupted, Level, Observer};
 use crate::model::{ComponentName, HookName, JobName, Outcome, RunId, Secret};
 use crate::process::{self, Cancel, Command, ProcessError, STDERR_BYTES};
+use crate::secret_file::{self, Readers};
 
 /// What a hook stands around.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +199,9 @@ impl<'a> Hooks<'a> {
             command = command.env(key, value);
         }
         for (key, path) in &hook.env_file {
-            let secret = resolve_secret(None, Some(path))
+            let secret = secret_file::look(path, Readers::Owner)
+                .map_err(anyhow::Error::msg)
+                .and_then(|()| resolve_secret(None, Some(path)))
                 .with_context(|| format!("environment variable {key}"))
                 .with_context(place)?
                 .with_context(|| format!("{} holds no secret", path.display()))?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::config::{Config, JobConfig};
 use crate::crypt::{KeyFiles, PublicKey, Seal, parse_recipients};
 use crate::manifest::{Age, Encryption};
-use crate::secret_file;
+use crate::secret_file::{self, Readers};
 
 /// What the configuration says a job's backups are encrypted to; none when they are not.
 ///
@@ -51,7 +51,7 @@ pub fn files(config: &Config, job: Option<&JobConfig>, given: &KeyFiles) -> KeyF
     }
     let own = job.and_then(|job| config.encryption_of(job)).and_then(|e| e.passphrase_file.clone());
     // A backup in clear can be read without it.
-    let own = own.filter(|file| match secret_file::check(file) {
+    let own = own.filter(|file| match secret_file::check(file, Readers::GroupForNow) {
         Ok(()) => true,
         Err(e) => {
             tracing::warn!("{e:#}");

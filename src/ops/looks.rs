@@ -1,6 +1,7 @@
 //! Looks at the machine that the health checks ask for: never at anything that can hang.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -9,13 +10,14 @@ use chrono::{DateTime, Utc};
 use super::isolate::{self, At, Reply, Request};
 use super::verify::{Depth, verify};
 use super::{Agent, reap};
-use crate::config::Config;
+use crate::config::{Concerns, Config, check_files};
 use crate::crypt::KeyFiles;
 use crate::event::Progress;
 use crate::failpoint;
-use crate::health::{self, Extra, Finding};
+use crate::health::{self, Extra, Fails, Finding, SecretFile};
 use crate::lock;
 use crate::model::{JobName, TargetName};
+use crate::mounts::Mounts;
 use crate::state::{JobState, Origin, Snapshot, load_for_reading};
 
 /// How long a look at a target may take.
@@ -71,6 +73,43 @@ pub fn look(config: &Config, snapshot: &Snapshot, now: impl FnOnce() -> Option<S
     now().map_or(found, |snapshot| look_once(config, &snapshot))
 }
 
+/// Files with secrets that jobs need and that cannot be used, as far as this user can tell. Those that lie on
+/// another machine are left out: its file system may hang.
+pub fn secret_files(config: &Config) -> BTreeMap<JobName, Vec<SecretFile>> {
+    let mounts = Mounts::read().unwrap_or_default();
+    let here = |file: &Path| {
+        mounts.follow(file).is_ok_and(|(_, mount)| mount.is_none_or(|mount| !mount.is_remote()))
+    };
+    let mut found: BTreeMap<JobName, Vec<SecretFile>> = BTreeMap::new();
+    for problem in check_files(config, &here) {
+        // Whoever may not look there knows nothing of it.
+        if problem.is_denied() && !rustix::process::geteuid().is_root() {
+            continue;
+        }
+        for (name, job) in &config.job {
+            let fails = match problem.concerns() {
+                Concerns::Job(of) => (of == name.as_str()).then_some(Fails::Runs),
+                Concerns::Drill(of) => (of == name.as_str()).then_some(Fails::Drills),
+                Concerns::Encryption => {
+                    let own = job.encryption.is_some();
+                    (!own && config.encryption_of(job).is_some()).then_some(Fails::Runs)
+                }
+                Concerns::Target(of) => match job.targets.iter().position(|target| target.as_str() == of) {
+                    None => None,
+                    Some(0) => Some(Fails::Runs),
+                    Some(at) => Some(Fails::Copies(job.targets[at].clone())),
+                },
+                Concerns::Channel => None,
+            };
+            if let Some(fails) = fails {
+                let text = problem.message.clone();
+                found.entry(name.clone()).or_default().push(SecretFile { fails, text });
+            }
+        }
+    }
+    found
+}
+
 /// The state once more, where it can be read.
 pub fn snapshot_now(config: &Config, now: DateTime<Utc>) -> Option<Snapshot> {
     let (snapshot, origin) = load_for_reading(&config.state_dir, now).ok()?;
@@ -78,7 +117,7 @@ pub fn snapshot_now(config: &Config, now: DateTime<Utc>) -> Option<Snapshot> {
 }
 
 fn look_once(config: &Config, snapshot: &Snapshot) -> Extra {
-    let mut extra = Extra::default();
+    let mut extra = Extra { secret_files: secret_files(config), ..Extra::default() };
     for state in &snapshot.jobs {
         let job = &state.row.job;
         if let Some(run) = &state.running {

@@ -18,6 +18,8 @@ words! {
         ConfigLoaded = "config-loaded",
         /// Set when a load failed; the value is the report. Cleared by the next good one.
         ConfigRefused = "config-refused",
+        /// Set while the last good configuration cannot be used in place of a refused one. Cleared when it can.
+        ConfigUnusable = "config-unusable",
         /// Set when the daemon started; the value is the program's version.
         AgentStarted = "agent-started",
         /// Set when the daemon ended as asked; the value is the reason.
@@ -185,7 +187,9 @@ impl State {
         self.write("keep the configuration", |tx| {
             put_fact(tx, FactKey::LastGoodConfig.as_str(), text, now)?;
             put_fact(tx, FactKey::ConfigLoaded.as_str(), source, now)?;
-            tx.execute("DELETE FROM facts WHERE key = ?1", [FactKey::ConfigRefused.as_str()])?;
+            for key in [FactKey::ConfigRefused, FactKey::ConfigUnusable] {
+                tx.execute("DELETE FROM facts WHERE key = ?1", [key.as_str()])?;
+            }
             Ok(())
         })
     }

@@ -30,6 +30,7 @@ use crate::config::{Place, TargetConfig};
 use crate::event::Progress;
 use crate::manifest::Pin;
 use crate::model::{RunId, TargetName};
+use crate::secret_file::{self, Readers};
 use crate::state::TargetIdentity;
 
 /// A place where backups are stored. All calls block; one that may hang is made in a child process.
@@ -168,7 +169,7 @@ pub struct Space {
 /// `scratch` is a folder of this machine for a run's needs, where the target has none of its own.
 ///
 /// # Errors
-/// A secret or a certificate that cannot be read.
+/// A secret or a certificate that cannot be read, a secret that others can read.
 pub fn open(
     name: &TargetName,
     config: &TargetConfig,
@@ -182,6 +183,10 @@ pub fn open(
             Ok(Box::new(target.expecting(expected)))
         }
         away => {
+            if let Some((_, file)) = config.secret_file() {
+                let closed = secret_file::look(file, Readers::Owner);
+                closed.map_err(Permanent).with_context(|| format!("target {name}"))?;
+            }
             let store = match away {
                 Place::S3(s3) => remote::s3::open(s3, config, scratch)
                     .map(|store| Box::new(store) as Box<dyn remote::Store>),

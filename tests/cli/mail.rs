@@ -318,3 +318,25 @@ fn channels_are_tried_by_a_test_message() {
     world.agent("notify test nobody").exits(2).says(&["there is no channel nobody; there are: admin"]);
     World::new(SIMPLE).agent("notify test").exits(2).says(&["nobody would be told of a failure"]);
 }
+
+#[test]
+fn one_line_about_a_program_that_failed_holds_its_last_word() {
+    let server = SmtpServer::plain();
+    let dump = "[job.web.source.dump]\ntype = \"command\"\n\
+                command = [\"sh\", \"-c\", \"echo connecting >&2; echo still at it >&2; echo the disk is purple >&2; exit 3\"]";
+    let world = World::new(&config(&server, dump));
+    world.agent("backup").exits(1).says(&["the disk is purple", "connecting"]);
+    let check = world.agent("check").exits(2);
+    let first = check.out.lines().next().unwrap();
+    assert!(first.contains(" ended with exit code 3: the disk is purple"), "{first}");
+    let history = world.agent("history").exits(0).out;
+    assert!(history.contains(": the disk is purple\n"), "{history}");
+    let subject = &subjects(&server)[0];
+    assert!(subject.ends_with(": the disk is purple"), "{subject}");
+    // The rest is not lost.
+    assert!(
+        words(&text(&server.mails()[0])).contains("connecting | still at it"),
+        "{}",
+        text(&server.mails()[0])
+    );
+}

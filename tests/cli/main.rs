@@ -15,7 +15,9 @@ mod mysql;
 #[path = "../support/port.rs"]
 mod port;
 mod read_back;
+mod replace_script;
 mod restore;
+mod secret_files;
 #[path = "../support/smtp.rs"]
 mod smtp;
 mod sources;

@@ -201,3 +201,25 @@ fn a_state_that_is_not_there_yet_is_said_with_what_to_do() {
     ]);
     world.agent("status").exits(1).says(&["nothing has been recorded there yet"]);
 }
+
+#[test]
+fn a_target_that_does_not_exist_is_wrong_usage_and_those_there_are_are_named() {
+    let world = World::new(SIMPLE);
+    world.agent("backup").exits(0);
+    for verb in [
+        "restore latest --to r",
+        "drill",
+        "verify",
+        "ls latest",
+        "cat latest x",
+        "diff latest latest",
+        "export latest --to x.tar",
+        "pin latest",
+        "copies",
+        "repair",
+        "prune",
+    ] {
+        let said = world.agent(&format!("{verb} --target nope"));
+        said.exits(2).says(&["there is no target nope in the configuration; it has: local"]);
+    }
+}

@@ -113,6 +113,7 @@ pub fn snapshot() -> Snapshot {
             health_checked: Some(now() - TimeDelta::seconds(40)),
             config_loaded: Some(hours_ago(50)),
             config_refused: Some(hours_ago(2)),
+            config_unusable: None,
             clock_jump: Some(Fact { value: "3 h ahead of the last run".to_owned(), at: hours_ago(300) }),
             log_trouble: None,
             textfile_trouble: None,

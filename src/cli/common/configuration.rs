@@ -1,33 +1,34 @@
 //! The configuration of a verb: read, made up where nobody wrote one, or the last good one.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 use super::UsageError;
 use crate::cli::args::Global;
+use crate::cli::output;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config, ConfigErrors, LoadOptions, Loaded};
 use crate::ops::Agent;
-use crate::ops::last_good::{self, LastGood};
+use crate::ops::last_good::{self, Kept, LastGood};
 
 /// Where backups made without a configuration keep their state.
 pub(super) const ADHOC_STATE: &str = ".backup-agent";
 /// Where `agent run --now` puts them.
 const DEFAULT_BACKUPS: &str = "backups";
 
-/// Loads the configuration. `secrets` are looked at only by verbs that may need them: an ordinary user's
-/// check must not fail on files it need not read.
-pub fn load(global: &Global, secrets: bool) -> Result<Config> {
-    Ok(read(global, secrets)?.config().clone())
+/// Loads the configuration. Files with secrets are not looked at: who needs one finds out.
+pub fn load(global: &Global) -> Result<Config> {
+    Ok(read(global, false)?.config().clone())
 }
 
-fn read(global: &Global, secrets: bool) -> Result<Begun> {
+fn read(global: &Global, check_files: bool) -> Result<Begun> {
     if let Some(folder) = &global.backups {
         return adhoc(folder).map(Begun::AsIs);
     }
-    let options = LoadOptions { check_files: secrets, ..LoadOptions::new(global.config.clone()) };
+    let options = LoadOptions { check_files, ..LoadOptions::new(global.config.clone()) };
     match config::load(&options) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| tracing::debug!("{warning}"));
@@ -69,7 +70,7 @@ impl Begun {
         match self {
             Begun::AsIs(_) => Ok(()),
             Begun::Good(loaded) => {
-                loaded.channel_problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                loaded.file_problems.iter().for_each(|problem| tracing::error!("{}", problem.line()));
                 last_good::keep(agent, loaded)
             }
             Begun::Kept { at, reason, .. } => {
@@ -86,18 +87,25 @@ impl Begun {
 }
 
 /// Loads the configuration for a verb that does what is due: a backup by yesterday's configuration is better
-/// than none because of a mistake in today's.
+/// than none because of a mistake in today's. When there is none either, whoever can be told is told.
 pub fn begin(global: &Global) -> Result<Begun> {
     let error = match read(global, true) {
         Ok(begun) => return Ok(begun),
         Err(error) => error,
     };
     let options = LoadOptions::new(global.config.clone());
-    match last_good::find(&options, SystemClock.now()) {
-        Ok(Some(LastGood { config, at, .. })) => Ok(Begun::Kept { config, at, reason: format!("{error:#}") }),
-        Ok(None) => Err(error),
-        Err(e) => Err(error.context(format!("{e:#}"))),
-    }
+    let reason = format!("{error:#}");
+    let unusable = match last_good::find(&options, SystemClock.now()) {
+        Ok(Kept::Good(LastGood { config, at, .. })) => return Ok(Begun::Kept { config, at, reason }),
+        Ok(Kept::None) => return Err(error),
+        Ok(Kept::Unusable(unusable)) => unusable,
+        Err(e) => return Err(UsageError(format!("{reason}\n{e:#}")).into()),
+    };
+    let reason = unusable.reason(&reason);
+    // Beside the answer, on standard error: the log is begun by a configuration.
+    let told = unusable.tell(&reason, &super::command(global), Arc::new(SystemClock));
+    told.problems.iter().for_each(|problem| output::warn(&format!("not told: {problem}")));
+    Err(UsageError(reason).into())
 }
 
 /// The error of a configuration that is missing or wrong, with what to do.

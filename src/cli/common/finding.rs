@@ -31,6 +31,14 @@ pub fn known_job(config: &Config, job: &JobName) -> Result<()> {
         .into())
 }
 
+/// Checks that a target named on the command line exists.
+pub fn known_target(config: &Config, target: Option<&TargetName>) -> Result<()> {
+    let Some(target) = target.filter(|target| !config.target.contains_key(*target)) else { return Ok(()) };
+    let names: Vec<&str> = config.target.keys().map(TargetName::as_str).collect();
+    let names = names.join(", ");
+    Err(UsageError(format!("there is no target {target} in the configuration; it has: {names}")).into())
+}
+
 /// As [`find_run`]; with a target, `latest` is the latest good backup that stands there: its copy of the very latest
 /// may still be to come.
 pub fn find_run_at(

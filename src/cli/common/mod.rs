@@ -14,7 +14,7 @@ mod logs;
 mod opening;
 
 pub use self::configuration::{Begun, begin, config_error, embedded, load};
-pub use self::finding::{find_run, find_run_at, known_job, nearest, only_job};
+pub use self::finding::{find_run, find_run_at, known_job, known_target, nearest, only_job};
 pub use self::logs::{BESIDE_ANSWER, init_log, log_settings, start_log};
 pub use self::opening::{
     open, open_backup, open_backups, open_backups_to_change, open_existing, open_reading, publish,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow};
 
 use super::configuration::{ADHOC_STATE, load};
+use super::finding::known_target;
 use super::logs::{BESIDE_ANSWER, start_log};
 use super::{UsageError, command};
 use crate::cli::args::Global;
@@ -93,7 +94,8 @@ pub fn open_backups(
 
 /// As [`open_backups`], for verbs that bring something out of the backup `id`: their log stands beside their answer.
 pub fn open_backup(global: &Global, target: Option<&TargetName>, id: &str) -> Result<Agent> {
-    let config = load(global, false)?;
+    let config = load(global)?;
+    known_target(&config, target)?;
     start_log(global, Some(&config), BESIDE_ANSWER)?;
     open_backups(global, config, target, Some(id))
 }
@@ -105,6 +107,7 @@ pub fn open_backups_to_change(
     target: Option<&TargetName>,
     id: Option<&str>,
 ) -> Result<Agent> {
+    known_target(&config, target)?;
     let reading = match open_backups(global, config.clone(), target, id) {
         // Whoever may write brings it up to date.
         Err(e) if matches!(e.downcast_ref(), Some(StateError::NeedsMigration { .. })) => {

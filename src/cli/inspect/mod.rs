@@ -24,7 +24,7 @@ use crate::model::{ByteSize, JobName};
 use crate::state::{Copy, CopyStatus, load_for_reading};
 
 pub fn list(global: &Global, args: &List) -> Result<u8> {
-    let agent = common::open_backups(global, common::load(global, false)?, args.target.as_ref(), None)?;
+    let agent = common::open_backups(global, common::load(global)?, args.target.as_ref(), None)?;
     let copies: Vec<Copy> = agent
         .state
         .copies(args.job.as_ref(), args.target.as_ref())?
@@ -58,7 +58,7 @@ pub fn list(global: &Global, args: &List) -> Result<u8> {
 }
 
 pub fn metrics(global: &Global) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     let now = SystemClock.now();
     let (snapshot, _) = load_for_reading(&config.state_dir, now).context("reading the state")?;
     let facts =

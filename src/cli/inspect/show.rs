@@ -17,7 +17,7 @@ use crate::ops::verify::read_manifest;
 use crate::state::{Copy, CopyStatus, Run};
 
 pub fn show(global: &Global, args: &Show) -> Result<u8> {
-    let agent = common::open_backups(global, common::load(global, false)?, None, Some(&args.id))?;
+    let agent = common::open_backups(global, common::load(global)?, None, Some(&args.id))?;
     let run = common::find_run(&agent, &args.id, args.job.as_ref())?;
     let copies = agent.state.copies_of(&run.run_id)?;
     let log = agent.state.run_log(&run.run_id)?;

@@ -18,12 +18,12 @@ use crate::ops::looks;
 use crate::state::{HealthStatus, JobState, Origin, Run, load_for_reading};
 
 pub fn status(global: &Global, args: &Json) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     let now = SystemClock.now();
     let (snapshot, origin) = load_for_reading(&config.state_dir, now)?;
     let extra = match origin {
         Origin::Database => looks::look(&config, &snapshot, || looks::snapshot_now(&config, now)),
-        Origin::StatusFile(_) => Extra::default(),
+        Origin::StatusFile(_) => Extra { secret_files: looks::secret_files(&config), ..Extra::default() },
         Origin::InsteadOfBroken(why) => Extra { state_broken: Some(why), ..Extra::default() },
     };
     let findings = health::findings(&snapshot, &config, now, &extra);

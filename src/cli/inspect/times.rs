@@ -14,7 +14,7 @@ use crate::config::Trigger;
 use crate::model::ByteSize;
 
 pub fn history(global: &Global, args: &History) -> Result<u8> {
-    let agent = common::open_reading(global, common::load(global, false)?)?;
+    let agent = common::open_reading(global, common::load(global)?)?;
     let runs = agent.state.runs(args.job.as_ref(), args.limit)?;
     if args.json {
         output::json(&runs)?;
@@ -56,7 +56,7 @@ pub fn history(global: &Global, args: &History) -> Result<u8> {
 }
 
 pub fn schedule(global: &Global, args: &Schedule) -> Result<u8> {
-    let config = common::load(global, false)?;
+    let config = common::load(global)?;
     if let Some(job) = &args.job {
         common::known_job(&config, job)?;
     }

@@ -133,6 +133,7 @@ fn no_configuration_is_told_apart_from_a_bad_one() {
 fn secrets_on_a_shown_line_are_masked() {
     for (line, shown) in [
         ("password = \"hunter2\"", "password = …"),
+        ("passfile = \"/etc/pgpass\"", "passfile = \"/etc/pgpass\""),
         ("a = { smtp_password = 'hunter2', x = 1 }", "a = { smtp_password = …"),
         ("\"api_key\" = 'hunter2'", "\"api_key\" = …"),
         ("pass\"word = \"hunter2\"", "pass\"word = …"),

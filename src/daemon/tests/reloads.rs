@@ -112,6 +112,43 @@ fn a_start_with_a_broken_configuration_uses_the_last_good_one_and_tells() {
 }
 
 #[test]
+fn a_start_with_a_secret_missing_goes_on_and_a_reload_that_would_lose_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = write_config(folder.path(), r#"schedule = "0 3 * * *""#);
+    let file = load.file.as_ref().unwrap();
+    let good = std::fs::read_to_string(file).unwrap();
+    let dump = "[job.web.source.dump]\ntype = \"command\"\ncommand = [\"true\"]\nenv_file = { X = \"/nowhere/x\" }\n";
+    std::fs::write(file, format!("{good}{dump}")).unwrap();
+    let shared = started(&load);
+    assert_eq!(shared.agent().config.job[&job("web")].source.len(), 2);
+    assert_eq!(shared.state.fact(FactKey::ConfigRefused).unwrap(), None);
+    assert!(matches!(reload::reload(&shared, &load), Reloaded::Refused));
+    let refused = shared.state.fact(FactKey::ConfigRefused).unwrap().unwrap();
+    assert!(refused.value.contains("/nowhere/x does not exist"), "{}", refused.value);
+}
+
+#[test]
+fn a_start_without_any_configuration_that_can_be_used_says_why_in_order_and_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut load = write_config(folder.path(), r#"schedule = "0 3 * * *""#);
+    let file = load.file.clone().unwrap();
+    let with_login = std::fs::read_to_string(&file).unwrap()
+        + "[notify.other]\ntype = \"email\"\nsmtp = \"smtp://127.0.0.1:1\"\nuser = \"u\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\n";
+    std::fs::write(&file, with_login).unwrap();
+    load.env = vec![("BACKUP_AGENT__NOTIFY__OTHER__PASSWORD".to_owned(), "x".to_owned())];
+    let state = started(&load).state.clone();
+    load.env.clear();
+    let Err(error) = reload::start(&from_files(&load)) else { panic!("it started") };
+    let text = format!("{error:#}");
+    let first = text.find("config.toml:").unwrap();
+    assert!(
+        first < text.find("The last good configuration, which is kept, cannot be used either").unwrap(),
+        "{text}"
+    );
+    assert_eq!(agent_mails(&state), 1);
+}
+
+#[test]
 fn a_first_start_with_a_broken_configuration_fails_with_everything_that_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let load = write_config(folder.path(), "schedule = \"0 33 * * *\"\nsplay = \"long\"");

@@ -84,6 +84,10 @@ fn a_refused_configuration_and_a_jump_of_the_clock_are_told() {
     let (status, text) = says(&state, "config");
     assert_eq!(status, Warning);
     assert_eq!(text, "the configuration was refused 1 h ago; the one of 2026-11-24 06:20 is used");
+    state.agent.config_unusable = state.agent.config_refused;
+    let (status, text) = says(&state, "config");
+    assert_eq!(status, Critical);
+    assert!(text.ends_with("could not be used either: no run was made"), "{text}");
     let jump =
         |hours| crate::state::Fact { value: "a year ahead".into(), at: now() - TimeDelta::hours(hours) };
     state.agent.clock_jump = Some(jump(3));

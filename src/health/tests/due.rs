@@ -103,6 +103,24 @@ fn contention_is_told_above_its_limit() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_used_is_told_by_what_fails_for_want_of_it() {
+    let state = snapshot(good_job());
+    assert!(is_silent(&state, "secret-files"));
+    let file = |fails| SecretFile { fails, text: "/x does not exist".into() };
+    let answer = |found: Vec<SecretFile>| {
+        let extra = Extra { secret_files: [("app".parse().unwrap(), found)].into(), ..Extra::default() };
+        says_of(&state, &config(), &extra, "secret-files")
+    };
+    let copies = Fails::Copies("nas".parse().unwrap());
+    let (status, text) = answer(vec![file(copies.clone())]);
+    assert_eq!((status, text.as_str()), (Warning, "copies to nas will fail: /x does not exist"));
+    assert_eq!(answer(vec![file(Fails::Drills)]).0, Warning);
+    let (status, text) = answer(vec![file(copies), file(Fails::Runs)]);
+    assert_eq!(status, Critical);
+    assert!(text.ends_with("; the next run will fail: /x does not exist"), "{text}");
+}
+
+#[test]
 fn what_starts_a_backup_twice_is_told_where_somebody_looked() {
     let state = snapshot(good_job());
     assert!(is_silent(&state, "duplicate-trigger"));

@@ -8,6 +8,7 @@ use crate::model::{ByteSize, Outcome, plural};
 use crate::notify::facts::{RunFacts, Streak};
 use crate::notify::message::Kind;
 use crate::notify::text::{between, line, moment, span};
+use crate::process::STDERR_BEFORE;
 
 /// The subject's part that says what happened.
 pub fn run_summary(kind: Kind, facts: &RunFacts, streak: Option<&Streak>, now: DateTime<Utc>) -> String {
@@ -151,7 +152,7 @@ fn first_error(facts: &RunFacts) -> Option<String> {
 
 /// An error chain of several lines as one line.
 pub(super) fn one_line(error: &str) -> Option<String> {
-    let causes: Vec<&str> =
-        error.lines().map(|l| l.trim().trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
+    let lines = error.lines().map(str::trim).take_while(|line| *line != STDERR_BEFORE);
+    let causes: Vec<&str> = lines.map(|line| line.trim_end_matches(':')).filter(|l| !l.is_empty()).collect();
     Some(line(&causes.join(": "), 300)).filter(|e| !e.is_empty())
 }

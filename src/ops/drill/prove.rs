@@ -95,6 +95,8 @@ pub fn prove(
         progress: Arc::clone(progress),
     };
     let begun = Instant::now();
+    // Why these are not there is told by their restore.
+    let mut lost: HashSet<(ComponentName, PathText)> = HashSet::new();
     for component in &backup.manifest.components {
         let to = folder.join(component.name.as_str());
         let wanted = Wanted {
@@ -115,6 +117,7 @@ pub fn prove(
                         format!("component {name}: {} was not restored: {why}", path.display())
                     });
                     tell(&mut proof.problems, told, summary.problems.len());
+                    lost.extend(summary.problems.into_iter().map(|(path, _)| (name.clone(), path)));
                 }
             }
         }
@@ -124,7 +127,7 @@ pub fn prove(
         let to = folder.join(component.name.as_str());
         match component.kind {
             Kind::Stream => stream(&backup, component, &to, &mut proof),
-            Kind::Tar => tree(&backup, component, &to, sample, progress, &mut proof)?,
+            Kind::Tar => tree(&backup, component, &to, sample, progress, &lost, &mut proof)?,
         }
     }
     Ok(proof)
@@ -186,6 +189,7 @@ fn tree(
     to: &Path,
     sample: usize,
     progress: &Progress,
+    lost: &HashSet<(ComponentName, PathText)>,
     proof: &mut Proof,
 ) -> Result<()> {
     let index = match backup.checked_index(component) {
@@ -212,6 +216,9 @@ fn tree(
         for entry in found {
             entries += 1;
             if let Err(why) = came_back(to, &entry) {
+                if lost.contains(&(component.name.clone(), entry.path.clone())) {
+                    continue;
+                }
                 count += 1;
                 if wrong.len() < SHOWN {
                     wrong.push(format!("component {}: {}: {why}", component.name, entry.path.display()));

@@ -10,7 +10,7 @@ use super::super::dotenv::Dotenv;
 use super::option_file::Named;
 use crate::config::MysqlConfig;
 use crate::model::{ComponentName, Secret};
-use crate::secret_file::{self, TemporarySecret};
+use crate::secret_file::{self, Readers, TemporarySecret};
 
 /// More than any `.env` file.
 const MAX_ENV: u64 = 1 << 20;
@@ -64,7 +64,7 @@ impl Login {
             ssl_ca: None,
         };
         if let Some(path) = &config.defaults_file {
-            secret_file::check(path)?;
+            secret_file::check(path, Readers::Owner)?;
         }
         if let Some(path) = &config.env_file {
             let env = read_env(path)?;
@@ -218,7 +218,7 @@ fn read_env(path: &Path) -> anyhow::Result<Dotenv> {
     let reading = || format!("reading the database settings in {}", path.display());
     let mut text = String::new();
     // The application reads the file as another user of its group.
-    secret_file::open(path, "640")?.take(MAX_ENV).read_to_string(&mut text).with_context(reading)?;
+    secret_file::open(path, Readers::Group)?.take(MAX_ENV).read_to_string(&mut text).with_context(reading)?;
     Dotenv::parse(&text).with_context(reading)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::PostgresConfig;
 use crate::model::{ComponentName, Secret};
 use crate::process::Command;
-use crate::secret_file::{self, TemporarySecret};
+use crate::secret_file::{self, Readers, TemporarySecret};
 use crate::source::StreamSource;
 
 /// What messages call the two ends of a login.
@@ -50,7 +50,7 @@ impl Login {
             env.push(("PGPASSFILE", written.path().display().to_string()));
             file = Some(written);
         } else if let Some(path) = &config.passfile {
-            secret_file::check(path)?;
+            secret_file::check(path, Readers::Owner)?;
             env.push(("PGPASSFILE", path.display().to_string()));
         }
         let user = match (&config.user, &config.run_as) {

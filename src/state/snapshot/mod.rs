@@ -137,6 +137,9 @@ pub struct JobTargetState {
     pub newest_verified_run: Option<RunId>,
     /// Backups there that were found damaged and not removed.
     pub corrupt: u64,
+    /// Those of them of which no other target has a good copy.
+    #[serde(default)]
+    pub beyond_repair: u64,
     /// Copies still to be made.
     pub pending: u64,
     /// When the oldest of these was asked for.
@@ -212,6 +215,9 @@ pub struct AgentState {
     pub config_loaded: Option<DateTime<Utc>>,
     /// When one was refused, if the last load was.
     pub config_refused: Option<DateTime<Utc>>,
+    /// Since when the last good one cannot be used either, so that no run is made.
+    #[serde(default)]
+    pub config_unusable: Option<DateTime<Utc>>,
     /// The last jump of the clock, and how far.
     pub clock_jump: Option<Fact>,
     /// What is wrong with the log files, and since when.

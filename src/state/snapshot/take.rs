@@ -106,7 +106,10 @@ fn job_targets(tx: &Transaction<'_>, counters: &[Counter]) -> rusqlite::Result<T
     }
     // With max() SQLite takes the bare columns from the row that holds the maximum.
     let mut statement = tx.prepare_cached(
-        "SELECT job, target, status, count(*) AS n, sum(bytes) AS bytes, max(started) AS newest, run_id
+        "SELECT job, target, status, count(*) AS n, sum(bytes) AS bytes, max(started) AS newest, run_id,
+             sum(status = 'corrupt' AND NOT EXISTS (
+                 SELECT 1 FROM copies AS other WHERE other.run_id = copies.run_id
+                 AND other.status IN ('complete', 'verified'))) AS alone
          FROM copies WHERE status <> 'expired' GROUP BY job, target, status",
     )?;
     let mut rows = statement.query([])?;
@@ -116,7 +119,7 @@ fn job_targets(tx: &Transaction<'_>, counters: &[Counter]) -> rusqlite::Result<T
         let (n, newest) = (uint(row, "n")?, time(row, "newest")?);
         match row.get_ref("status")?.as_str().map_err(rusqlite::Error::from)? {
             "pending" => state.pending = n,
-            "corrupt" => state.corrupt = n,
+            "corrupt" => (state.corrupt, state.beyond_repair) = (n, uint(row, "alone")?),
             status => {
                 state.kept += n;
                 state.kept_bytes += uint(row, "bytes")?;
@@ -208,6 +211,7 @@ fn agent_state(tx: &Transaction<'_>) -> rusqlite::Result<AgentState> {
         health_checked: at(HEALTH_CHECKED)?,
         config_loaded: at(FactKey::ConfigLoaded.as_str())?,
         config_refused: at(FactKey::ConfigRefused.as_str())?,
+        config_unusable: at(FactKey::ConfigUnusable.as_str())?,
         clock_jump: get_fact(tx, FactKey::ClockJump.as_str())?,
         log_trouble: get_fact(tx, FactKey::LogTrouble.as_str())?,
         textfile_trouble: get_fact(tx, FactKey::TextfileTrouble.as_str())?,

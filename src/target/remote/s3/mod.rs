@@ -33,9 +33,9 @@ use super::http::{Http, HttpSettings};
 use super::patient::into_io;
 use super::{Entry, Kept, Mode, Object, Store, Tree, Upload};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{ObjectLock, S3Place, TargetConfig, open_to_others, resolve_secret};
+use crate::config::{ObjectLock, S3Place, TargetConfig, resolve_secret};
 use crate::model::Secret;
-use crate::target::{Permanent, Space};
+use crate::target::Space;
 
 /// Threads that send and receive: several parts are on their way at once, and encrypting them is work.
 const THREADS: usize = 2;
@@ -220,9 +220,6 @@ impl S3Store {
 /// # Errors
 /// A secret or a certificate that cannot be read.
 pub fn open(place: &S3Place, target: &TargetConfig, scratch: Option<&Path>) -> Result<S3Store> {
-    if let Some(problem) = place.secret_access_key_file.as_deref().and_then(open_to_others) {
-        return Err(Permanent(problem).into());
-    }
     let secret = resolve_secret(place.secret_access_key.as_ref(), place.secret_access_key_file.as_deref())?;
     let secret = secret.context("it has no secret for its access key")?;
     let mode = place.object_lock.map(|lock| match lock {
