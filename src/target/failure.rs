@@ -1,20 +1,12 @@
 //! What a failure at a target means for the next attempt.
 
-use std::fmt;
 use std::io::{self, ErrorKind};
 
 /// Marks an error that trying again will not change: wrong credentials, an unknown host key, a bucket that does
 /// not exist, a quota that is used up. It stands in the chain of the error; [`is_permanent`] finds it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Permanent(pub String);
-
-impl fmt::Display for Permanent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Permanent {}
 
 /// True when trying again makes no sense until somebody changed something.
 pub fn is_permanent(error: &anyhow::Error) -> bool {
@@ -29,16 +21,9 @@ pub fn is_permanent(error: &anyhow::Error) -> bool {
 
 /// Marks an error of the way to what is stored: no connection, no answer, one that broke off. It says nothing of what
 /// is stored. It stands in the chain of the error; [`says_nothing_of_content`] finds it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Unreached(pub String);
-
-impl fmt::Display for Unreached {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unreached {}
 
 /// True when an error of reading says nothing of what is stored: the target could not be reached, or does not let us
 /// read. What is missing, too short, unreadable on its disk, or not what was written is no such error.

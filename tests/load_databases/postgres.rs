@@ -6,18 +6,23 @@ use std::process::{Command, Stdio};
 use crate::home::Home;
 use crate::peers::postgres::{Postgres, USER, bin};
 
+/// A job with the databases of a server.
+fn home(server: &Postgres) -> Home {
+    Home::new(&format!(
+        "[job.shop.source.database]\ntype = 'postgres'\nbin_dir = '{}'\nsocket = '{}'\nport = {}\nrun_as = '{USER}'\n",
+        bin().display(),
+        server.socket().display(),
+        server.port
+    ))
+}
+
 #[test]
 fn a_postgresql_database_comes_back_under_another_name() {
     let server = Postgres::start();
     server.query("postgres", "CREATE DATABASE shop");
     server.query("shop", "CREATE TABLE orders (id int PRIMARY KEY, note text)");
     server.query("shop", "INSERT INTO orders VALUES (1, 'Grüße'), (2, 'two')");
-    let home = Home::new(&format!(
-        "[job.shop.source.database]\ntype = 'postgres'\nbin_dir = '{}'\nsocket = '{}'\nport = {}\nrun_as = '{USER}'\n",
-        bin().display(),
-        server.socket().display(),
-        server.port
-    ));
+    let home = home(&server);
     home.works("backup");
     home.fails("restore latest --into shop", &["there is a database shop at", "--force"]);
     home.fails("restore latest --into x --component database.globals", &["belong to no database"]);
@@ -146,12 +151,7 @@ fn a_postgresql_restore_that_is_cut_short_leaves_nothing_under_the_final_name() 
     let server = Postgres::start();
     server.query("postgres", "CREATE DATABASE shop");
     server.query("shop", "CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1), (2)");
-    let home = Home::new(&format!(
-        "[job.shop.source.database]\ntype = 'postgres'\nbin_dir = '{}'\nsocket = '{}'\nport = {}\nrun_as = '{USER}'\n",
-        bin().display(),
-        server.socket().display(),
-        server.port
-    ));
+    let home = home(&server);
     home.works("backup");
     let all =
         || server.query("postgres", "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database");
