@@ -133,7 +133,8 @@ pub(super) fn marked(text: &str, command: &str, room: usize) -> Marked {
     let text = clip(text, room);
     let parts = text.split('`').enumerate().filter(|(_, part)| !part.is_empty()).map(|(n, part)| {
         let is_code = n % 2 == 1;
-        match part.strip_prefix("agent ").filter(|_| is_code) {
+        // One that names a configuration already stays as it is.
+        match part.strip_prefix("agent ").filter(|rest| is_code && !rest.starts_with("--")) {
             Some(rest) => (is_code, format!("{command} {rest}")),
             None => (is_code, part.to_owned()),
         }
@@ -188,6 +189,8 @@ mod tests {
     fn a_command_is_written_as_this_host_calls_it() {
         let html = marked("Run `agent ack web` or see `<b>`.", "agent --config /x", 200).to_string();
         assert_eq!(html, "Run <code>agent --config /x ack web</code> or see <code>&lt;b&gt;</code>.");
+        let named = marked("`agent --config /y ls 1`", "agent --config /x", 200).to_string();
+        assert_eq!(named, "<code>agent --config /y ls 1</code>");
         assert_eq!(marked("the `agent` itself", "other", 200).to_string(), "the <code>agent</code> itself");
     }
 }

@@ -48,15 +48,20 @@ pub fn command(global: &Global) -> String {
     }
 }
 
-/// A text whose commands (`` `agent …` ``) name the configuration that is in use here, but for those that do without one.
+/// A text whose commands (`` `agent …` ``) name the configuration that is in use here, but for those that name one
+/// already, or do without.
 pub fn as_called(global: &Global, text: &str) -> String {
-    const WITHOUT: [&str; 4] = ["backup --source", "backup --to", "run --now", "config init"];
+    spelled_out(&command(global), text)
+}
+
+fn spelled_out(command: &str, text: &str) -> String {
+    const AS_THEY_ARE: [&str; 6] =
+        ["--config ", "--backups ", "backup --source", "backup --to", "run --now", "config init"];
     let mut pieces = text.split("`agent ");
     let mut out = pieces.next().unwrap_or_default().to_owned();
     for rest in pieces {
-        let alone = WITHOUT.iter().any(|verb| rest.starts_with(verb));
-        let called = if alone { "agent".to_owned() } else { command(global) };
-        out.push_str(&format!("`{called} {rest}"));
+        let stays = AS_THEY_ARE.iter().any(|words| rest.starts_with(words));
+        out.push_str(&format!("`{} {rest}", if stays { "agent" } else { command }));
     }
     out
 }
@@ -102,4 +107,25 @@ pub fn stop_on_signals(progress: &Arc<crate::event::Progress>) -> Result<()> {
     // A signal that comes before this would end the process the hard way.
     let _ = installed.recv_timeout(std::time::Duration::from_secs(5));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_name_the_configuration_once_and_only_where_they_need_one() {
+        let spelled = |text| spelled_out("agent --config /x.toml", text);
+        assert_eq!(
+            spelled("see `agent ls 1`, `agent cat 1 f`"),
+            "see `agent --config /x.toml ls 1`, `agent --config /x.toml cat 1 f`"
+        );
+        for as_it_is in [
+            "`agent --config /y.toml copies`",
+            "`agent backup --to DIR` or `agent run --now`",
+            "the agent ran",
+        ] {
+            assert_eq!(spelled(as_it_is), as_it_is);
+        }
+    }
 }
