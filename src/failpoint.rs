@@ -95,6 +95,7 @@ mod enabled {
             Some("panic") => panic!("failpoint {place}"),
             Some("error") => Err(io::Error::other(format!("failpoint {place}"))),
             Some("eio") => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Some("eacces") => Err(io::Error::from_raw_os_error(libc::EACCES)),
             Some("enospc") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             Some("sleep") => {
                 std::thread::sleep(std::time::Duration::from_secs(3600));

@@ -172,6 +172,50 @@ fn a_target_that_is_away_is_no_damage() {
     assert_eq!(world.statuses("nas"), ["verified"]);
 }
 
+#[cfg(feature = "failpoints")]
+#[test]
+fn backups_that_a_target_does_not_let_us_read_are_told_once_and_are_no_damage() {
+    let world = two(
+        "[notify.admin]\ntype = \"email\"\nsmtp = \"smtp://127.0.0.1:1\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\n",
+    );
+    world.agent("backup").exits(0);
+    world.agent("backup").exits(0);
+    days_pass(&world, 8);
+    let refused = || {
+        let mut program = world.program();
+        program
+            .args(["--config", "config.toml", "verify", "--due"])
+            .env("BACKUP_AGENT_FAILPOINT", "nas:open=eacces");
+        let out = program.output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let told = || {
+        let state = rusqlite::Connection::open(world.path("state/state.db")).unwrap();
+        let titles =
+            "SELECT count(*) FROM outbox WHERE subject LIKE '%2 backups at nas cannot be read back%'";
+        state.query_row(titles, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let first = refused();
+    assert_eq!(
+        first.matches("Permission denied").count(),
+        2,
+        "one does not keep the other from being tried: {first}"
+    );
+    assert_eq!(first.matches("verified").count(), 2, "{first}");
+    assert_eq!((told(), world.statuses("nas")), (1, vec!["verified".to_owned(); 2]));
+    refused();
+    assert_eq!(told(), 1, "told once");
+    let kept = || {
+        let state = rusqlite::Connection::open(world.path("state/state.db")).unwrap();
+        let kept = "SELECT count(*) FROM facts WHERE key = 'not-read-back'";
+        state.query_row(kept, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(kept(), 1);
+    world.agent("verify --due").exits(0);
+    assert_eq!(kept(), 0, "they could be read: another time is news again");
+}
+
 #[test]
 fn a_budget_spreads_a_round_over_days_the_longest_unread_first() {
     let world = two("[target.local.verify]\nbudget = \"1 kB\"\n[target.nas.verify]\nenabled = false\n");

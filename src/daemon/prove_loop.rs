@@ -64,6 +64,7 @@ pub(super) fn verify(shared: &Shared) {
             }
         });
         trouble.note("reading backups back", result);
+        shared.messages.wake();
         for target in skip {
             resting.entry(target).or_insert_with(Instant::now);
         }

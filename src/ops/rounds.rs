@@ -1,7 +1,7 @@
 //! Rounds of reading back: every target's backups on the target's own schedule, within a budget of a day,
 //! those first that were not looked at for longest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::Agent;
 use super::isolate::verify_copy;
 use super::repair::{self, Repaired};
+use super::tell;
 use super::verify::{Depth, Report};
 use crate::clock::is_believable;
 use crate::config::ReadBack;
@@ -45,7 +46,7 @@ pub fn pass(
     done: &mut dyn FnMut(Done<'_>),
 ) -> Result<()> {
     for target in agent.config.target.keys() {
-        let mut unread = BTreeSet::new();
+        let (mut read, mut unread) = (BTreeSet::new(), BTreeMap::new());
         while !skip.contains(target) {
             let Some(copy) = next(agent, target, &unread)? else { break };
             if progress.is_cancelled() {
@@ -58,6 +59,7 @@ pub fn pass(
             match verify_copy(agent, &copy.run_id, &at, true, depth, progress) {
                 Ok(report) => {
                     agent.state.add_verify_read(target, report.bytes, agent.now())?;
+                    read.insert(copy.run_id.clone());
                     done(Done::Read(&copy, &report));
                     if !report.problems.is_empty() && config.verify.repair && !copy.imported {
                         let repaired =
@@ -70,19 +72,26 @@ pub fn pass(
                     done(Done::Unread(&copy, &e));
                     // One that cannot be read as it is, since it lies in an archive of the store, say, must not keep
                     // the others from being read; a target that is away keeps all.
-                    unread.insert(copy.run_id.clone());
-                    if !is_permanent(&e) || unread.len() == MOST_UNREAD {
-                        skip.insert(target.clone());
+                    match is_permanent(&e) {
+                        true => drop(unread.insert(copy.run_id.clone(), format!("{e:#}"))),
+                        false => drop(skip.insert(target.clone())),
+                    }
+                    if unread.len() == MOST_UNREAD {
+                        break;
                     }
                 }
             }
+        }
+        tell::refused_to_be_read(agent, target, &read, &unread)?;
+        if !unread.is_empty() {
+            skip.insert(target.clone());
         }
     }
     Ok(())
 }
 
 /// The backup to be read next at a target, if one is due and the budget allows it.
-fn next(agent: &Agent, target: &TargetName, unread: &BTreeSet<RunId>) -> Result<Option<Copy>> {
+fn next(agent: &Agent, target: &TargetName, unread: &BTreeMap<RunId, String>) -> Result<Option<Copy>> {
     let (config, reads_back) = (&agent.target(target)?.verify, agent.target(target)?.reads_back());
     if !config.enabled || reads_back == ReadBack::Never {
         return Ok(None);
@@ -91,7 +100,7 @@ fn next(agent: &Agent, target: &TargetName, unread: &BTreeSet<RunId>) -> Result<
     let schedule = Schedule::parse(&config.schedule)?;
     let Some(round) = schedule.last_at_or_before(agent.config.timezone, now) else { return Ok(None) };
     let mut copies = agent.state.copies(None, Some(target))?;
-    copies.retain(|copy| !unread.contains(&copy.run_id));
+    copies.retain(|copy| !unread.contains_key(&copy.run_id));
     let left = match config.budget {
         None => Left::All,
         Some(budget) => match agent.state.verify_read_since(target, now - DAY, now)? {

@@ -32,6 +32,9 @@ words! {
         CheckMailed = "check-mailed",
         /// Set while channels cannot be used; the value is a JSON object of reasons by channel.
         ChannelsBroken = "channels-broken",
+        /// Set while targets answer and do not let backups be read back; the value is a JSON object of reasons by
+        /// `RUN at TARGET`.
+        NotReadBack = "not-read-back",
         /// Set when a clock far from what the state knows was met; the value says how far.
         ClockJump = "clock-jump",
         /// Set when a log file cannot be opened or written; the value says why. Cleared when it can again.

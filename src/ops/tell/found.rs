@@ -1,6 +1,6 @@
 //! What the checks found, and troubles of the agent itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::clock::{Clock, is_believable};
 use crate::config::Config;
 use crate::fsutil;
 use crate::health::{self, Finding};
-use crate::model::ChannelName;
+use crate::model::{ChannelName, RunId, TargetName, plural};
 use crate::notify::facts::{AgentFacts, CheckFacts, FindingFacts};
 use crate::notify::outbox::{self, Delivery};
 use crate::notify::{Channel, plan};
@@ -114,6 +114,58 @@ pub fn agent_trouble(agent: &Agent, title: &str, meaning: &str, details: &str, a
         command: agent.command.clone(),
     };
     Ok(plan::agent(&agent.channels, &facts, now).enqueue(&agent.state, now)?)
+}
+
+/// Tells of backups that a target does not let us read back although it answers: since when they are whole no more, if
+/// they are not, nobody knows. `read` are those that were read in this round, `unread` the others, with the reasons.
+pub fn refused_to_be_read(
+    agent: &Agent,
+    target: &TargetName,
+    read: &BTreeSet<RunId>,
+    unread: &BTreeMap<RunId, String>,
+) -> Result<()> {
+    let key = |run: &RunId| format!("{run} at {target}");
+    let fact = agent.state.fact(FactKey::NotReadBack)?;
+    let known: BTreeMap<String, String> =
+        fact.and_then(|fact| serde_json::from_str(&fact.value).ok()).unwrap_or_default();
+    let kept: BTreeSet<String> = agent
+        .state
+        .copies(None, Some(target))?
+        .iter()
+        .filter(|copy| copy.status.is_kept() && !read.contains(&copy.run_id))
+        .map(|copy| key(&copy.run_id))
+        .collect();
+    let mut now = known.clone();
+    now.retain(|run, _| !run.ends_with(&format!(" at {target}")) || kept.contains(run));
+    now.extend(unread.iter().map(|(run, reason)| (key(run), reason.clone())));
+    if now == known {
+        return Ok(());
+    }
+    let new: Vec<String> = now
+        .iter()
+        .filter(|(run, reason)| known.get(*run) != Some(reason))
+        .map(|(run, reason)| format!("run {run}: {reason}"))
+        .collect();
+    if !new.is_empty() {
+        agent_trouble(
+            agent,
+            &format!("{} at {target} cannot be read back", plural(new.len() as u64, "backup", "backups")),
+            "They count as before, but nobody knows whether they are still whole, or could be restored",
+            &new.join("\n"),
+            &format!(
+                "See that they can be read there; `{} verify ID --target {target}` tries one again",
+                agent.command
+            ),
+        )?;
+    }
+    match now.is_empty() {
+        true => agent.state.clear_fact(FactKey::NotReadBack)?,
+        false => {
+            let value = serde_json::to_string(&now).context("writing down what is not read back")?;
+            agent.state.set_fact(FactKey::NotReadBack, &value, agent.now())?;
+        }
+    }
+    Ok(())
 }
 
 /// Records which channels cannot be used as they should, for checks and metrics, and tells the others of what

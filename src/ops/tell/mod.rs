@@ -18,7 +18,7 @@ mod stateless;
 pub use self::copies::{
     copy_came_after_all, copy_missing, copy_stopped, degraded, is_copy_trouble, verified,
 };
-pub use self::found::{agent_trouble, findings, state_unusable};
+pub use self::found::{agent_trouble, findings, refused_to_be_read, state_unusable};
 pub use self::run::{Beginning, begun, plan_end};
 pub use self::stateless::{ended_without_state, run_without_agent, run_without_state};
 
