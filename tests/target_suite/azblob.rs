@@ -1,6 +1,7 @@
 //! Azure Blob Storage, as its emulator speaks it.
 
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -66,6 +67,7 @@ fn a_container_of_azure_blob_storage_is_a_target() {
     );
     let key_file = folder.path().join("key");
     std::fs::write(&key_file, KEY).unwrap();
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
     make_container(port, "backups");
     suite::conforms(&|name| {
         opener(format!(

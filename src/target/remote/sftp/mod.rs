@@ -24,7 +24,7 @@ use self::wire::{Answer, Attributes, Packet, kind, open, status};
 use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
 use crate::config::SftpPlace;
 use crate::model::{ByteSize, TargetName};
-use crate::target::{Permanent, Published, Space};
+use crate::target::{Permanent, Published, Space, is_permanent};
 
 /// Less free space than this counts as full.
 const FULL: u64 = 1 << 20;
@@ -326,8 +326,8 @@ impl Store for SftpStore {
     }
 }
 
-impl Tree for SftpStore {
-    fn make_folder(&self, path: &str) -> Result<()> {
+impl SftpStore {
+    fn try_make_folder(&self, path: &str) -> Result<()> {
         // Mostly everything above is there. The root is never made: it may be a mount point.
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         let mut missing = Vec::new();
@@ -339,6 +339,19 @@ impl Tree for SftpStore {
             }
         }
         missing.into_iter().rev().try_for_each(|end| self.make_one(&path[..end]))
+    }
+}
+
+impl Tree for SftpStore {
+    fn make_folder(&self, path: &str) -> Result<()> {
+        // Another run's retention removes empty folders, as those are that were just looked at or made.
+        for _ in 0..ANEW {
+            match self.try_make_folder(path) {
+                Err(e) if !is_permanent(&e) => tracing::debug!("once more: {e:#}"),
+                done => return done,
+            }
+        }
+        self.try_make_folder(path)
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<Published> {

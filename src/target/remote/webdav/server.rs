@@ -233,7 +233,7 @@ impl Server {
         for attempt in 1.. {
             let failure = match self.try_rename(from, to, &mut asked) {
                 Ok(done) => return done,
-                Err(failure) if failure.permanent || attempt == ATTEMPTS => return Err(failure),
+                Err(failure) if attempt >= most_attempts(&failure) => return Err(failure),
                 Err(failure) => failure,
             };
             tracing::debug!("trying again to rename {from}: {}", failure.reason);
@@ -297,6 +297,12 @@ impl Server {
         };
         Ok(entries(found, &multistatus::parts(&self.url(folder, true))))
     }
+}
+
+/// A refusal is tried again, too: servers written in Go answer 403 when the folder above was removed as empty in this
+/// moment.
+fn most_attempts(failure: &Failure) -> u32 {
+    if failure.permanent { ATTEMPTS - 1 } else { ATTEMPTS }
 }
 
 /// Whether an answer leads to the same path with a slash at its end.
