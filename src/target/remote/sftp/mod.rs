@@ -24,7 +24,7 @@ use self::wire::{Answer, Attributes, Packet, kind, open, status};
 use super::{AlreadyThere, Entry, Mode, Object, Store, Tree, Upload};
 use crate::config::SftpPlace;
 use crate::model::{ByteSize, TargetName};
-use crate::target::{Permanent, Published, Space, is_permanent};
+use crate::target::{Permanent, Published, Space, says_nothing_of_content};
 
 /// Less free space than this counts as full.
 const FULL: u64 = 1 << 20;
@@ -344,10 +344,11 @@ impl SftpStore {
 
 impl Tree for SftpStore {
     fn make_folder(&self, path: &str) -> Result<()> {
-        // Another run's retention removes empty folders, as those are that were just looked at or made.
+        // Another run's retention removes empty folders, as those are that were just looked at or made. A server that is
+        // away is no such case: the caller waits for it.
         for _ in 0..ANEW {
             match self.try_make_folder(path) {
-                Err(e) if !is_permanent(&e) => tracing::debug!("once more: {e:#}"),
+                Err(e) if !says_nothing_of_content(&e) => tracing::debug!("once more: {e:#}"),
                 done => return done,
             }
         }
